@@ -1,0 +1,160 @@
+"""Facts of a Phi-3-architecture model, read from its config.json. Standard library only.
+
+Covers what `Phi3ForCausalLM` covers: Phi-3, 3.5, 4-mini and 4 (text). The core and the workers
+inside the toolchains both use it, so that shapes and rope are worked out in one place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding: `theta`, rotated share of a head, and the longrope factors if it has them.
+
+    The factors have `rotary_dim / 2` entries; `short` holds up to `original_max_positions`
+    tokens, `long` above.
+    """
+
+    theta: float
+    partial: float
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+
+    @property
+    def is_longrope(self) -> bool:
+        return bool(self.long)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of the model. Widths are in elements, positions in tokens."""
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vocab_size: int
+    tied: bool
+    max_positions: int
+    original_max_positions: int
+    sliding_window: int | None
+    norm_eps: float
+    dtype: str
+    rope: Rope
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.heads
+
+    @property
+    def rotary_dim(self) -> int:
+        """Elements of a head that are rotated: `int(head_dim * partial_rotary_factor)`."""
+        return int(self.head_dim * self.rope.partial)
+
+    @property
+    def qkv_width(self) -> int:
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def attention_factor(self) -> float:
+        """Longrope's scale of cos and sin, sqrt(1 + ln(s)/ln(original)), s = max/original."""
+        scale = self.max_positions / self.original_max_positions
+        if not self.rope.is_longrope or scale <= 1.0:
+            return 1.0
+        return math.sqrt(1 + math.log(scale) / math.log(self.original_max_positions))
+
+    def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield name and shape of every tensor that a checkpoint of this shape must hold."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        yield "model.embed_tokens.weight", (self.vocab_size, hidden)
+        for layer in range(self.layers):
+            prefix = f"model.layers.{layer}."
+            yield prefix + "input_layernorm.weight", (hidden,)
+            yield prefix + "self_attn.qkv_proj.weight", (self.qkv_width, hidden)
+            yield prefix + "self_attn.o_proj.weight", (hidden, self.heads * self.head_dim)
+            yield prefix + "post_attention_layernorm.weight", (hidden,)
+            yield prefix + "mlp.gate_up_proj.weight", (2 * inner, hidden)
+            yield prefix + "mlp.down_proj.weight", (hidden, inner)
+        yield "model.norm.weight", (hidden,)
+        if not self.tied:
+            yield "lm_head.weight", (self.vocab_size, hidden)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, a tied embedding counted once."""
+        return sum(math.prod(shape) for _, shape in self.tensors())
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Architecture:
+        rope = data["rope"]
+        return cls(
+            **{key: value for key, value in data.items() if key != "rope"},
+            rope=Rope(rope["theta"], rope["partial"], tuple(rope["short"]), tuple(rope["long"])),
+        )
+
+
+def read_architecture(config: Mapping[str, Any]) -> Architecture:
+    """Return the architecture that a published Phi config.json describes.
+
+    Takes both spellings of rope: `rope_theta` + `rope_scaling` (as published) and
+    `rope_parameters` (as Transformers 5 saves it). Raises KeyError with the name of a missing
+    key, ValueError with what is inconsistent.
+    """
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    if hidden % heads:
+        raise ValueError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+    if heads % kv_heads:
+        raise ValueError(
+            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+        )
+    scaling: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind not in ("default", "longrope", "su"):
+        raise ValueError(f"rope_scaling type {kind!r} is not one that Phi models use (longrope)")
+    longrope = kind in ("longrope", "su")
+    maximum = int(config["max_position_embeddings"])
+    original = int(
+        config.get("original_max_position_embeddings")
+        or scaling.get("original_max_position_embeddings")
+        or maximum
+    )
+    theta = config.get("rope_theta", scaling.get("rope_theta", 10000.0))
+    partial = config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0))
+    window = config.get("sliding_window")
+    arch = Architecture(
+        hidden_size=hidden,
+        intermediate_size=int(config["intermediate_size"]),
+        layers=int(config["num_hidden_layers"]),
+        heads=heads,
+        kv_heads=kv_heads,
+        vocab_size=int(config["vocab_size"]),
+        tied=bool(config.get("tie_word_embeddings", False)),
+        max_positions=maximum,
+        original_max_positions=original,
+        sliding_window=int(window) if window else None,
+        norm_eps=float(config["rms_norm_eps"]),
+        dtype=str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"),
+        rope=Rope(
+            theta=float(theta),
+            partial=float(partial),
+            short=tuple(map(float, scaling["short_factor"])) if longrope else (),
+            long=tuple(map(float, scaling["long_factor"])) if longrope else (),
+        ),
+    )
+    for name, factors in (("short_factor", arch.rope.short), ("long_factor", arch.rope.long)):
+        if longrope and len(factors) != arch.rotary_dim // 2:
+            raise ValueError(
+                f"rope_scaling {name} has {len(factors)} entries, "
+                f"a rotary width of {arch.rotary_dim} needs {arch.rotary_dim // 2}"
+            )
+    return arch

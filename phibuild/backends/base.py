@@ -1,0 +1,95 @@
+"""What a backend is: a spec in the core, a worker in its toolchain.
+
+`backends/<name>/spec.py` holds a module-level `SPEC` that satisfies `BackendSpec`; it may import
+schema, architecture and errors. `backends/<name>/worker.py` satisfies `Worker`; it runs inside the
+toolchain and may import its toolchain's packages, `phibuild.worker`, `phibuild.architecture`,
+`phibuild.safetensors_io`, `phibuild.evaluate` and `phibuild.backends.companions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from phibuild.architecture import Architecture
+from phibuild.schema import Device, Precision, Skip, Variant
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One weight as the artifact will store it. `kind` is the stored type in the format's own
+    words (Q4_K, U4, F16, ...); `parameters` counts weights of the original; `nbytes` counts all
+    that they take: packed weights, scales, zero points."""
+
+    name: str
+    kind: str
+    parameters: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """What a spec may know of a checkpoint besides its shape: bytes of each file of its folder,
+    and number and total UTF-8 bytes of its tokens (for formats that embed the vocabulary)."""
+
+    files: Mapping[str, int]
+    tokens: int
+    token_bytes: int
+    merges: int
+    merge_bytes: int
+    tokenizer: str
+    """"sentencepiece" or "bpe"."""
+
+
+class BackendSpec(Protocol):
+    """A backend as the core sees it. Nothing here imports a toolchain package."""
+
+    name: str
+    title: str
+    format: str
+    options: type[BaseModel]
+    """Every option a recipe may set, with its default; unknown ones are refused."""
+
+    def variant(
+        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+    ) -> Variant | Skip:
+        """Return what to build, or why it cannot work."""
+
+    def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
+        """Return every weight as it will be stored. The plan adds it up, and after the build the
+        artifact must hold exactly these types (by `inspect` in the worker)."""
+
+    def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
+        """Return the bytes of the artifact besides its weights: graph, tokenizer, configuration."""
+
+    def build_memory(
+        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
+    ) -> int:
+        """Return an upper bound of the worker's resident bytes when it builds these together."""
+
+    def kv_bytes_per_element(self, variant: Variant) -> float:
+        """Return the bytes of one element of the KV cache on the device."""
+
+    def usage(self, variant: Variant) -> str:
+        """Return the shell command (or short Python text) that runs the artifact from its own
+        folder, for its README."""
+
+
+# The worker module's functions (in the toolchain; no Protocol object is imported there):
+#
+# REFERENCE: str
+#     "logits", or "logits_long" for a runtime that always uses the long rope factors.
+# build(request: dict, report: Report) -> None
+#     request: {"verb": "build", "source": folder, "architecture": Architecture.to_json(),
+#     "model": name, "threads": n, "items": [{"item": key, "variant": Variant JSON,
+#     "output": empty folder}]}. Writes each artifact; for each one calls
+#     report.item(key, inspect(output)) or report.failed(key, error); goes on with the others.
+# inspect(folder: Path) -> dict
+#     Reads the finished artifact back from its files: {"types": {kind: parameters}, "weight_bytes":
+#     bytes of all weights with scales}. Kinds as in StoredTensor.kind.
+# load(folder: Path, threads: int) -> phibuild.evaluate.judge.Runtime, which also has
+#     generate(prompt: str, max_tokens: int) -> Iterator[str]
+# reference(request, report): pytorch alone.

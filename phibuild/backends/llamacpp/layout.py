@@ -1,0 +1,163 @@
+"""Which GGUF type each tensor of a Phi model gets, and what it weighs. Standard library only.
+
+The rules are those of llama.cpp's own quantizer (src/llama-quant.cpp: `llama_tensor_get_type_impl`
+and `tensor_type_fallback`) as they come out for the `phi3` architecture without an importance
+matrix; the slow tests compare every tensor with what that tool writes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from phibuild.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """A ggml storage type: its number in the file, weights per block, bytes per block (ggml.h)."""
+
+    id: int
+    weights: int
+    nbytes: int
+
+
+BLOCK_TYPES = {
+    "F32": BlockType(0, 1, 4),
+    "F16": BlockType(1, 1, 2),
+    "Q4_0": BlockType(2, 32, 18),
+    "Q5_0": BlockType(6, 32, 22),
+    "Q5_1": BlockType(7, 32, 24),
+    "Q8_0": BlockType(8, 32, 34),
+    "Q4_K": BlockType(12, 256, 144),
+    "Q5_K": BlockType(13, 256, 176),
+    "Q6_K": BlockType(14, 256, 210),
+    "IQ4_NL": BlockType(20, 32, 18),
+    "IQ4_XS": BlockType(23, 256, 136),
+}
+_SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
+
+
+@dataclass(frozen=True)
+class FileType:
+    """A type of GGUF file as users name it: its number (`llama_ftype`) and its base type."""
+
+    id: int
+    base: str
+
+    @property
+    def quantized(self) -> bool:
+        return self.base not in ("F32", "F16")
+
+
+FILE_TYPES = {
+    "F32": FileType(0, "F32"),
+    "F16": FileType(1, "F16"),
+    "Q4_0": FileType(2, "Q4_0"),
+    "Q8_0": FileType(7, "Q8_0"),
+    "Q4_K_M": FileType(15, "Q4_K"),
+    "Q5_K_M": FileType(17, "Q5_K"),
+    "IQ4_XS": FileType(30, "IQ4_XS"),
+}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of the file: `source` is its name in the checkpoint, None for rope factors,
+    which come from config.json; `shape` is rows first, as in the checkpoint."""
+
+    name: str
+    source: str | None
+    shape: tuple[int, ...]
+    kind: str
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.parameters // self.shape[-1] * row_bytes(self.kind, self.shape[-1])
+
+
+def row_bytes(kind: str, columns: int) -> int:
+    """Return the bytes of one row of `columns` weights. Rows are whole blocks."""
+    block = BLOCK_TYPES[kind]
+    return columns // block.weights * block.nbytes
+
+
+def tensors(arch: Architecture, file_type: str) -> list[Tensor]:
+    """Return all tensors of a file of this type, in llama-quantize's order, layer by layer."""
+    norm = "F32"  # vectors stay F32 in every file type
+    found = []
+    if not arch.tied:
+        found.append(_matrix(arch, file_type, "output", 0, "lm_head"))
+    found.append(Tensor("output_norm.weight", "model.norm.weight", (arch.hidden_size,), norm))
+    for name, factors in (("long", arch.rope.long), ("short", arch.rope.short)):
+        if factors:
+            found.append(Tensor(f"rope_factors_{name}.weight", None, (len(factors),), "F32"))
+    found.append(_matrix(arch, file_type, "token_embd", 0, "model.embed_tokens"))
+    for layer in range(arch.layers):
+        block, source = f"blk.{layer}.", f"model.layers.{layer}."
+        for name, origin in (
+            ("attn_norm", "input_layernorm"),
+            ("attn_output", "self_attn.o_proj"),
+            ("attn_qkv", "self_attn.qkv_proj"),
+            ("ffn_down", "mlp.down_proj"),
+            ("ffn_norm", "post_attention_layernorm"),
+            ("ffn_up", "mlp.gate_up_proj"),
+        ):
+            if name.endswith("_norm"):
+                shape = (arch.hidden_size,)
+                found.append(
+                    Tensor(f"{block}{name}.weight", f"{source}{origin}.weight", shape, norm)
+                )
+            else:
+                found.append(_matrix(arch, file_type, name, layer, source + origin, block))
+    return found
+
+
+def _matrix(
+    arch: Architecture, file_type: str, role: str, layer: int, source: str, block: str = ""
+) -> Tensor:
+    shape = {
+        "output": (arch.vocab_size, arch.hidden_size),
+        "token_embd": (arch.vocab_size, arch.hidden_size),
+        "attn_qkv": (arch.qkv_width, arch.hidden_size),
+        "attn_output": (arch.hidden_size, arch.heads * arch.head_dim),
+        "ffn_up": (2 * arch.intermediate_size, arch.hidden_size),
+        "ffn_down": (arch.hidden_size, arch.intermediate_size),
+    }[role]
+    kind = _matrix_kind(arch, file_type, role, layer, shape[-1])
+    return Tensor(f"{block}{role}.weight", f"{source}.weight", shape, kind)
+
+
+def _matrix_kind(arch: Architecture, file_type: str, role: str, layer: int, columns: int) -> str:
+    """Return the type of one matrix: the file's base type, more bits where it pays, and a type
+    of smaller blocks where the rows are no whole blocks."""
+    kind = FILE_TYPES[file_type].base
+    if not FILE_TYPES[file_type].quantized:
+        return kind
+    if role == "output" or (role == "token_embd" and arch.tied):
+        if columns % BLOCK_TYPES[kind].weights:
+            kind = "Q8_0"
+        elif kind != "Q8_0":
+            kind = "Q6_K"
+    elif file_type in ("Q4_K_M", "Q5_K_M"):
+        if role in ("attn_qkv", "ffn_down") and _more_bits(layer, arch.layers):
+            kind = "Q6_K"
+    elif file_type == "IQ4_XS":
+        grouped = arch.heads // arch.kv_heads >= 4
+        if (role == "attn_qkv" and grouped) or (role == "ffn_down" and layer < arch.layers // 8):
+            kind = "Q5_K"
+    if columns % BLOCK_TYPES[kind].weights:
+        kind = _SMALLER_BLOCKS.get(kind, kind)
+        if columns % BLOCK_TYPES[kind].weights:
+            kind = "F16"
+    return kind
+
+
+def _more_bits(layer: int, layers: int) -> bool:
+    """llama.cpp's `use_more_bits`: the first and last eighth, and every third in between."""
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2

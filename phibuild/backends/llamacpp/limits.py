@@ -1,0 +1,19 @@
+"""What a build holds in memory. The writer keeps to it, the plan counts with it."""
+
+from __future__ import annotations
+
+CHUNK_WEIGHTS = 1 << 19
+"""Weights that a thread holds at a time (whole rows)."""
+
+CHUNK_BYTES = CHUNK_WEIGHTS * 12
+"""Bytes that a thread holds: weights as read, as float32 and as stored, 4 bytes each at most."""
+
+MAX_THREADS = 32
+"""Threads that a build starts, at most."""
+
+BASE_BYTES = 96 << 20
+"""Interpreter, numpy and engine (48 MB measured), with room."""
+
+BYTES_PER_TOKEN = 1024
+"""Vocabulary as it is read from tokenizer.json and encoded, one file after another (370 bytes
+measured per token with its merge at 200,000 tokens), with room for longer tokens."""

@@ -1,0 +1,182 @@
+"""Run a GGUF file with llama.cpp on the CPU: logits, cached decoding, tokens, text.
+
+For judging, the KV cache is F32 and flash attention is off, so that what is compared with the
+original is the weights: an F16 cache alone costs more than fp32 weights may differ.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import functools
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phibuild.backends.llamacpp import ggml, llama_api
+from phibuild.worker import WorkerError
+
+_BLOCK = 256  # tokens per pass of the graph, and the step in which contexts grow
+_errors: list[str] = []
+
+
+def _log(level: int, text: bytes, _: object) -> None:
+    """Pass on what llama.cpp warns of; the rest of its log is hundreds of lines per load."""
+    message = text.decode("utf-8", "replace").strip()
+    if level in (llama_api.LOG_LEVEL_WARN, llama_api.LOG_LEVEL_ERROR) and message:
+        print(message, file=sys.stderr)
+        if level == llama_api.LOG_LEVEL_ERROR:
+            _errors.append(message)
+
+
+_LOG_CALLBACK = llama_api.LOG_CALLBACK(_log)  # the library keeps no reference of its own
+
+
+@functools.cache
+def _engine() -> ctypes.CDLL:
+    engine = ggml.library()
+    llama_api.declare(engine)
+    engine.llama_log_set(_LOG_CALLBACK, None)
+    engine.llama_backend_init()
+    return engine
+
+
+class LlamaRuntime:
+    """A loaded GGUF file. The context grows with what is asked of it: llama.cpp takes the long
+    rope factors for every context larger than the original one, so it is made no larger than the
+    tokens need, and short prompts get the short factors as in Transformers."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        """Load `path`. Raises WorkerError with llama.cpp's own words if it refuses."""
+        self._api = _engine()
+        self._threads = threads
+        (self._original_context,) = ggml.read_numbers(
+            path, "phi3.rope.scaling.original_context_length"
+        )
+        params = self._api.llama_model_default_params()
+        params.n_gpu_layers = 0
+        _errors.clear()
+        self._model = self._api.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise WorkerError(f"llama.cpp cannot load {path.name}: {_last_words()}")
+        self._free_model = weakref.finalize(self, self._api.llama_model_free, self._model)
+        self._vocab = self._api.llama_model_get_vocab(self._model)
+        self._vocab_size: int = self._api.llama_vocab_n_tokens(self._vocab)
+        self._context: int | None = None
+        self._capacity = 0
+        self._seen: list[int] = []
+
+    def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the logits [T, V] of one pass over `ids` [T] from an empty cache."""
+        self._seen = []
+        if self._context is not None:
+            self._api.llama_memory_clear(self._api.llama_get_memory(self._context), True)
+        return self.extend(ids)
+
+    def extend(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the logits [T, V] of `ids` [T] appended to the cache that is there."""
+        new = [int(token) for token in ids]
+        self._reserve(len(self._seen) + len(new))
+        return self._decode(new)
+
+    def native(self) -> LlamaRuntime:
+        """Return itself: these are llama.cpp's own kernels."""
+        return self
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the ids of `text`: special tokens in it are recognized, and those that the
+        tokenizer adds by itself (BOS) are added."""
+        raw = text.encode()
+        room = len(raw) + 2  # no token is shorter than a byte; BOS and EOS may be added
+        out = (ctypes.c_int32 * room)()
+        count = self._api.llama_tokenize(self._vocab, raw, len(raw), out, room, True, True)
+        if count < 0:
+            raise WorkerError(f"llama.cpp needs {-count} tokens for {len(raw)} bytes of text")
+        return list(out[:count])
+
+    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
+        """Yield the text that follows `prompt`, greedily, until a token that ends generation or
+        `max_tokens`. No chat template is applied."""
+        ids = self.tokenize(prompt)
+        if not ids:
+            raise WorkerError("the prompt is empty, and this model's tokenizer adds no first token")
+        self._seen = []
+        self._release()
+        self._reserve(len(ids) + max_tokens)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        token = int(self._decode(ids)[-1].argmax())
+        for _ in range(max_tokens):
+            if self._api.llama_vocab_is_eog(self._vocab, token):
+                break
+            text = decoder.decode(self._piece(token))
+            if text:
+                yield text
+            token = int(self._decode([token])[-1].argmax())
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+    def _piece(self, token: int) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._api.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count
+
+    def _reserve(self, tokens: int) -> None:
+        """Have a context for `tokens` tokens; a larger one takes over what is in the cache."""
+        if tokens <= self._capacity:
+            return
+        capacity = -(-tokens // _BLOCK) * _BLOCK
+        if tokens <= self._original_context < capacity:
+            capacity = self._original_context
+        self._release()
+        params = self._api.llama_context_default_params()
+        params.n_ctx = capacity
+        params.n_batch = params.n_ubatch = _BLOCK
+        params.n_threads = params.n_threads_batch = self._threads
+        params.flash_attn_type = llama_api.FLASH_ATTENTION_OFF
+        params.type_k = params.type_v = llama_api.TYPE_F32
+        params.offload_kqv = params.op_offload = False
+        _errors.clear()
+        self._context = self._api.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise WorkerError(f"no context of {capacity} tokens: {_last_words()}")
+        self._free_context = weakref.finalize(self, self._api.llama_free, self._context)
+        self._capacity = self._api.llama_n_ctx(self._context)
+        seen, self._seen = self._seen, []
+        if seen:
+            self._decode(seen)
+
+    def _release(self) -> None:
+        if self._context is not None:
+            self._free_context()
+            self._context, self._capacity = None, 0
+
+    def _decode(self, ids: list[int]) -> NDArray[np.float32]:
+        rows = np.empty((len(ids), self._vocab_size), np.float32)
+        for start in range(0, len(ids), _BLOCK):
+            block = ids[start : start + _BLOCK]
+            count = len(block)
+            batch = llama_api.Batch(n_tokens=count)
+            batch.token = (ctypes.c_int32 * count)(*block)
+            batch.logits = (ctypes.c_int8 * count)(*([1] * count))
+            _errors.clear()
+            status = self._api.llama_decode(self._context, batch)
+            if status:
+                raise WorkerError(f"llama.cpp could not decode ({status}): {_last_words()}")
+            values = self._api.llama_get_logits(self._context)
+            rows[start : start + count] = np.ctypeslib.as_array(values, (count, self._vocab_size))
+        self._seen += ids
+        return rows
+
+
+def _last_words() -> str:
+    """Return what llama.cpp said last, for the message of an error."""
+    return "; ".join(_errors[-3:]) or "it gives no reason"

@@ -1,0 +1,152 @@
+"""The llamacpp backend as the core sees it: GGUF for llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel
+
+from phibuild.architecture import Architecture
+from phibuild.backends.base import SourceFiles, StoredTensor
+from phibuild.backends.llamacpp.header import (
+    Value,
+    align,
+    data_bytes,
+    encode_tensor_info,
+    encode_value,
+)
+from phibuild.backends.llamacpp.layout import FILE_TYPES, Tensor, tensors
+from phibuild.backends.llamacpp.limits import (
+    BASE_BYTES,
+    BYTES_PER_TOKEN,
+    CHUNK_BYTES,
+    MAX_THREADS,
+)
+from phibuild.backends.llamacpp.metadata import model_values
+from phibuild.schema import Device, Frozen, Precision, Skip, Variant
+
+GgufType = Literal["Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS", "Q8_0", "F16", "F32"]
+
+_TYPES: dict[Precision, tuple[GgufType, ...]] = {
+    "int4": ("Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS"),
+    "int8": ("Q8_0",),
+    "fp16": ("F16",),
+    "fp32": ("F32",),
+}
+_SMALLEST_BLOCK = 32  # weights of a row; below, llama.cpp silently stores the matrix as F16
+_GGUF_PREFIX = 24  # magic, version, number of tensors, number of key/values
+_LENGTH_BYTES = 8  # before every string
+
+
+class LlamaCppOptions(Frozen):
+    """Options of the llamacpp backend; None stands for the default of the precision."""
+
+    type: GgufType | None = None
+    """GGUF type. int4: Q4_K_M (the usual choice), Q4_0 (the layout that Arm CPUs repack), Q5_K_M
+    (larger and closer to the original), IQ4_XS (smallest); int8: Q8_0; fp16: F16; fp32: F32."""
+
+
+class LlamaCppSpec:
+    """GGUF files, straight from the checkpoint."""
+
+    name = "llamacpp"
+    title = "llama.cpp"
+    format = "GGUF"
+    options: type[BaseModel] = LlamaCppOptions
+
+    def variant(
+        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+    ) -> Variant | Skip:
+        """Return the variant, or why this type cannot be had at this precision or shape."""
+        assert isinstance(options, LlamaCppOptions)
+        allowed = _TYPES[precision]
+        type = options.type or allowed[0]
+        if type not in allowed:
+            return Skip(
+                reason=f"GGUF type {type} is not {precision}; {precision} has {', '.join(allowed)}"
+            )
+        widths = sorted({arch.hidden_size, arch.intermediate_size})
+        odd = [width for width in widths if width % _SMALLEST_BLOCK]
+        if odd and FILE_TYPES[type].quantized:
+            return Skip(
+                reason=f"GGUF packs rows in blocks of {_SMALLEST_BLOCK} weights, this model has "
+                f"rows of {odd[0]}: llama.cpp would store them as F16"
+            )
+        return Variant(
+            backend=self.name,
+            precision=precision,
+            name=type,
+            format=self.format,
+            options={"type": type},
+        )
+
+    def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
+        """Return every weight; the rope factors, which the file also has, are none."""
+        return [
+            StoredTensor(tensor.name, tensor.kind, tensor.parameters, tensor.nbytes)
+            for tensor in tensors(arch, variant.options["type"])
+            if tensor.source is not None
+        ]
+
+    def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
+        """Return the bytes of header, vocabulary, rope factors and padding. All of it is counted
+        but the model's name and a chat template inside tokenizer_config.json."""
+        stored = tensors(arch, variant.options["type"])
+        header = _GGUF_PREFIX + source.files.get("chat_template.jinja", 0)
+        for value in model_values(arch, variant.options["type"], "", {}):
+            header += len(encode_value(value))
+        header += _vocabulary_bytes(arch, source)
+        header += sum(len(encode_tensor_info(tensor, 0)) for tensor in stored)
+        return align(header) + _data_besides_weights(stored)
+
+    def build_memory(
+        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
+    ) -> int:
+        """Return the bound: interpreter and engine, a chunk per thread, the vocabulary. Nothing in
+        it grows with the model's weights or with the number of variants."""
+        return BASE_BYTES + MAX_THREADS * CHUNK_BYTES + arch.vocab_size * BYTES_PER_TOKEN
+
+    def kv_bytes_per_element(self, variant: Variant) -> float:
+        """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""
+        return 2.0
+
+    def usage(self, variant: Variant) -> str:
+        """Return the command for llama.cpp's own program."""
+        return f'llama-cli -m model-{variant.name}.gguf -p "Why is the sky blue?" -n 128'
+
+
+def _vocabulary_bytes(arch: Architecture, source: SourceFiles) -> int:
+    """Return the bytes of the tokenizer's key/values."""
+    sentencepiece = source.tokenizer == "sentencepiece"
+    padding = [f"[PAD{number}]" for number in range(min(source.tokens, arch.vocab_size),
+                                                     arch.vocab_size)]  # fmt: skip
+    total = arch.vocab_size * _LENGTH_BYTES + source.token_bytes + sum(map(len, padding))
+    total += arch.vocab_size * 4  # token types
+    keys = [
+        Value("tokenizer.ggml.model", "str", "llama" if sentencepiece else "gpt2"),
+        Value("tokenizer.ggml.pre", "str", "default"),
+        Value("tokenizer.ggml.tokens", "array[str]", ()),
+        Value("tokenizer.ggml.token_type", "array[i32]", ()),
+        Value("tokenizer.chat_template", "str", ""),
+        *(
+            Value(f"tokenizer.ggml.{role}_token_id", "u32", 0)
+            for role in ("bos", "eos", "unknown", "padding")
+        ),
+        *(Value(f"tokenizer.ggml.add_{role}_token", "bool", False) for role in ("bos", "eos")),
+    ]
+    if sentencepiece:
+        keys.append(Value("tokenizer.ggml.scores", "array[f32]", ()))
+        total += arch.vocab_size * 4
+    else:
+        keys.append(Value("tokenizer.ggml.merges", "array[str]", ()))
+        total += source.merges * _LENGTH_BYTES + source.merge_bytes
+    return total + sum(len(encode_value(key)) for key in keys)
+
+
+def _data_besides_weights(stored: Sequence[Tensor]) -> int:
+    """Return the bytes of the data that are no weights: rope factors and padding."""
+    return data_bytes(stored) - sum(tensor.nbytes for tensor in stored if tensor.source)
+
+
+SPEC = LlamaCppSpec()

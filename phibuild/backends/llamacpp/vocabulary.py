@@ -1,0 +1,192 @@
+"""The tokenizer of a Phi checkpoint as GGUF key/values. Runs in the toolchain.
+
+Two kinds: sentencepiece (Phi-3.x, GGUF model `llama`) and byte-level BPE (Phi-4, Phi-4-mini, GGUF
+model `gpt2`). Token types, scores and padding follow llama.cpp's converter (conversion/phi.py,
+conversion/base.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phibuild.backends.llamacpp.header import Value
+from phibuild.backends.llamacpp.pretokenizer import pretokenizer_name
+from phibuild.backends.llamacpp.special_tokens import special_token_values
+from phibuild.worker import WorkerError
+
+# llama_token_type in llama.h
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_PADDING_SCORE = -10000.0
+_ADDED_SCORE = -1000.0
+# Tokens after which white space counts even where llama.cpp strips it after special tokens.
+_NEVER_STRIPPED = ("<unk>", "<s>", "<|endoftext|>")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Key/values of the tokenizer, and whether most of its special tokens eat the white space
+    that follows them, in the one way that llama.cpp can do it."""
+
+    values: list[Value]
+    strips_after_special: bool
+
+
+@dataclass
+class _Tokens:
+    """The arrays of the file, one entry per row of the embedding."""
+
+    texts: list[bytes]
+    scores: list[float]
+    types: list[int]
+
+    def set(self, token: int, text: str, score: float, kind: int) -> None:
+        if not 0 <= token < len(self.texts):
+            raise WorkerError(
+                f"token {text!r} has id {token}, the model has {len(self.texts)} embeddings"
+            )
+        self.texts[token], self.scores[token], self.types[token] = text.encode(), score, kind
+
+
+def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
+    """Return the tokenizer of a checkpoint folder for a model of `vocab_size` embeddings.
+
+    Raises WorkerError if it is one that llama.cpp cannot run.
+    """
+    tokenizer = _read_json(folder / "tokenizer.json")
+    settings = _read_json(folder / "tokenizer_config.json")
+    config = _read_json(folder / "config.json")
+    added = tokenizer.get("added_tokens") or []
+    tokens = _Tokens(
+        [f"[PAD{number}]".encode() for number in range(vocab_size)],
+        [_PADDING_SCORE] * vocab_size,
+        [UNUSED] * vocab_size,
+    )
+    model = tokenizer.get("model") or {}
+    sentencepiece = (folder / "tokenizer.model").is_file() or bool(model.get("byte_fallback"))
+    if sentencepiece:
+        if (folder / "tokenizer.model").is_file():
+            _fill_sentencepiece(tokens, folder / "tokenizer.model")
+        else:
+            _fill_converted_sentencepiece(tokens, model, {entry["content"] for entry in added})
+        _fill_added(tokens, added, sentencepiece=True)
+        values = [
+            Value("tokenizer.ggml.model", "str", "llama"),
+            Value("tokenizer.ggml.pre", "str", "default"),
+            Value("tokenizer.ggml.tokens", "array[str]", tokens.texts),
+            Value("tokenizer.ggml.scores", "array[f32]", tokens.scores),
+            Value("tokenizer.ggml.token_type", "array[i32]", tokens.types),
+        ]
+    elif model.get("type") == "BPE" and model.get("merges"):
+        for text, token in model["vocab"].items():
+            tokens.set(token, text, 0.0, NORMAL)
+        _fill_added(tokens, added, sentencepiece=False)
+        values = [
+            Value("tokenizer.ggml.model", "str", "gpt2"),
+            Value("tokenizer.ggml.pre", "str", pretokenizer_name(tokenizer)),
+            Value("tokenizer.ggml.tokens", "array[str]", tokens.texts),
+            Value("tokenizer.ggml.token_type", "array[i32]", tokens.types),
+            Value(
+                "tokenizer.ggml.merges", "array[str]", [_merge(pair) for pair in model["merges"]]
+            ),
+        ]
+    else:
+        raise WorkerError(
+            "tokenizer.json holds neither a sentencepiece nor a byte-level BPE vocabulary: "
+            f"type {model.get('type')!r}"
+        )
+    values += special_token_values(tokenizer, settings, config, vocab_size)
+    values += _chat_template_values(folder, settings)
+    return Vocabulary(values, sentencepiece and _strips_after_special(tokens, added))
+
+
+def _fill_sentencepiece(tokens: _Tokens, path: Path) -> None:
+    from sentencepiece import SentencePieceProcessor  # slow to import, needed by Phi-3.x alone
+
+    pieces = SentencePieceProcessor(model_file=str(path))
+    for token in range(pieces.vocab_size()):
+        kind = NORMAL
+        if pieces.IsUnknown(token):
+            kind = UNKNOWN
+        elif pieces.IsControl(token):
+            kind = CONTROL
+        elif pieces.IsUnused(token):
+            kind = UNUSED
+        elif pieces.IsByte(token):
+            kind = BYTE
+        tokens.set(token, pieces.IdToPiece(token), pieces.GetScore(token), kind)
+
+
+def _fill_converted_sentencepiece(
+    tokens: _Tokens, model: Mapping[str, Any], added: set[str]
+) -> None:
+    """Take the pieces from tokenizer.json where tokenizer.model is missing: Transformers 5 does
+    not save it. A BPE piece's score is minus its rank: first those that merges make, in the order
+    of the merges, then the single characters."""
+    vocabulary: Mapping[str, int] = model["vocab"]
+    ranks: dict[str, int] = {}
+    for pair in model.get("merges") or ():
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        ranks.setdefault(left + right, len(ranks))
+    for text, token in sorted(vocabulary.items(), key=lambda entry: entry[1]):
+        if text in added:
+            continue  # these are no pieces
+        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            tokens.set(token, text, 0.0, BYTE)
+        else:
+            tokens.set(token, text, -float(ranks.setdefault(text, len(ranks))), NORMAL)
+
+
+def _fill_added(tokens: _Tokens, added: list[Mapping[str, Any]], *, sentencepiece: bool) -> None:
+    for entry in added:
+        text = entry["content"]
+        control = entry.get("special") or (not sentencepiece and _looks_special(text))
+        if not control and not sentencepiece:
+            text = text.replace("▁", " ")
+        tokens.set(entry["id"], text, _ADDED_SCORE, CONTROL if control else USER_DEFINED)
+
+
+def _looks_special(text: str) -> bool:
+    """Whether an added token is one of control though the checkpoint does not say so, such as
+    Phi-4-mini's <|tool_call|>."""
+    return text.startswith("<|") and text.endswith("|>")
+
+
+def _strips_after_special(tokens: _Tokens, added: list[Mapping[str, Any]]) -> bool:
+    known = set(tokens.texts)
+    if any(text.encode() not in known for text in (*_NEVER_STRIPPED, "</s>")):
+        return False  # llama.cpp cannot load a file of such a name without these
+    flags = [
+        bool(entry.get("rstrip")) for entry in added if entry["content"] not in _NEVER_STRIPPED
+    ]
+    return 2 * sum(flags) > len(flags)
+
+
+def _merge(pair: str | list[str]) -> str:
+    """Return a merge as "left right"; a space inside a part is written as its byte-level sign."""
+    return pair if isinstance(pair, str) else " ".join(part.replace(" ", "Ġ") for part in pair)
+
+
+def _chat_template_values(folder: Path, settings: Mapping[str, Any]) -> list[Value]:
+    path = folder / "chat_template.jinja"
+    template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
+    if isinstance(template, str):
+        return [Value("tokenizer.chat_template", "str", template)]
+    named = {entry["name"]: entry["template"] for entry in template or ()}
+    return [
+        Value(f"tokenizer.chat_template{'' if name == 'default' else '.' + name}", "str", text)
+        for name, text in sorted(named.items())
+    ]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise WorkerError(f"{path.name} is not a JSON object")
+    return data

@@ -1,0 +1,124 @@
+"""The llamacpp backend inside its toolchain: build, inspect, load."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from phibuild.architecture import Architecture
+from phibuild.backends.llamacpp import ggml
+from phibuild.backends.llamacpp.layout import tensors
+from phibuild.backends.llamacpp.metadata import general_name, model_values
+from phibuild.backends.llamacpp.runtime import LlamaRuntime
+from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
+from phibuild.backends.llamacpp.writer import GgufFile, write_files
+from phibuild.safetensors_io import read_checkpoint
+from phibuild.worker import Report, WorkerError, peak_rss_bytes
+
+REFERENCE = "logits"
+_ROPE_FACTORS = "rope_factors_"  # tensors of the file that are configuration, not weights
+_PROGRESS_SECONDS = 0.2
+
+
+def build(request: dict[str, Any], report: Report) -> None:
+    """Write all items of the request in one pass over the checkpoint."""
+    items: dict[str, GgufFile] = {}
+    try:
+        source = Path(request["source"])
+        arch = Architecture.from_json(request["architecture"])
+        report.stage("reading the tokenizer")
+        vocabulary = read_vocabulary(source, arch.vocab_size)
+        checkpoint = read_checkpoint(source)
+        generation = _generation_config(source)
+        ggml.library()
+    except Exception as error:  # whatever is wrong with the checkpoint, it is so for every item
+        for item in request["items"]:
+            report.failed(item["item"], error)
+        return
+    for item in request["items"]:
+        type = item["variant"]["options"]["type"]
+        output = Path(item["output"]) / file_name(type)
+        items[item["item"]] = _file(output, type, arch, vocabulary, request["model"], generation)
+    started = last = time.monotonic()
+
+    def progress(done: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == 1 or now - last >= _PROGRESS_SECONDS:
+            last = now
+            for key in items:
+                report.stage("quantizing", done, key)
+
+    write_files(checkpoint, list(items.values()), request["threads"], progress)
+    elapsed, peak = time.monotonic() - started, peak_rss_bytes()
+    work = sum(file.seconds for file in items.values()) or 1.0
+    for key, file in items.items():
+        try:
+            if file.error is not None:
+                raise file.error
+            result = inspect(file.path.parent)
+        except Exception as error:
+            report.failed(key, error)
+        else:
+            # one pass made them all: each gets its share of the time
+            share = {"seconds": elapsed * file.seconds / work, "peak_rss_bytes": peak}
+            report.item(key, result | share)
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return the stored types and bytes of the artifact, read by llama.cpp's own GGUF reader."""
+    types: dict[str, int] = {}
+    weight_bytes = 0
+    for tensor in ggml.read_tensors(model_file(folder)):
+        if not tensor.name.startswith(_ROPE_FACTORS):
+            types[tensor.kind] = types.get(tensor.kind, 0) + tensor.parameters
+            weight_bytes += tensor.nbytes
+    return {"types": types, "weight_bytes": weight_bytes}
+
+
+def load(folder: Path, threads: int) -> LlamaRuntime:
+    """Return the artifact loaded by llama.cpp."""
+    return LlamaRuntime(model_file(folder), threads)
+
+
+def file_name(type: str) -> str:
+    """Return the name of the artifact's one file."""
+    return f"model-{type}.gguf"
+
+
+def model_file(folder: Path) -> Path:
+    """Return the GGUF file of an artifact's folder. Raises WorkerError unless there is just one."""
+    found = sorted(folder.glob("*.gguf"))
+    if len(found) != 1:
+        raise WorkerError(f"{len(found)} GGUF files in the artifact, not one")
+    return found[0]
+
+
+def _file(
+    output: Path,
+    type: str,
+    arch: Architecture,
+    vocabulary: Vocabulary,
+    model: str,
+    generation: dict[str, Any],
+) -> GgufFile:
+    name = general_name(model, strips_after_special=vocabulary.strips_after_special)
+    return GgufFile(
+        output,
+        [*model_values(arch, type, name, generation), *vocabulary.values],
+        tensors(arch, type),
+        {
+            f"{_ROPE_FACTORS}long.weight": arch.rope.long,
+            f"{_ROPE_FACTORS}short.weight": arch.rope.short,
+        },
+    )
+
+
+def _generation_config(source: Path) -> dict[str, Any]:
+    path = source / "generation_config.json"
+    data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(data, dict):
+        raise WorkerError(f"{path.name} is not a JSON object")
+    return data

@@ -1,0 +1,1 @@
+"""MLX safetensors for mlx-lm: affine and microscaling quantization, and plain casts."""

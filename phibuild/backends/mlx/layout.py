@@ -1,0 +1,97 @@
+"""How an MLX artifact stores each weight: the names, types and shapes of its arrays.
+
+Standard library only: the plan (in the core) and the converter (in the toolchain) share it. The
+conventions are those of `mlx_lm.convert` (mlx-lm 0.32, `utils.quantize_model`) and `mx.quantize`:
+every matrix, the embedding included, is quantized along its rows in groups; the norms are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from phibuild.architecture import Architecture
+from phibuild.safetensors_io import ITEM_BYTES
+
+# config.json's names of the float types -> safetensors' names.
+FLOAT_TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """One array of the artifact: safetensors type, and shape in elements of that type."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Parameters of `mx.quantize`: `bits` of a weight, weights of a row that share a scale, and
+    `mode`: affine (w = q * scale + bias) or an OCP microscaling type (mxfp4, mxfp8)."""
+
+    bits: int
+    group_size: int
+    mode: str
+
+    @property
+    def kind(self) -> str:
+        """The stored type as MLX users name it: q4, q8, mxfp4, ..."""
+        return f"q{self.bits}" if self.mode == "affine" else self.mode
+
+
+def quantization(options: Mapping[str, Any]) -> Quantization | None:
+    """Return how a variant with these options quantizes, or None for a plain cast."""
+    if "bits" not in options:
+        return None
+    return Quantization(options["bits"], options["group_size"], options["mode"])
+
+
+def stored_arrays(
+    name: str, shape: tuple[int, ...], options: Mapping[str, Any]
+) -> tuple[StoredArray, ...]:
+    """Return the arrays that store one tensor of the checkpoint, the weight itself first.
+
+    A quantized matrix [rows, columns] is packed into 32-bit words, `columns * bits / 32` to a
+    row; affine scales and biases are in the variant's float type, microscaling ones are one
+    E8M0 byte without a bias. A vector is stored in the variant's float type.
+    """
+    dtype = FLOAT_TYPES[options["dtype"]]
+    quantized = quantization(options)
+    if quantized is None or len(shape) != 2:
+        return (StoredArray(name, dtype, shape),)
+    rows, columns = shape
+    layer = name.removesuffix(".weight")
+    packed = StoredArray(name, "U32", (rows, columns * quantized.bits // 32))
+    groups = (rows, columns // quantized.group_size)
+    if quantized.mode != "affine":
+        return packed, StoredArray(f"{layer}.scales", "U8", groups)
+    return (
+        packed,
+        StoredArray(f"{layer}.scales", dtype, groups),
+        StoredArray(f"{layer}.biases", dtype, groups),
+    )
+
+
+def module_order(arch: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield name and shape of the checkpoint's tensors in the order of mlx-lm's modules
+    (`models/phi3.py`), in which it fills its files: in each layer the norms come last."""
+    norms: list[tuple[str, tuple[int, ...]]] = []
+    layer = ""
+    for name, shape in arch.tensors():
+        current = name.split(".")[2] if name.startswith("model.layers.") else ""
+        if current != layer:
+            yield from norms
+            norms, layer = [], current
+        if layer and len(shape) == 1:
+            norms.append((name, shape))
+        else:
+            yield name, shape
+    yield from norms

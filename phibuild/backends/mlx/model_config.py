@@ -1,0 +1,80 @@
+"""config.json of an MLX artifact, as mlx-lm reads it. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from phibuild.architecture import Architecture
+from phibuild.backends.mlx.layout import quantization
+
+# What mlx-lm's ModelArgs (models/phi3.py) takes where config.json does not say.
+_ASSUMED = {
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 1.0,
+    "max_position_embeddings": 131072,
+    "original_max_position_embeddings": 4096,
+}
+# Not for this artifact: the folder the checkpoint once came from, and the Python files beside the
+# published checkpoints, which nobody needs and nothing here may run.
+_DROPPED = ("_name_or_path", "auto_map")
+
+
+def write_config(
+    source: Path, output: Path, arch: Architecture, options: Mapping[str, Any]
+) -> None:
+    """Write config.json of the artifact from that of the checkpoint.
+
+    As `mlx_lm.convert` does: keys sorted, the end-of-sequence ids of generation_config.json,
+    `quantization` twice. Beyond it: the float type is the artifact's own (a second conversion
+    would cast to what config.json says), and rope stands where mlx-lm looks for it even if
+    Transformers 5 wrote the checkpoint (mlx-lm would ignore `rope_parameters` and load a model
+    without longrope).
+    """
+    config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    for key in _DROPPED:
+        config.pop(key, None)
+    generation = source / "generation_config.json"
+    if generation.is_file():
+        stops = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id")
+        if stops:
+            config["eos_token_id"] = stops
+    config["torch_dtype"] = options["dtype"]
+    if "dtype" in config:
+        config["dtype"] = options["dtype"]
+    config.update(_rope_for_mlx_lm(config, arch))
+    quantized = quantization(options)
+    if quantized is not None:
+        parameters = {
+            "group_size": quantized.group_size,
+            "bits": quantized.bits,
+            "mode": quantized.mode,
+        }
+        config["quantization"] = config["quantization_config"] = parameters
+    text = json.dumps(dict(sorted(config.items())), indent=4)
+    (output / "config.json").write_text(text, encoding="utf-8")
+
+
+def _rope_for_mlx_lm(config: Mapping[str, Any], arch: Architecture) -> dict[str, Any]:
+    """Return the keys that must be set so that mlx-lm gets the architecture's rope."""
+    missing: dict[str, Any] = {}
+    meant = {
+        "rope_theta": arch.rope.theta,
+        "partial_rotary_factor": arch.rope.partial,
+        "max_position_embeddings": arch.max_positions,
+    }
+    if arch.rope.is_longrope:
+        meant["original_max_position_embeddings"] = arch.original_max_positions
+        scaling = config.get("rope_scaling") or {}
+        if not {"type", "long_factor", "short_factor"} <= scaling.keys():
+            missing["rope_scaling"] = {
+                "type": "longrope",
+                "short_factor": list(arch.rope.short),
+                "long_factor": list(arch.rope.long),
+            }
+    for key, value in meant.items():
+        if config.get(key, _ASSUMED[key]) != value:
+            missing[key] = value
+    return missing

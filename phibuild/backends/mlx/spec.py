@@ -1,0 +1,209 @@
+"""The mlx backend as the core sees it: variants, sizes, skips. No toolchain package."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from phibuild.architecture import Architecture
+from phibuild.backends.base import SourceFiles, StoredTensor
+from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.backends.mlx.layout import (
+    FLOAT_TYPES,
+    Quantization,
+    module_order,
+    quantization,
+    stored_arrays,
+)
+from phibuild.schema import Device, Frozen, Options, Precision, Skip, Variant
+
+# Weights of one row that can share a scale, by mode; the first is the mode's default (the table
+# of quantization modes in the documentation of mx.quantize).
+_GROUPS = {"affine": (64, 32, 128), "mxfp4": (32,), "mxfp8": (32,)}
+# Bits of a weight that count as a precision, by mode; the first is the default.
+_BITS: dict[Precision, dict[str, tuple[int, ...]]] = {
+    "int4": {"affine": (4, 3, 5), "mxfp4": (4,)},
+    "int8": {"affine": (8, 6), "mxfp8": (8,)},
+}
+_CAST: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
+
+# Resident bytes of the converter: the interpreter with mlx and numpy (55 MB measured), then for
+# each thread a chunk of 8 MiB as it was read, as an array, cast and packed (36 MB measured).
+_INTERPRETER_BYTES = 128 << 20
+_THREAD_BYTES = 48 << 20
+
+
+class MlxOptions(Frozen):
+    """Options of the mlx backend; None stands for the default of the precision or the mode."""
+
+    mode: Literal["affine", "mxfp4", "mxfp8"] | None = None
+    """How weights are quantized: affine, mxfp4 (int4 alone) or mxfp8 (int8 alone)."""
+    bits: Literal[3, 4, 5, 6, 8] | None = None
+    """Bits of a weight: 4, also 3 and 5 (int4); 8, also 6 (int8)."""
+    group_size: Literal[32, 64, 128] | None = None
+    """Consecutive weights of a row that share a scale: 64 (affine), 32 (mxfp4, mxfp8)."""
+    dtype: Literal["float16", "bfloat16", "float32"] | None = None
+    """Float type of scales, biases and norms of a quantized artifact; the checkpoint's own by
+    default. The first Apple chips (M1, M2) compute float16 faster than bfloat16."""
+
+
+class MlxSpec:
+    """MLX safetensors for Apple GPUs."""
+
+    name = "mlx"
+    title = "MLX (mlx-lm)"
+    format = "MLX"
+    options: type[BaseModel] = MlxOptions
+
+    def variant(
+        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+    ) -> Variant | Skip:
+        """Return the variant, or why mlx-lm could not make or run it on this device."""
+        assert isinstance(options, MlxOptions)
+        if "metal" not in device.accelerators:
+            return Skip(
+                reason=f"MLX artifacts run on Apple GPUs (metal); {device.title} has "
+                f"{', '.join(device.accelerators)}"
+            )
+        if precision in _CAST:
+            chosen = sorted(options.model_dump(exclude_none=True))
+            if chosen:
+                return Skip(
+                    reason=f"{precision} is a plain cast: the options {', '.join(chosen)} "
+                    "belong to int4 and int8"
+                )
+            return self._named(precision, precision, {"dtype": _CAST[precision]})
+        return self._quantized(precision, options, arch)
+
+    def _quantized(
+        self, precision: Precision, options: MlxOptions, arch: Architecture
+    ) -> Variant | Skip:
+        modes = _BITS[precision]
+        mode = options.mode or "affine"
+        if mode not in modes:
+            return Skip(reason=f"mode {mode} is not {precision}; use {' or '.join(modes)}")
+        bits = options.bits or modes[mode][0]
+        if bits not in modes[mode]:
+            return Skip(
+                reason=f"{bits} bits with mode {mode} are not {precision}; "
+                f"use {_alternatives(modes[mode])}"
+            )
+        group_size = options.group_size or _GROUPS[mode][0]
+        if group_size not in _GROUPS[mode]:
+            return Skip(
+                reason=f"mode {mode} has groups of {_alternatives(_GROUPS[mode])}, "
+                f"not of {group_size}"
+            )
+        reason = _undivided(arch, group_size, _GROUPS[mode])
+        if reason:
+            return Skip(reason=reason)
+        dtype = options.dtype or arch.dtype
+        if dtype not in FLOAT_TYPES:
+            return Skip(
+                reason=f"the checkpoint's type {dtype} is none that MLX quantizes; set dtype to "
+                f"{' or '.join(FLOAT_TYPES)}"
+            )
+        quantized = Quantization(bits, group_size, mode)
+        name = f"{quantized.kind}-g{group_size}" if mode == "affine" else mode
+        if dtype != arch.dtype:
+            name += f"-{dtype}"
+        return self._named(
+            precision,
+            name,
+            {"mode": mode, "bits": bits, "group_size": group_size, "dtype": dtype},
+        )
+
+    def _named(self, precision: Precision, name: str, options: Options) -> Variant:
+        return Variant(
+            backend=self.name, precision=precision, name=name, format=self.format, options=options
+        )
+
+    def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
+        """Return every weight; a quantized one with the bytes of its scales and biases."""
+        quantized = quantization(variant.options)
+        tensors = []
+        for name, shape in module_order(arch):
+            arrays = stored_arrays(name, shape, variant.options)
+            packed = quantized is not None and arrays[0].dtype == "U32"
+            kind = quantized.kind if quantized and packed else arrays[0].dtype
+            nbytes = sum(array.nbytes for array in arrays)
+            tensors.append(StoredTensor(name, kind, math.prod(shape), nbytes))
+        return tensors
+
+    def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
+        """Return the bytes of headers, index, config.json and the files that are copied."""
+        arrays = [
+            array
+            for name, shape in module_order(arch)
+            for array in stored_arrays(name, shape, variant.options)
+        ]
+        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+        offset = 0
+        for array in arrays:
+            end = offset + array.nbytes
+            header[array.name] = {
+                "dtype": array.dtype,
+                "shape": list(array.shape),
+                "data_offsets": [offset, end],
+            }
+            offset = end
+        index = {array.name: "model.safetensors" for array in arrays}
+        copied = sum(source.files.get(name, 0) for name in TOKENIZER_FILES + GENERATION_FILES)
+        # config.json is written anew with an indentation of 4: a list has a line for each entry.
+        factors = len(arch.rope.short) + len(arch.rope.long)
+        config = source.files.get("config.json", 0) + 9 * factors + 500
+        return (
+            8
+            + len(json.dumps(header))
+            + len(json.dumps(index, indent=4))
+            + 4 * len(index)  # the index nests the map one level deeper
+            + config
+            + copied
+        )
+
+    def build_memory(
+        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
+    ) -> int:
+        """Return a bound that depends neither on the model nor on how many variants there are:
+        each thread holds one chunk and one variant of it."""
+        return _INTERPRETER_BYTES + _THREAD_BYTES * (os.cpu_count() or 1)
+
+    def kv_bytes_per_element(self, variant: Variant) -> float:
+        """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""
+        return 4.0 if FLOAT_TYPES[variant.options["dtype"]] == "F32" else 2.0
+
+    def usage(self, variant: Variant) -> str:
+        return 'mlx_lm.generate --model . --prompt "Why is the sky blue?" --max-tokens 256'
+
+
+def _undivided(arch: Architecture, group_size: int, groups: Sequence[int]) -> str | None:
+    """Return why this group cannot be used with the widths of the model's matrices, or None.
+
+    mlx-lm would say nothing and leave those layers as they are (`utils.quantize_model`).
+    """
+    widths = sorted({shape[1] for _, shape in arch.tensors() if len(shape) == 2})
+    undivided = [width for width in widths if width % group_size]
+    if not undivided:
+        return None
+    dividing = [group for group in groups if all(width % group == 0 for width in widths)]
+    remedy = (
+        f"use group_size {_alternatives(dividing)}"
+        if dividing
+        else f"no group of this mode ({_alternatives(groups)}) divides all widths of this model"
+    )
+    return (
+        f"groups of {group_size} do not divide layers of width "
+        f"{', '.join(map(str, undivided))}, which would stay unquantized; {remedy}"
+    )
+
+
+def _alternatives(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, sorted(numbers)))
+
+
+SPEC = MlxSpec()

@@ -1,0 +1,126 @@
+"""The mlx runner: builds, inspects and loads MLX artifacts. Runs inside the mlx toolchain."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phibuild.architecture import Architecture
+from phibuild.backends.companions import copy_companions
+from phibuild.backends.mlx.model_config import write_config
+from phibuild.safetensors_io import INDEX, TensorInfo, read_checkpoint
+from phibuild.worker import Report, WorkerError, peak_rss_bytes
+
+if TYPE_CHECKING:
+    from phibuild.backends.mlx.runtime import MlxRuntime
+
+# mlx-lm 0.32 takes the long rope factors at every position (models/rope_utils.py).
+REFERENCE = "logits_long"
+
+
+def build(request: dict[str, Any], report: Report) -> None:
+    """Write every artifact of the request in one pass over the checkpoint, and report each."""
+    from phibuild.backends.mlx.convert import Output, convert
+
+    source, arch = Path(request["source"]), Architecture.from_json(request["architecture"])
+    started = time.perf_counter()
+    outputs: dict[str, Output] = {}
+    folders: dict[str, Path] = {}
+    try:
+        for entry in request["items"]:
+            item, folder = entry["item"], Path(entry["output"])
+            options = entry["variant"]["options"]
+            try:
+                write_config(source, folder, arch, options)
+                copy_companions(source, folder)
+                outputs[item], folders[item] = Output(folder, arch, options), folder
+            except Exception as error:  # the other artifacts are built
+                report.failed(item, error)
+        if outputs:
+            convert(
+                source,
+                arch,
+                list(outputs.values()),
+                request["threads"],
+                lambda share: report.stage("converting", share),
+            )
+    except Exception as error:  # of the checkpoint: no artifact can be made
+        for item in outputs:
+            report.failed(item, error)
+        return
+    finally:
+        for output in outputs.values():
+            output.close()
+    # All were made at once: each has its share of the time, and the peak of all.
+    cost = {
+        "seconds": (time.perf_counter() - started) / max(1, len(outputs)),
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+    for item, output in outputs.items():
+        try:
+            if output.error is not None:
+                raise output.error
+            _complete_index(folders[item], arch)
+            report.item(item, {**inspect(folders[item]), **cost})
+        except Exception as error:  # this artifact's alone
+            report.failed(item, error)
+
+
+def _complete_index(folder: Path, arch: Architecture) -> None:
+    """Add the number of parameters, which mlx-lm's index has and Transformers' has not."""
+    path = folder / INDEX
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index["metadata"]["total_parameters"] = arch.parameters
+    path.write_text(json.dumps(index, indent=4), encoding="utf-8")
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return {"types": {kind: parameters}, "weight_bytes"} as the artifact's files have them.
+
+    Bits and widths come from the shapes of packed weights and scales. Raises WorkerError if they
+    contradict config.json, by which mlx-lm loads them.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors = read_checkpoint(folder)
+    types: Counter[str] = Counter()
+    for name, tensor in tensors.items():
+        if name.endswith((".scales", ".biases")):
+            continue
+        scales = tensors.get(name.removesuffix("weight") + "scales")
+        if scales is None:
+            types[tensor.dtype] += tensor.parameters
+        else:
+            kind, parameters = _packed(tensor, scales, config.get("quantization") or {})
+            types[kind] += parameters
+    return {
+        "types": dict(sorted(types.items())),
+        "weight_bytes": sum(tensor.nbytes for tensor in tensors.values()),
+    }
+
+
+def _packed(
+    weight: TensorInfo, scales: TensorInfo, quantization: dict[str, Any]
+) -> tuple[str, int]:
+    """Return the kind of a packed weight, and how many weights of the original it holds."""
+    rows, words = weight.shape
+    width = scales.shape[1] * quantization.get("group_size", 0)
+    bits = words * 32 / width if width else 0
+    affine = quantization.get("mode") == "affine"
+    microscaled = scales.dtype == "U8"
+    if weight.dtype != "U32" or bits != quantization.get("bits") or affine == microscaled:
+        raise WorkerError(
+            f"{weight.name} ({weight.dtype} {list(weight.shape)}, scales {scales.dtype} "
+            f"{list(scales.shape)}) is not stored as config.json says: {quantization}"
+        )
+    return (f"q{bits:.0f}" if affine else quantization["mode"]), rows * width
+
+
+def load(folder: Path, threads: int) -> MlxRuntime:
+    """Return the artifact, loaded by mlx-lm. MLX has no setting for the threads of its CPU
+    kernels (one)."""
+    from phibuild.backends.mlx.runtime import MlxRuntime
+
+    return MlxRuntime(folder)

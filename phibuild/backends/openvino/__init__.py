@@ -1,0 +1,1 @@
+"""OpenVINO IR with tokenizers, for Intel CPUs, GPUs and NPUs."""

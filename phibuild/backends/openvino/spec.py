@@ -1,0 +1,214 @@
+"""What the openvino backend makes, in the core: variants, layout, sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel
+
+from phibuild.architecture import Architecture
+from phibuild.backends.base import SourceFiles, StoredTensor
+from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.backends.openvino.sizes import constant_bytes, tokenizer_bytes, xml_bytes
+from phibuild.schema import Accelerator, Device, Frozen, Options, Precision, Skip, Variant
+
+Mode = Literal["int4_asym", "int4_sym", "int8_asym", "int8_sym"]
+
+_MODES: dict[Precision, tuple[Mode, ...]] = {
+    "int4": ("int4_asym", "int4_sym"),
+    "int8": ("int8_asym", "int8_sym"),
+}
+_GROUP_SIZE = {"int4_asym": 64, "int4_sym": 128}
+_ROW = -1
+"""The group size that stands for one scale for each row; Intel calls such models channel-wise."""
+_NPU_GROUP_SIZES = (128, _ROW)
+_ACCELERATOR: dict[str, Accelerator] = {
+    "cpu": "cpu",
+    "gpu": "openvino_gpu",
+    "npu": "openvino_npu",
+}
+_FLOAT = {"fp16": ("f16", 2), "fp32": ("f32", 4)}
+_INTEGER = {"int4_asym": "u4", "int4_sym": "i4", "int8_asym": "u8", "int8_sym": "i8"}
+_SCALE_BYTES = 2  # scales are f16
+
+_HEAD = 96
+"""Smallest head_dim of the published Phi models."""
+
+# Resident bytes of a worker that has imported nncf and Transformers' tokenizers (measured: 215
+# MB), and of buffers of the conversion (measured: 85 MB), rounded up.
+_BASE_MEMORY = 320 << 20
+
+
+class OpenVinoOptions(Frozen):
+    """Options of the openvino backend; None stands for the default of the precision or mode."""
+
+    mode: Mode | None = None
+    """int4: int4_asym (with zero points) or int4_sym; int8: int8_asym or int8_sym."""
+    group_size: Literal[32, 64, 128, -1] | None = None
+    """int4: consecutive weights of a row that share a scale; -1: the whole row. 64 (int4_asym) or
+    128 (int4_sym) by default. int8 always has one scale for each row."""
+    target: Literal["cpu", "gpu", "npu"] = "cpu"
+    """Plugin that the artifact is for. The NPU takes symmetric weights alone."""
+
+
+class OpenVinoSpec:
+    """OpenVINO IR with tokenizers, for openvino-genai."""
+
+    name = "openvino"
+    title = "OpenVINO (openvino-genai)"
+    format = "OpenVINO IR"
+    options: type[BaseModel] = OpenVinoOptions
+
+    def variant(
+        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+    ) -> Variant | Skip:
+        """Return the variant, or why it would not work on this device or with this model."""
+        assert isinstance(options, OpenVinoOptions)
+        needed = _ACCELERATOR[options.target]
+        if needed not in device.accelerators:
+            return Skip(
+                reason=f"target {options.target} needs the accelerator {needed}; {device.title} "
+                f"has {', '.join(device.accelerators)}"
+            )
+        if precision not in _MODES:
+            chosen = [name for name in ("mode", "group_size") if getattr(options, name) is not None]
+            if chosen:
+                return Skip(
+                    reason=f"{precision} weights are plain: {' and '.join(chosen)} "
+                    f"belong{'s' if len(chosen) == 1 else ''} to int4 and int8"
+                )
+            return self._variant(precision, precision, {"mode": precision}, options.target)
+        mode = options.mode or self._default_mode(precision, options.target)
+        if mode not in _MODES[precision]:
+            return Skip(
+                reason=f"mode {mode} is not {precision}; use {' or '.join(_MODES[precision])}"
+            )
+        if options.target == "npu" and mode.endswith("_asym"):
+            return Skip(
+                reason=f"the NPU takes symmetric weights alone, not {mode}; use mode "
+                f"{precision}_sym, or target cpu or gpu"
+            )
+        if precision == "int8":
+            if options.group_size is not None:
+                return Skip(reason="int8 has one scale for each row; group_size belongs to int4")
+            return self._variant(precision, mode.replace("_", "-"), {"mode": mode}, options.target)
+        return self._int4(mode, options, arch)
+
+    def _default_mode(self, precision: Precision, target: str) -> Mode:
+        return _MODES[precision][1 if target == "npu" else 0]
+
+    def _int4(self, mode: Mode, options: OpenVinoOptions, arch: Architecture) -> Variant | Skip:
+        group_size = options.group_size or _GROUP_SIZE[mode]
+        if options.target == "npu" and group_size not in _NPU_GROUP_SIZES:
+            return Skip(
+                reason=f"the NPU takes groups of 128 or whole rows (-1), not of {group_size}"
+            )
+        widths = {
+            "hidden_size": arch.hidden_size,
+            "the attention's width": arch.heads * arch.head_dim,
+            "intermediate_size": arch.intermediate_size,
+        }
+        for what, width in widths.items():
+            if group_size != _ROW and width % group_size:
+                return Skip(
+                    reason=f"groups of {group_size} do not divide {what} ({width}), which nncf "
+                    "refuses; use a smaller group_size, or -1 for one scale for each row"
+                )
+        groups = "cw" if group_size == _ROW else f"g{group_size}"
+        return self._variant(
+            "int4",
+            f"{mode.replace('_', '-')}-{groups}",
+            {"mode": mode, "group_size": group_size},
+            options.target,
+        )
+
+    def _variant(self, precision: Precision, name: str, options: Options, target: str) -> Variant:
+        return Variant(
+            backend=self.name,
+            precision=precision,
+            name=name,
+            format=self.format,
+            options={**options, "target": target},
+        )
+
+    def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
+        """Return every weight as the IR stores it.
+
+        nncf leaves norms as they are (f32) and gives the embedding and the output layer of an
+        int4 model 8 bits with zero points.
+        """
+        mode, group_size = variant.options["mode"], variant.options.get("group_size", _ROW)
+        tensors = []
+        for name, shape in arch.tensors():
+            parameters = math.prod(shape)
+            if mode in _FLOAT:
+                kind, size = _FLOAT[mode]
+                tensors.append(StoredTensor(name, kind, parameters, size * parameters))
+            elif len(shape) == 1:
+                tensors.append(StoredTensor(name, "f32", parameters, 4 * parameters))
+            elif name.startswith("model.layers."):
+                tensors.append(_integer_tensor(name, shape, mode, group_size))
+            else:
+                backup = mode if mode.startswith("int8") else "int8_asym"
+                tensors.append(_integer_tensor(name, shape, backup, _ROW))
+        return tensors
+
+    def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
+        """Return the bytes of graph, tokenizer models and the files that are copied."""
+        copied = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
+        return (
+            xml_bytes(arch, variant.options["mode"], variant.options.get("group_size"))
+            + constant_bytes(arch)
+            + tokenizer_bytes(source)
+            + sum(source.files.get(name, 0) for name in copied)
+        )
+
+    def build_memory(
+        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
+    ) -> int:
+        """Return a bound of resident bytes.
+
+        Integer variants map the checkpoint and hold their own weights until they are saved. Float
+        ones are mapped from a temporary file, to which they are converted a tensor at a time.
+        """
+        largest_tensor = max(math.prod(shape) for _, shape in arch.tensors())
+
+        def peak(variant: Variant) -> int:
+            stored = sum(tensor.nbytes for tensor in self.layout(arch, variant))
+            if variant.options["mode"] in _FLOAT:
+                return stored + 4 * largest_tensor
+            return stored + source_bytes
+
+        return _BASE_MEMORY + max(map(peak, variants))
+
+    def kv_bytes_per_element(self, variant: Variant) -> float:
+        """Return 2 (f16) on GPU and NPU and where the weights are floats, for which the IR asks
+        for f16; the CPU plugin's default is u8 with a scale and a zero point (f32) for each head.
+        """
+        if variant.options["target"] != "cpu" or variant.options["mode"] in _FLOAT:
+            return 2.0
+        return 1.0 + 8.0 / _HEAD
+
+    def usage(self, variant: Variant) -> str:
+        """Return Python for openvino-genai."""
+        device = variant.options["target"].upper()
+        return (
+            "import openvino_genai\n"
+            f'pipeline = openvino_genai.LLMPipeline(".", "{device}")\n'
+            'print(pipeline.generate("Why is the sky blue?", max_new_tokens=256))'
+        )
+
+
+def _integer_tensor(name: str, shape: tuple[int, ...], mode: str, group_size: int) -> StoredTensor:
+    """Return a matrix [out, in] with an f16 scale, and with _asym a zero point of the weights'
+    own width, for each group of a row."""
+    bits = int(mode[3])
+    groups = math.prod(shape) // (shape[1] if group_size == _ROW else group_size)
+    zero_point_bits = bits * groups if mode.endswith("_asym") else 0
+    nbytes = (bits * math.prod(shape) + 7) // 8 + _SCALE_BYTES * groups + (zero_point_bits + 7) // 8
+    return StoredTensor(name, _INTEGER[mode], math.prod(shape), nbytes)
+
+
+SPEC = OpenVinoSpec()

@@ -1,0 +1,178 @@
+"""What an ONNX artifact weighs: its initializers, rope caches, graph and tokenizer.
+
+Initializers are those of the model builder of onnxruntime-genai. MatMulNBits stores a weight
+[K, N] as N rows of ceil(K / block) blocks: the packed bits of a whole number of blocks, one scale
+of the I/O type per block and, if not symmetric, zero points of the weights' width, each row
+rounded up to bytes (ONNX Runtime, ContribOperators.md, com.microsoft.MatMulNBits).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from phibuild.architecture import Architecture
+from phibuild.backends.base import SourceFiles, StoredTensor
+from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.schema import Variant
+
+_MIB = 1 << 20
+# Bytes of the graph (nodes, their names, value_info, entries of initializers), measured over the
+# builder's graphs: once, and for each layer.
+_GRAPH_BASE = 3_500
+_GRAPH_LAYER = {"cpu": 5_400, "cuda": 5_400, "webgpu": 5_400, "dml": 8_000, "trt_rtx": 13_500}
+_GRAPH_LAYER_QUANTIZED = {
+    "cpu": 2_400,
+    "cuda": 2_400,
+    "webgpu": 2_400,
+    "dml": 3_000,
+    "trt_rtx": 2_500,
+}
+_GENAI_CONFIG = 1_800
+# Bytes of the worker with torch, Transformers and the builder imported.
+_PROCESS = 900 * _MIB
+
+
+def io_bytes(variant: Variant) -> int:
+    """Return the bytes of an input or output element: fp32 on cpu, fp16 elsewhere."""
+    return 4 if variant.options["provider"] == "cpu" else 2
+
+
+def _float_kind(variant: Variant) -> str:
+    return "FLOAT" if io_bytes(variant) == 4 else "FLOAT16"
+
+
+def mixed_layers(layers: int) -> list[int]:
+    """Return the layers that `mixed_layers` raises to int8: the first and last eighth and every
+    third between (the builder's `make_matmul_mixed_precision`, after llama.cpp)."""
+    return [
+        layer
+        for layer in range(layers)
+        if layer < layers / 8 or layer >= 7 * layers / 8 or (layer - round(layers / 8)) % 3 == 2
+    ]
+
+
+def _matmuls(arch: Architecture, variant: Variant) -> Iterator[tuple[str, int, int, bool]]:
+    """Yield name, K (inputs), N (outputs) of every product, and whether a selector raises it."""
+    hidden, inner = arch.hidden_size, arch.intermediate_size
+    selectors = variant.options.get("int8_matmuls", ())
+    raised = set(mixed_layers(arch.layers)) if "mixed_layers" in selectors else set()
+    query, key = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+    for layer in range(arch.layers):
+        prefix = f"model.layers.{layer}."
+        if variant.options["provider"] == "dml":  # it has no packed attention input
+            yield prefix + "attn.q_proj.MatMul.weight", hidden, query, False
+            yield prefix + "attn.k_proj.MatMul.weight", hidden, key, False
+            yield prefix + "attn.v_proj.MatMul.weight", hidden, key, layer in raised
+        else:
+            yield prefix + "attn.qkv_proj.MatMul.weight", hidden, arch.qkv_width, layer in raised
+        yield prefix + "attn.o_proj.MatMul.weight", query, hidden, False
+        yield prefix + "mlp.gate_proj.MatMul.weight", hidden, inner, False
+        yield prefix + "mlp.up_proj.MatMul.weight", hidden, inner, False
+        yield prefix + "mlp.down_proj.MatMul.weight", inner, hidden, layer in raised
+    yield "lm_head.MatMul.weight", hidden, arch.vocab_size, "last_matmul" in selectors
+
+
+def _quantized_bytes(width: int, outputs: int, bits: int, variant: Variant) -> int:
+    options: Mapping[str, object] = variant.options
+    block = options["block_size"]
+    assert isinstance(block, int)
+    blocks = math.ceil(width / block)
+    if options["provider"] == "trt_rtx":  # DequantizeLinear packs [K, N] with no padding
+        packed = math.ceil(width * outputs * bits / 8)
+        zero_points = math.ceil(blocks * outputs * bits / 8)
+    else:
+        packed = outputs * blocks * block * bits // 8
+        zero_points = outputs * math.ceil(blocks * bits / 8)
+    scales = outputs * blocks * io_bytes(variant)
+    return packed + scales + (0 if options["symmetric"] else zero_points)
+
+
+def _has_own_embedding(arch: Architecture, variant: Variant) -> bool:
+    """Whether the embedding is stored beside lm_head. A tied one is the same initializer, but for
+    int8 (gathering from blocks is for 4 bits) and TensorRT-RTX's int4 (not from blocks at all)."""
+    if not arch.tied:
+        return True
+    trt_rtx = variant.options["provider"] == "trt_rtx"
+    return variant.precision == "int8" or (variant.precision == "int4" and trt_rtx)
+
+
+def stored_tensors(arch: Architecture, variant: Variant) -> list[StoredTensor]:
+    """Return every weight as the graph stores it. Kinds: int4, int8, FLOAT, FLOAT16."""
+    kind, item = _float_kind(variant), io_bytes(variant)
+    stored = []
+    if _has_own_embedding(arch, variant):
+        count = arch.vocab_size * arch.hidden_size
+        stored.append(StoredTensor("model.embed_tokens.weight", kind, count, count * item))
+    norms = [
+        f"model.layers.{layer}.{norm}_layernorm.weight"
+        for layer in range(arch.layers)
+        for norm in ("input", "post_attention")
+    ]
+    norms.append(f"model.layers.{arch.layers}.final_norm_layernorm.weight")
+    hidden = arch.hidden_size
+    stored += [StoredTensor(name, kind, hidden, hidden * item) for name in norms]
+    bits = {"int4": 4, "int8": 8}.get(variant.precision)
+    for name, width, outputs, raised in _matmuls(arch, variant):
+        count = width * outputs
+        if bits is None:
+            stored.append(StoredTensor(name, kind, count, count * item))
+        else:
+            own = 8 if raised else bits
+            nbytes = _quantized_bytes(width, outputs, own, variant)
+            stored.append(StoredTensor(name, f"int{own}", count, nbytes))
+    return stored
+
+
+def rope_cache_bytes(arch: Architecture, variant: Variant) -> int:
+    """Return the bytes of the cos and sin tables: a row of rotary_dim / 2 for each position;
+    with longrope one table of the short factors and one of the long."""
+    rows = arch.max_positions
+    if arch.max_positions != arch.original_max_positions:
+        rows += arch.original_max_positions
+    return 2 * rows * (arch.rotary_dim // 2) * io_bytes(variant)
+
+
+def other_bytes(arch: Architecture, source: SourceFiles, variant: Variant) -> int:
+    """Return the bytes besides weights."""
+    provider = variant.options["provider"]
+    layer = _GRAPH_LAYER[provider]
+    if variant.precision in ("int4", "int8"):
+        layer += _GRAPH_LAYER_QUANTIZED[provider]
+    graph = _GRAPH_BASE + arch.layers * layer
+    copied = sum(
+        size
+        for name, size in source.files.items()
+        if name in TOKENIZER_FILES + GENERATION_FILES and name != "tokenizer.json"
+    )
+    return (
+        rope_cache_bytes(arch, variant) + graph + _GENAI_CONFIG + copied + _tokenizer_bytes(source)
+    )
+
+
+def _tokenizer_bytes(source: SourceFiles) -> int:
+    """Return the bytes of tokenizer.json as Transformers saves it, indented: a token is a line
+    `      "t": 12345,` and a merge four lines (an array of two strings)."""
+    digits = len(str(max(source.tokens, 1)))
+    vocabulary = source.token_bytes + source.tokens * (6 + 2 + 2 + digits + 2)
+    halves = source.merge_bytes - source.merges  # without the space between two halves
+    merges = halves + source.merges * (8 + 11 + 2 + 10 + 2 + 9)
+    return max(source.files.get("tokenizer.json", 0), vocabulary + merges)
+
+
+def build_memory(arch: Architecture, source_bytes: int, variant: Variant) -> int:
+    """Return an upper bound of the resident bytes while one variant is built.
+
+    Weights are mapped and stream through slabs; the pages of the checkpoint count as resident
+    though they can be dropped. What grows is the scales of the largest product and the rope
+    tables, of which the builder holds several copies. TensorRT-RTX's int4 graph goes through
+    ONNX Runtime's own quantizer, which holds every weight in fp16 and again in the graph.
+    """
+    largest = max(width * outputs for _, width, outputs, _ in _matmuls(arch, variant))
+    block: int = variant.options.get("block_size", 32)
+    positions = arch.max_positions + arch.original_max_positions
+    rope = 8 * positions * arch.rotary_dim * 4
+    bound = _PROCESS + source_bytes + 6 * largest // block + rope
+    if variant.options["provider"] == "trt_rtx" and variant.precision == "int4":
+        bound += 4 * arch.parameters
+    return bound

@@ -1,0 +1,96 @@
+"""An artifact in its own runtime, onnxruntime-genai.
+
+Whatever provider an artifact is made for, it runs on the CPU here: the providers of its
+configuration are cleared. Every generator gets the `max_length` that it needs, since its KV cache
+is allocated at once and genai_config.json asks for the whole context of the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime_genai as og
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+Logits = NDArray[np.float32]
+Tokens = NDArray[np.int64]
+
+_SPARE = 64
+"""Positions that a cache has beyond the tokens it was made for."""
+
+
+class OrtGenaiRuntime:
+    """A loaded artifact. Not safe for use from several threads at once."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        config = og.Config(str(folder))
+        config.clear_providers()
+        session = {"intra_op_num_threads": threads}
+        config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
+        self._model = og.Model(config)
+        self._folder = folder
+        text = (folder / "genai_config.json").read_text(encoding="utf-8")
+        eos = json.loads(text)["model"]["eos_token_id"]
+        self._eos = set(eos) if isinstance(eos, list) else {eos}
+        self._generator: Any = None
+        self._capacity = 0
+        self._fed = np.empty(0, np.int32)
+
+    def logits(self, ids: Tokens) -> Logits:
+        """Return the logits [T, V] of one pass over `ids` [T] from an empty cache."""
+        self._start(len(ids) + _SPARE)
+        return self._append(ids.astype(np.int32))
+
+    def extend(self, ids: Tokens) -> Logits:
+        """Return the logits [T, V] of `ids` [T] appended to the cache that is there."""
+        fed = self._fed
+        if self._generator is None or len(fed) + len(ids) > self._capacity:
+            self._start(2 * (len(fed) + len(ids)) + _SPARE)
+            if len(fed):
+                self._append(fed)
+        return self._append(ids.astype(np.int32))
+
+    def native(self) -> OrtGenaiRuntime:
+        """Return this runtime: it is the one whose speed counts."""
+        return self
+
+    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
+        """Yield pieces of the greedy continuation of `prompt`, which is taken as it is, up to an
+        EOS token or `max_tokens`.
+
+        Text becomes tokens by the artifact's tokenizer.json as its makers read it: with the BOS
+        that it asks for, which onnxruntime-genai's own tokenizer leaves out.
+        """
+        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+        ids = tokenizer.encode(prompt).ids
+        stream = DecodeStream(ids=ids, skip_special_tokens=True)
+        self._start(len(ids) + max_tokens)
+        self._generator.append_tokens(np.array(ids, np.int32))
+        for _ in range(max_tokens):
+            self._generator.generate_next_token()
+            token = int(self._generator.get_next_tokens()[0])
+            if token in self._eos:
+                return
+            piece = stream.step(tokenizer, token)
+            if piece:  # None until the bytes make a character
+                yield piece
+
+    def _start(self, capacity: int) -> None:
+        self._generator = None  # frees the old cache first
+        parameters = og.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=capacity, do_sample=False)
+        self._generator = og.Generator(self._model, parameters)
+        self._capacity = capacity
+        self._fed = np.empty(0, np.int32)
+
+    def _append(self, ids: NDArray[np.int32]) -> Logits:
+        self._generator.append_tokens(ids)
+        self._fed = np.concatenate([self._fed, ids])
+        logits: Logits = np.asarray(self._generator.get_output("logits"))[0].astype(np.float32)
+        return logits

@@ -1,0 +1,69 @@
+"""The ort_genai backend inside its toolchain."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+from phibuild.architecture import Architecture
+from phibuild.backends.ort_genai.inspection import inspect
+from phibuild.backends.ort_genai.runtime import OrtGenaiRuntime
+from phibuild.worker import Report
+
+__all__ = ["REFERENCE", "build", "inspect", "load"]
+
+REFERENCE = "logits"
+"""The graph chooses between short and long rope factors as the original does."""
+
+
+def build(request: dict[str, Any], report: Report) -> None:
+    """Make every item of the request; one that fails does not stop the others."""
+    os.environ["TQDM_DISABLE"] = "1"  # before the vendor's packages are imported
+    report.stage("importing the model builder")
+    import torch
+
+    from phibuild.backends.ort_genai import builder
+
+    torch.set_num_threads(request["threads"])
+    source = Path(request["source"]).resolve()
+    arch = Architecture.from_json(request["architecture"])
+    checkpoint = builder.map_checkpoint(source, arch)
+    for item in request["items"]:
+        try:
+            _build_one(builder, source, arch, checkpoint, item, report)
+        except Exception as error:  # whatever the vendor raises, the other items are built
+            report.failed(item["item"], error)
+        gc.collect()  # a graph's nodes and values refer to each other
+
+
+def _build_one(
+    builder: Any,
+    source: Path,
+    arch: Architecture,
+    checkpoint: Any,
+    item: dict[str, Any],
+    report: Report,
+) -> None:
+    key, output, variant = item["item"], Path(item["output"]), item["variant"]
+    report.stage("tracing", item=key)
+    written, shown = 0, 0
+
+    def progress(weights: int) -> None:
+        nonlocal written, shown
+        written += weights
+        percent = min(99, 100 * written // arch.parameters)
+        if percent > shown:
+            shown = percent
+            report.stage("quantizing and writing", percent / 100, item=key)
+
+    builder.build(
+        source, arch, checkpoint, variant["precision"], variant["options"], output, progress
+    )
+    report.item(key, inspect(output))
+
+
+def load(folder: Path, threads: int) -> OrtGenaiRuntime:
+    """Load an artifact on the CPU."""
+    return OrtGenaiRuntime(folder, threads)

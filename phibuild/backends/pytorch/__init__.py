@@ -1,0 +1,1 @@
+"""Safetensors for PyTorch: plain casts, and compressed-tensors for int8 and int4."""

@@ -1,0 +1,167 @@
+"""All variants of a request in one pass over the checkpoint, in memory that the model's size does
+not change: rows are read in chunks, converted for every variant and written in place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phibuild.architecture import Architecture
+from phibuild.backends.companions import copy_companions
+from phibuild.backends.pytorch.inspection import inspect
+from phibuild.backends.pytorch.model_config import artifact_config
+from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
+from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES, Scheme, file_entries
+from phibuild.safetensors_io import SafetensorsWriter, TensorInfo, read_checkpoint
+from phibuild.worker import Report, WorkerError
+
+_TORCH_DTYPE = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_CHUNK_ELEMENTS = 1 << 20
+_CHUNK_ROWS = 32  # a multiple of the rows that one int32 of packed zero points holds
+
+
+class Artifact:
+    """One variant on its way to disk."""
+
+    def __init__(self, item: str, folder: Path, scheme: Scheme, arch: Architecture) -> None:
+        self.item = item
+        self.folder = folder
+        self._scheme = scheme
+        self._dtype: torch.dtype = getattr(torch, scheme.dtype)
+        self._writer = SafetensorsWriter(
+            folder,
+            file_entries(arch, scheme),
+            metadata={"format": "pt"},
+            max_shard_bytes=MAX_SHARD_BYTES,
+        )
+
+    def write(self, name: str, shape: tuple[int, ...], row: int, chunk: Tensor) -> None:
+        """Convert and write rows of the tensor `name` from number `row` on.
+
+        Raises WorkerError if a weight is not finite, or not in this variant's dtype.
+        """
+        weights = chunk.to(self._dtype)
+        if not torch.isfinite(torch.stack(torch.aminmax(weights))).all():
+            finite = bool(torch.isfinite(chunk).all())
+            limit = torch.finfo(self._dtype).max
+            raise WorkerError(
+                f"{name} has weights beyond {limit:,.0f}, the range of {self._scheme.dtype}"
+                if finite
+                else f"{name} of the checkpoint holds NaN or infinity"
+            )
+        quantization = self._scheme.quantization_of(name)
+        if quantization is None:
+            self._put(name, weights, row)
+            return
+        if row == 0:
+            self._put(f"{name}_shape", torch.tensor(shape, dtype=torch.int64), 0)
+        codes, scale, zero_point = quantize(weights, quantization)
+        self._put(f"{name}_packed", pack(codes, quantization.bits), row)
+        self._put(f"{name}_scale", scale, row)
+        if zero_point is not None:
+            words = pack_rows(zero_point, quantization.bits)
+            self._put(f"{name}_zero_point", words, row * quantization.bits // 32)
+
+    def _put(self, name: str, rows: Tensor, row: int) -> None:
+        data = rows.contiguous().flatten().view(torch.uint8).numpy()
+        self._writer.write(name, data.data, row * (data.nbytes // len(rows)))
+
+    def finish(self, source: Path) -> None:
+        """Close the weights and write the files beside them."""
+        self.close()
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        text = json.dumps(artifact_config(config, self._scheme), indent=2)
+        (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        copy_companions(source, self.folder)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def build(request: dict[str, Any], report: Report) -> None:
+    """Write each item's artifact; report it complete, or failed and go on with the others."""
+    torch.set_num_threads(request["threads"])
+    source = Path(request["source"])
+    arch = Architecture.from_json(request["architecture"])
+    artifacts: list[Artifact] = []
+    for item in request["items"]:
+        scheme = Scheme.from_options(item["variant"]["options"])
+        try:
+            artifacts.append(Artifact(item["item"], Path(item["output"]), scheme, arch))
+        except OSError as error:
+            report.failed(item["item"], error)
+    try:
+        _convert(source, arch, artifacts, report)
+    except (WorkerError, OSError, ValueError) as error:  # the checkpoint cannot be read
+        for artifact in artifacts:
+            artifact.close()
+            report.failed(artifact.item, error)
+        return
+    for artifact in artifacts:
+        try:
+            artifact.finish(source)
+            result = inspect(artifact.folder)
+        except (WorkerError, OSError, ValueError) as error:
+            report.failed(artifact.item, error)
+        else:
+            report.item(artifact.item, result)
+
+
+def _convert(source: Path, arch: Architecture, artifacts: list[Artifact], report: Report) -> None:
+    """Write all weights; an artifact that fails is reported and taken out of the list."""
+    tensors = read_checkpoint(source)
+    total, done = arch.parameters, 0
+    for name, shape in arch.tensors():
+        for row, chunk in _chunks(tensors, name, shape):
+            for artifact in list(artifacts):
+                try:
+                    artifact.write(name, shape, row, chunk)
+                except (WorkerError, OSError) as error:
+                    artifact.close()
+                    artifacts.remove(artifact)
+                    report.failed(artifact.item, error)
+            done += chunk.numel()
+        if not artifacts:
+            return
+        for artifact in artifacts:
+            report.stage("converting", done / total, artifact.item)
+
+
+def _chunks(
+    tensors: dict[str, TensorInfo], name: str, shape: tuple[int, ...]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the number of the first row, and rows in the dtype of the checkpoint.
+
+    The buffer is used again: a chunk is valid until the next one. Raises WorkerError if the
+    checkpoint has no such tensor.
+    """
+    info = tensors.get(name)
+    if info is None or info.shape != shape or info.dtype not in _TORCH_DTYPE:
+        found = "is missing" if info is None else f"is {info.dtype} {list(info.shape)}"
+        raise WorkerError(f"{name} of the checkpoint {found}; a float tensor {list(shape)} is due")
+    dtype = _TORCH_DTYPE[info.dtype]
+    cols = info.parameters // shape[0]
+    row_bytes = cols * dtype.itemsize
+    step = max(_CHUNK_ELEMENTS // cols // _CHUNK_ROWS, 1) * _CHUNK_ROWS
+    buffer = bytearray(min(step, shape[0]) * row_bytes)
+    with info.path.open("rb", buffering=0) as file:
+        file.seek(info.offset)
+        for row in range(0, shape[0], step):
+            rows = min(step, shape[0] - row)
+            _fill(file, memoryview(buffer)[: rows * row_bytes], info.path)
+            chunk = torch.frombuffer(buffer, dtype=dtype, count=rows * cols)
+            yield row, chunk.view(rows, *shape[1:])
+
+
+def _fill(file: Any, view: memoryview, path: Path) -> None:
+    """Read until `view` is full; a raw read may give less."""
+    while view:
+        count = file.readinto(view)
+        if not count:
+            raise WorkerError(f"{path.name} ended early while it was read")
+        view = view[count:]

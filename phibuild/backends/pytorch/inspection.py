@@ -1,0 +1,71 @@
+"""What an artifact's files hold, read back without anything that the writer knew."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from phibuild.backends.pytorch.tensors import quantized_kind
+from phibuild.safetensors_io import TensorInfo, read_checkpoint
+from phibuild.worker import WorkerError
+
+_PARTS = ("_packed", "_scale", "_shape", "_zero_point")
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return {"types": {kind: weights of the original}, "weight_bytes": bytes of all tensors}.
+
+    Kinds are safetensors' dtypes and w4, w8, w4-asym, w8-asym. Raises WorkerError if
+    config.json promises another quantization than the tensors have, ValueError if a file is
+    damaged.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    tensors = read_checkpoint(folder)
+    promised = _promised(config)
+    types: Counter[str] = Counter()
+    for name, info in tensors.items():
+        if name.endswith("weight_packed"):
+            weight = name.removesuffix("_packed")
+            kind, parameters = _quantized(weight, tensors, promised)
+            types[kind] += parameters
+        elif not name.endswith(tuple(f"weight{part}" for part in _PARTS)):
+            types[info.dtype] += info.parameters
+    if promised is not None and not any(kind.startswith("w") for kind in types):
+        raise WorkerError("config.json promises quantized layers, the weights hold none")
+    return {"types": dict(types), "weight_bytes": sum(info.nbytes for info in tensors.values())}
+
+
+def _promised(config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the weights' arguments of the one group in quantization_config."""
+    if "quantization_config" not in config:
+        return None
+    groups = list(config["quantization_config"]["config_groups"].values())
+    if len(groups) != 1:
+        raise WorkerError(f"quantization_config has {len(groups)} groups of layers, 1 is due")
+    weights: dict[str, Any] = groups[0]["weights"]
+    return weights
+
+
+def _quantized(
+    weight: str, tensors: dict[str, TensorInfo], promised: dict[str, Any] | None
+) -> tuple[str, int]:
+    """Return kind and number of weights of one packed layer."""
+    parts = {part: tensors[weight + part] for part in _PARTS if weight + part in tensors}
+    shape = parts.get("_shape")
+    if shape is None or "_scale" not in parts or promised is None:
+        raise WorkerError(f"{weight} is packed but its shape, scales or configuration are missing")
+    with shape.path.open("rb") as file:
+        file.seek(shape.offset)
+        rows, cols = struct.unpack("<2q", file.read(16))
+    packed_rows, words = parts["_packed"].shape
+    found = {
+        "num_bits": words * 32 // cols,
+        "group_size": cols // parts["_scale"].shape[1],
+        "symmetric": "_zero_point" not in parts,
+    }
+    if packed_rows != rows or any(promised[key] != value for key, value in found.items()):
+        raise WorkerError(f"{weight} is stored as {found}, config.json promises {promised}")
+    return quantized_kind(found["num_bits"], found["symmetric"]), rows * cols

@@ -1,0 +1,102 @@
+"""How a variant stores each tensor of a checkpoint. Standard library only: spec and worker use it.
+
+Quantized layers are in the `pack-quantized` format of compressed-tensors: for `X.weight` [rows,
+cols] with groups of g columns and b bits a weight
+
+    X.weight_packed      I32 [rows, cols * b / 32]    b-bit codes, the first in the lowest bits
+    X.weight_scale       the model's dtype [rows, cols / g]
+    X.weight_shape       I64 [2]                      rows, cols
+    X.weight_zero_point  I32 [rows * b / 32 (rounded up), cols / g], asymmetric only, packed by rows
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from phibuild.architecture import Architecture
+from phibuild.safetensors_io import ITEM_BYTES
+
+SAFETENSORS_DTYPE = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+MAX_SHARD_BYTES = 5_000_000_000  # "5GB", the usual size of a shard on the Hub
+
+Entry = tuple[str, str, tuple[int, ...]]
+"""Name, safetensors dtype and shape of one stored tensor."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """`bits` a weight, `group_size` columns a scale; codes signed around zero if `symmetric`."""
+
+    bits: int
+    group_size: int
+    symmetric: bool
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a variant stores weights: linear layers by `quantization`, the rest as `dtype` (in
+    config.json's words); all as `dtype` where `quantization` is None."""
+
+    dtype: str
+    quantization: Quantization | None
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Scheme:
+        """Return the scheme of a variant's complete options."""
+        if "bits" not in options:
+            return cls(options["dtype"], None)
+        return cls(
+            options["dtype"],
+            Quantization(options["bits"], options["group_size"], options["symmetric"]),
+        )
+
+    def quantization_of(self, name: str) -> Quantization | None:
+        """Return how the tensor `name` is quantized: embeddings, lm_head and norms never are."""
+        return self.quantization if name.endswith("_proj.weight") else None
+
+    def entries(self, name: str, shape: tuple[int, ...]) -> list[Entry]:
+        """Return what one tensor of the checkpoint is stored as."""
+        quantization = self.quantization_of(name)
+        dtype = SAFETENSORS_DTYPE[self.dtype]
+        if quantization is None:
+            return [(name, dtype, shape)]
+        rows, cols = shape
+        bits, groups = quantization.bits, cols // quantization.group_size
+        entries: list[Entry] = [
+            (f"{name}_packed", "I32", (rows, cols * bits // 32)),
+            (f"{name}_scale", dtype, (rows, groups)),
+            (f"{name}_shape", "I64", (2,)),
+        ]
+        if not quantization.symmetric:
+            entries.append((f"{name}_zero_point", "I32", (math.ceil(rows * bits / 32), groups)))
+        return entries
+
+    def kind(self, name: str) -> str:
+        """Return the stored type of one tensor of the checkpoint: F16, ..., w4, w4-asym, ..."""
+        quantization = self.quantization_of(name)
+        if quantization is None:
+            return SAFETENSORS_DTYPE[self.dtype]
+        return quantized_kind(quantization.bits, quantization.symmetric)
+
+
+def quantized_kind(bits: int, symmetric: bool) -> str:
+    return f"w{bits}" if symmetric else f"w{bits}-asym"
+
+
+def entry_bytes(entry: Entry) -> int:
+    """Return the bytes of a stored tensor's data."""
+    _, dtype, shape = entry
+    return math.prod(shape) * ITEM_BYTES[dtype]
+
+
+def file_entries(arch: Architecture, scheme: Scheme) -> list[Entry]:
+    """Return all tensors of an artifact in the order of the file.
+
+    Wide types come first, as safetensors' own writer puts them: every tensor then begins at a
+    multiple of its item size, which loaders that map the file need.
+    """
+    entries = [entry for name, shape in arch.tensors() for entry in scheme.entries(name, shape)]
+    return sorted(entries, key=lambda entry: -ITEM_BYTES[entry[1]])

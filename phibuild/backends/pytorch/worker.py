@@ -1,0 +1,50 @@
+"""The PyTorch backend inside its toolchain: what the core and the judge call.
+
+Modules are imported where they are needed: a build needs PyTorch alone, and importing Transformers
+takes seconds and memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phibuild.worker import Report
+
+if TYPE_CHECKING:
+    from phibuild.backends.pytorch.runtime import TransformersRuntime
+
+REFERENCE = "logits"
+
+
+def build(request: dict[str, Any], report: Report) -> None:
+    """Write the artifacts of the request in one pass over the checkpoint."""
+    from phibuild.backends.pytorch.build import build as run
+
+    run(request, report)
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return the stored types and bytes of a finished artifact."""
+    from phibuild.backends.pytorch.inspection import inspect as run
+
+    return run(folder)
+
+
+def prepare() -> None:
+    """Import what `load` needs, so that timing `load` times the artifact alone."""
+    import phibuild.backends.pytorch.runtime  # noqa: F401
+
+
+def load(folder: Path, threads: int) -> TransformersRuntime:
+    """Return the artifact's runtime."""
+    from phibuild.backends.pytorch.runtime import load as run
+
+    return run(folder, threads)
+
+
+def reference(request: dict[str, Any], report: Report) -> None:
+    """Write the fp32 original's logits."""
+    from phibuild.backends.pytorch.reference import reference as run
+
+    run(request, report)

@@ -1,0 +1,194 @@
+"""Where configuration lies: devices, models, backends' defaults and recipes, by name.
+
+Roots are searched in order; the first that has a name wins: `--config-dir`, then the working
+directory's own `conf/` and `recipes/`, then what phibuild ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from phibuild.errors import ConfigError, Problem, suggest
+from phibuild.schema import PRECISIONS, Device, Frozen, Size
+from phibuild.yamlfile import YamlFile, show_path
+
+_PACKAGE = Path(__file__).resolve().parent
+DATA = _PACKAGE / "data"
+M = TypeVar("M", bound=BaseModel)
+
+
+class ModelEntry(Frozen):
+    """A model of the catalogue: a folder that ships with phibuild (`builtin`) or a Hub repository.
+
+    `config` holds the published config.json's figures, so that a plan needs no network;
+    `tokenizer_bytes` the size of its tokenizer files.
+    """
+
+    name: str
+    title: str
+    builtin: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    license: str
+    config: dict[str, Any] = {}
+    tokenizer_bytes: Annotated[Size, Field(gt=0)] = 4_000_000
+
+
+def shipped_root(name: str) -> Path:
+    """Return phibuild's own `conf` or `recipes`: in the wheel, or at the repository's top."""
+    inside = _PACKAGE / name
+    return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All named things, loaded on demand. `config_dir` is the user's `--config-dir`."""
+
+    config_dir: Path | None = None
+
+    @cached_property
+    def conf_roots(self) -> tuple[Path, ...]:
+        """Folders that hold model/, device/ and backend/, the user's first."""
+        own = [self.config_dir, self.config_dir / "conf"] if self.config_dir else []
+        return _existing([*own, Path.cwd() / "conf", shipped_root("conf")])
+
+    @cached_property
+    def recipe_roots(self) -> tuple[Path, ...]:
+        """Folders that hold recipes, the user's first."""
+        own = [self.config_dir / "recipes"] if self.config_dir else []
+        return _existing([*own, Path.cwd() / "recipes", shipped_root("recipes")])
+
+    def files(self, group: str) -> dict[str, YamlFile]:
+        """Return the YAML files of a group ("device", "model", "backend", "recipe") by name."""
+        folders = (
+            self.recipe_roots if group == "recipe" else [root / group for root in self.conf_roots]
+        )
+        found: dict[str, YamlFile] = {}
+        for folder in folders:
+            if folder.is_dir():
+                for path in sorted(folder.glob("*.yaml")):
+                    found.setdefault(path.stem, YamlFile(path, show_path(path)))
+        return found
+
+    @cached_property
+    def device_files(self) -> dict[str, YamlFile]:
+        return self.files("device")
+
+    @cached_property
+    def model_files(self) -> dict[str, YamlFile]:
+        return self.files("model")
+
+    @cached_property
+    def recipe_files(self) -> dict[str, YamlFile]:
+        return self.files("recipe")
+
+    def device(self, name: str) -> Device:
+        return _load(self.device_files[name], Device, name)
+
+    def model(self, name: str) -> ModelEntry:
+        return _load(self.model_files[name], ModelEntry, name)
+
+    def backend_defaults(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return precision -> options of conf/backend/<name>.yaml."""
+        file = self.files("backend").get(name)
+        if file is None:
+            return {}
+        problems = file.check()
+        data = file.data()
+        if not problems and isinstance(data, dict):
+            for key, value in data.items():
+                where = f"{file.shown}:{file.line_of((str(key),))[1]}"
+                if key not in PRECISIONS:
+                    problems.append(
+                        Problem(f"unknown precision {key!r}", where, suggest(str(key), PRECISIONS))
+                    )
+                elif value is not None and not isinstance(value, dict):
+                    problems.append(Problem("options must be a mapping", where))
+        if problems:
+            raise ConfigError(problems)
+        assert isinstance(data, dict)
+        return {key: dict(value or {}) for key, value in data.items()}
+
+
+def _existing(folders: Iterable[Path]) -> tuple[Path, ...]:
+    resolved = [folder.resolve() for folder in folders]
+    return tuple(dict.fromkeys(folder for folder in resolved if folder.is_dir()))
+
+
+def _load(file: YamlFile, kind: type[M], name: str) -> M:
+    problems = file.check()
+    if problems:
+        raise ConfigError(problems)
+    data = file.data()
+    assert isinstance(data, dict)
+    try:
+        return kind.model_validate({**data, "name": name})
+    except ValidationError as error:
+        raise ConfigError(validation_problems(error, kind, [file])) from error
+
+
+def validation_problems(
+    error: ValidationError,
+    kind: type[BaseModel],
+    files: Iterable[YamlFile],
+    prefix: tuple[str | int, ...] = (),
+    where: str | None = None,
+) -> list[Problem]:
+    """Turn pydantic's errors into problems with file:line and suggestions.
+
+    `prefix` is where in the files the validated data lies; `where` is used if no file has it.
+    """
+    problems = []
+    known = [field.alias or name for name, field in kind.model_fields.items()]
+    for detail in error.errors(include_url=False, include_context=False):
+        location = tuple(part for part in detail["loc"] if part != "[key]")
+        # A union's branches stand in the location under their type names; one line is enough.
+        path = prefix + tuple(
+            part for part in location if not (isinstance(part, str) and _is_branch(part))
+        )
+        name = ".".join(str(part) for part in path)
+        if detail["type"] == "extra_forbidden":
+            at = nested_fields(kind, location[:-1]) or known
+            what = f"unknown key {str(path[-1])!r}" + (f" (in {name})" if len(path) > 1 else "")
+            remedy: str | None = suggest(str(path[-1]), at)
+        elif detail["type"] == "missing":
+            what, remedy = f"key {str(path[-1])!r} is missing", None
+        else:
+            message = detail["msg"].removeprefix("Value error, ")
+            shown = repr(detail["input"])
+            what = f"{name}: {message[:1].lower()}{message[1:]}"
+            what += f", not {shown}" if len(shown) < 60 and shown not in message else ""
+            remedy = None
+        problem = Problem(what, locate(files, path) or where, remedy)
+        if problem not in problems:
+            problems.append(problem)
+    return problems
+
+
+def _is_branch(part: str) -> bool:
+    return part in ("float", "int", "str", "bool") or part.startswith(("dict[", "constrained-"))
+
+
+def nested_fields(kind: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+    """Return the field names of the model at `path` inside `kind`, [] if it is not a model."""
+    current: Any = kind
+    for part in path:
+        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
+        current = field.annotation if field else None
+    return list(current.model_fields) if hasattr(current, "model_fields") else []
+
+
+def locate(files: Iterable[YamlFile], path: tuple[str | int, ...]) -> str | None:
+    """Return file:line of the deepest part of `path` that one of the files has."""
+    best: tuple[int, str] | None = None
+    for file in files:
+        depth, line = file.line_of(path)
+        if best is None or depth > best[0]:
+            best = (depth, f"{file.shown}:{line}")
+    return best[1] if best and (best[0] or not path) else None

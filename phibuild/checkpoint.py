@@ -1,0 +1,288 @@
+"""A checkpoint folder: its facts from config.json and safetensors headers, validation, digests.
+
+Reads no weights but for the digest. Raises SourceError with everything that is wrong at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phibuild.architecture import Architecture, read_architecture
+from phibuild.backends.base import SourceFiles
+from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.errors import Problem, SourceError
+from phibuild.safetensors_io import INDEX, TensorInfo, read_header, shard_paths
+
+DTYPES = ("BF16", "F16", "F32")
+LICENSE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+# Read by a build, so part of the digest.
+_SMALL_FILES = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES, *LICENSE_NAMES)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_UNSUPPORTED = {
+    "phi4flash": "Phi-4-mini-flash (SambaY, hybrid state-space)",
+    "phi4mm": "Phi-4-multimodal",
+    "phi4_multimodal": "Phi-4-multimodal",
+    "phimoe": "Phi-3.5-MoE",
+    "phi3_v": "Phi-3-vision",
+    "phi3small": "Phi-3-small (block-sparse attention)",
+    "phi": "Phi-1 / Phi-2",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known of a checkpoint. `folder` is None for a Hub model that is not fetched yet:
+    then `files` and `weight_bytes` are estimates from the catalogue."""
+
+    name: str
+    reference: str
+    folder: Path | None
+    architecture: Architecture
+    weight_bytes: int
+    files: SourceFiles
+    license: str = "see the LICENSE file"
+
+    @property
+    def is_estimate(self) -> bool:
+        return self.folder is None
+
+
+def load_checkpoint(folder: Path, name: str, reference: str) -> Checkpoint:
+    """Return the facts of a local checkpoint; raises SourceError if it cannot be built from."""
+    if not folder.exists():
+        raise SourceError(
+            Problem("no such folder", str(folder), "give a checkpoint folder, a model name or org/name")
+        )
+    if not folder.is_dir():
+        raise SourceError(Problem("is a file, not a checkpoint folder", str(folder)))
+    if not any(folder.iterdir()):
+        raise SourceError(Problem("the folder is empty", str(folder)))
+    config = _read_config(folder)
+    architecture = _architecture(config, folder)
+    problems: list[Problem] = []
+    tensors = _read_tensors(folder, problems)
+    if tensors:
+        problems += _check_tensors(tensors, architecture, folder)
+    problems += _check_tokenizer(folder)
+    if problems:
+        raise SourceError(problems)
+    return Checkpoint(
+        name=name,
+        reference=reference,
+        folder=folder,
+        architecture=architecture,
+        weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
+        files=_source_files(folder),
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise SourceError(
+            Problem("config.json is missing", str(folder), "is this a Hugging Face checkpoint folder?")
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise SourceError(Problem(f"not valid JSON: {error}", f"{path}{line}")) from error
+    if not isinstance(config, dict):
+        raise SourceError(Problem("must be a JSON object", str(path)))
+    return config
+
+
+def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
+    where = str(folder / "config.json")
+    names = config.get("architectures") or []
+    kind = str(config.get("model_type", ""))
+    if kind in _UNSUPPORTED:
+        raise SourceError(
+            Problem(
+                f"{_UNSUPPORTED[kind]} is not supported yet (model_type {kind!r})",
+                where,
+                "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)",
+            )
+        )
+    if kind != "phi3" or (names and "Phi3ForCausalLM" not in names):
+        found = ", ".join(map(str, names)) or kind or "no model_type"
+        raise SourceError(
+            Problem(
+                f"not a Phi-3-architecture model ({found})",
+                where,
+                "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)",
+            )
+        )
+    if config.get("quantization_config"):
+        raise SourceError(
+            Problem("the checkpoint is quantized already", where, "start from the original weights")
+        )
+    try:
+        return read_architecture(config)
+    except KeyError as error:
+        raise SourceError(Problem(f"key {error.args[0]!r} is missing", where)) from error
+    except (TypeError, ValueError) as error:
+        raise SourceError(Problem(str(error), where)) from error
+
+
+def _read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo]:
+    try:
+        paths = shard_paths(folder)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        problems.append(Problem("the index is damaged", str(folder / INDEX), "fetch it again"))
+        return {}
+    if not paths:
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            problems.append(
+                Problem(
+                    f"only pickled weights ({pickles[0]}), which can run code when loaded",
+                    str(folder),
+                    "convert them to safetensors first",
+                )
+            )
+        else:
+            problems.append(Problem("no model*.safetensors", str(folder)))
+        return {}
+    tensors: dict[str, TensorInfo] = {}
+    for path in paths:
+        if not path.is_file():
+            problems.append(
+                Problem("missing shard that the index names", str(path), "fetch the checkpoint again")
+            )
+            continue
+        try:
+            tensors.update(read_header(path))
+        except (ValueError, OSError) as error:
+            problems.append(Problem(str(error), str(path), "fetch this file again"))
+    return {} if problems else tensors
+
+
+def _check_tensors(
+    tensors: Mapping[str, TensorInfo], architecture: Architecture, folder: Path
+) -> Iterable[Problem]:
+    expected = dict(architecture.tensors())
+    missing = [name for name in expected if name not in tensors]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        yield Problem(
+            f"{len(missing)} tensor(s) missing: {', '.join(missing[:3])}{more}",
+            str(folder),
+            "config.json and the weights must belong together",
+        )
+    for name, shape in expected.items():
+        found = tensors.get(name)
+        if found and found.shape != shape:
+            yield Problem(
+                f"tensor {name} has shape {list(found.shape)}, config.json says {list(shape)}",
+                str(found.path),
+                "config.json and the weights must belong together",
+            )
+        if found and found.dtype not in DTYPES:
+            yield Problem(
+                f"tensor {name} is {found.dtype}",
+                str(found.path),
+                f"start from the original weights ({', '.join(DTYPES)})",
+            )
+    known = set(expected) | {"lm_head.weight"}
+    surplus = [
+        name for name in tensors if name not in known and not name.endswith("rotary_emb.inv_freq")
+    ]
+    if surplus:
+        yield Problem(
+            f"{len(surplus)} tensor(s) that Phi3ForCausalLM does not have: {', '.join(surplus[:3])}",
+            str(folder),
+            "merge adapters and remove extra heads first",
+        )
+
+
+def _check_tokenizer(folder: Path) -> Iterable[Problem]:
+    remedy = "copy the tokenizer files of the original checkpoint into the folder"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = folder / name
+        if not path.is_file():
+            yield Problem(f"{name} is missing", str(folder), remedy)
+            continue
+        try:
+            if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
+                raise ValueError("not a JSON object")
+        except (OSError, ValueError) as error:
+            yield Problem(f"not a valid tokenizer file: {error}", str(path), remedy)
+
+
+def _source_files(folder: Path) -> SourceFiles:
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    model = data.get("model") or {}
+    vocabulary: dict[str, Any] = model.get("vocab") or {}
+    tokens = set(vocabulary) | {entry["content"] for entry in data.get("added_tokens") or []}
+    merges = model.get("merges") or []
+    return SourceFiles(
+        files=sizes,
+        tokens=len(tokens),
+        token_bytes=sum(len(token.encode()) for token in tokens),
+        merges=len(merges),
+        merge_bytes=sum(
+            len((merge if isinstance(merge, str) else " ".join(merge)).encode()) for merge in merges
+        ),
+        tokenizer="sentencepiece" if (folder / "tokenizer.model").exists() else "bpe",
+    )
+
+
+def catalogue_checkpoint(
+    name: str, reference: str, config: Mapping[str, Any], tokenizer_bytes: int, license: str
+) -> Checkpoint:
+    """Return the facts of a published model that is not on this machine, from the catalogue."""
+    architecture = read_architecture(_with_factors(config))
+    vocabulary = architecture.vocab_size
+    sentencepiece = vocabulary < 64_000
+    return Checkpoint(
+        name=name,
+        reference=reference,
+        folder=None,
+        architecture=architecture,
+        weight_bytes=2 * architecture.parameters,
+        license=license,
+        files=SourceFiles(
+            files={"tokenizer.json": tokenizer_bytes, "config.json": 3500},
+            tokens=vocabulary,
+            token_bytes=7 * vocabulary,
+            merges=0 if sentencepiece else vocabulary,
+            merge_bytes=0 if sentencepiece else 8 * vocabulary,
+            tokenizer="sentencepiece" if sentencepiece else "bpe",
+        ),
+    )
+
+
+def _with_factors(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a longrope entry of the catalogue factor lists of the right length: sizes depend on
+    their number, not on their values, and nothing is built from them."""
+    scaling = dict(config.get("rope_scaling") or {})
+    if scaling and "long_factor" not in scaling:
+        head = int(config["hidden_size"]) // int(config["num_attention_heads"])
+        count = int(head * float(config.get("partial_rotary_factor", 1.0))) // 2
+        scaling.update(short_factor=[1.0] * count, long_factor=[1.0] * count)
+    return {**config, "rope_scaling": scaling or None}
+
+
+def digest_files(folder: Path) -> list[Path]:
+    """Return the files of a checkpoint that a build reads, in a fixed order."""
+    small = [folder / name for name in _SMALL_FILES if (folder / name).is_file()]
+    index = [folder / INDEX] if (folder / INDEX).is_file() else []
+    return sorted({*small, *index, *shard_paths(folder)})
+
+
+def combine_digests(digests: Mapping[str, str]) -> str:
+    """Return the digest of a checkpoint from its files' sha256 by name."""
+    text = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def license_file(folder: Path) -> Path | None:
+    """Return the checkpoint's licence text, if it has one."""
+    return next((folder / name for name in LICENSE_NAMES if (folder / name).is_file()), None)

@@ -1,0 +1,155 @@
+"""Judge artifacts inside their own toolchain: load, compare, decode step by step, time.
+
+Runs in a worker. Windows and the original's logits come from the reference folder, memory-mapped;
+one window's logits are held at a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phibuild.evaluate.metrics import Comparison, divergence
+from phibuild.worker import Report, WorkerError, peak_rss_bytes, reset_peak_rss
+
+Logits = NDArray[np.float32]
+Tokens = NDArray[np.int64]
+
+# Kernels of one token and of many tokens round differently, above all where activations are
+# quantized on the way; a broken cache shows as whole nats.
+CACHED_DECODING_LIMIT = 0.02
+
+
+class Runtime(Protocol):
+    """A loaded artifact. Each backend's worker has one; `load(folder, threads)` returns it."""
+
+    def logits(self, ids: Tokens) -> Logits:
+        """Return the logits [T, V] of one pass over `ids` [T] from an empty cache."""
+
+    def extend(self, ids: Tokens) -> Logits:
+        """Return the logits [T, V] of `ids` [T] appended to the cache that is there."""
+
+    def native(self) -> Runtime:
+        """Return the runtime whose speed counts: itself, unless `logits` are those of the
+        artifact's weights computed another way because the runtime's own kernels are too slow
+        to judge by."""
+
+
+class Runner(Protocol):
+    """The module `backends/<name>/worker.py`, as far as judging needs it."""
+
+    REFERENCE: str
+
+    def load(self, folder: Path, threads: int) -> Runtime: ...
+
+
+def judge(runner: Runner, request: dict[str, Any], report: Report) -> None:
+    """Judge each item of the request; one that fails does not stop the others."""
+    reference = Path(request["reference"])
+    windows: NDArray[np.int32] = np.load(reference / "windows.npy")
+    default = np.load(reference / "logits.npy", mmap_mode="r")
+    compared = default
+    if runner.REFERENCE != "logits" and (reference / f"{runner.REFERENCE}.npy").exists():
+        compared = np.load(reference / f"{runner.REFERENCE}.npy", mmap_mode="r")
+    for item in request["items"]:
+        try:
+            result = _judge_one(
+                runner,
+                Path(item["folder"]),
+                windows,
+                compared,
+                default if compared is not default else None,
+                request,
+                report,
+                item["item"],
+            )
+        except Exception as error:  # whatever a runtime raises, the other artifacts are judged
+            report.failed(item["item"], error)
+        else:
+            report.item(item["item"], result)
+        gc.collect()
+
+
+def _judge_one(
+    runner: Runner,
+    folder: Path,
+    windows: NDArray[np.int32],
+    compared: Logits,
+    default: Logits | None,
+    request: dict[str, Any],
+    report: Report,
+    item: str,
+) -> dict[str, Any]:
+    reset_peak_rss()
+    report.stage("loading", item=item)
+    started = time.perf_counter()
+    runtime = runner.load(folder, request["threads"])
+    load_seconds = time.perf_counter() - started
+
+    comparison, runtime_gap = Comparison(), Comparison()
+    seconds: list[float] = []
+    first: Logits | None = None
+    vocabulary = compared.shape[-1]
+    for number, window in enumerate(windows):
+        ids, targets = window[:-1].astype(np.int64), window[1:].astype(np.int64)
+        started = time.perf_counter()
+        logits = runtime.logits(ids)[:, :vocabulary]
+        seconds.append(time.perf_counter() - started)
+        comparison.add(compared[number], logits, targets)
+        if default is not None:
+            runtime_gap.add(default[number], logits, targets)
+        if first is None:
+            first = logits
+        report.stage("judging", (number + 1) / len(windows), item=item)
+    assert first is not None  # the reference has at least one window
+
+    report.stage("decoding", item=item)
+    ids = windows[0][:-1].astype(np.int64)
+    steps = min(request["decode_tokens"], len(ids) - 1)
+    cached, decode_rate = _decode(runtime, ids, steps, first)
+    quality = comparison.summary()
+    quality["cached_decoding_kl"] = cached
+    if cached > CACHED_DECODING_LIMIT:
+        raise WorkerError(
+            f"cached decoding disagrees with one pass: mean KL {cached:.3g} nats over {steps} "
+            f"steps (limit {CACHED_DECODING_LIMIT}); this artifact would generate other text "
+            "than it was judged by"
+        )
+    prefill_rate = (len(windows[0]) - 1) / float(np.median(seconds[1:] or seconds))
+    native = runtime.native()
+    if native is not runtime:
+        prompt = ids[: 2 * steps]
+        native.logits(prompt[:steps])  # the first pass compiles
+        started = time.perf_counter()
+        own = native.logits(prompt)[:, :vocabulary]
+        prefill_rate = len(prompt) / (time.perf_counter() - started)
+        quality["native_kl"] = float(divergence(first[: len(prompt)], own).mean())
+        _, decode_rate = _decode(native, prompt, steps, own)
+    if default is not None:
+        quality["runtime_kl"] = runtime_gap.summary()["kl_mean"]
+    return {
+        "quality": quality,
+        "speed": {
+            "load_seconds": load_seconds,
+            "prefill_tokens_per_second": prefill_rate,
+            "decode_tokens_per_second": decode_rate,
+        },
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def _decode(runtime: Runtime, ids: Tokens, steps: int, one_pass: Logits) -> tuple[float, float]:
+    """Feed the last `steps` tokens one by one; return mean KL against one pass, tokens/s."""
+    start = len(ids) - steps
+    runtime.logits(ids[:start])
+    rows = []
+    started = time.perf_counter()
+    for position in range(start, len(ids)):
+        rows.append(runtime.extend(ids[position : position + 1])[0, : one_pass.shape[-1]])
+    rate = steps / (time.perf_counter() - started)
+    return float(np.maximum(divergence(one_pass[start:], np.stack(rows)), 0).mean()), rate

@@ -1,0 +1,110 @@
+"""Checkpoints of the Hugging Face Hub: only the files that a build reads, never code or pickles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.checkpoint import LICENSE_NAMES
+from phibuild.errors import Problem, SourceError
+
+_FILES = [
+    "config.json",
+    *TOKENIZER_FILES,
+    *GENERATION_FILES,
+    *LICENSE_NAMES,
+    "model*.safetensors",
+    "model.safetensors.index.json",
+]
+
+
+def cached(repo: str, revision: str | None) -> Path | None:
+    """Return the folder of a model that was fetched completely before, None if there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(repo, revision=revision, allow_patterns=_FILES, local_files_only=True)
+        )
+    except (LocalEntryNotFoundError, ValueError):
+        return None
+    return folder if (folder / "config.json").exists() and _weights_complete(folder) else None
+
+
+def fetch(repo: str, revision: str | None) -> Path:
+    """Download the files that a build reads; an interrupted download goes on where it stopped."""
+    from huggingface_hub import snapshot_download
+
+    with _explained(repo, revision):
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
+
+
+def config(repo: str, revision: str | None) -> dict[str, Any]:
+    """Return the config.json of a model on the Hub."""
+    from huggingface_hub import hf_hub_download
+
+    with _explained(repo, revision):
+        path = hf_hub_download(repo, "config.json", revision=revision)
+    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or data.get("model_type") != "phi3":
+        raise SourceError(
+            Problem(
+                f"not a Phi-3-architecture model (model_type {data.get('model_type')!r})",
+                repo,
+                "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)",
+            )
+        )
+    return data
+
+
+def _weights_complete(folder: Path) -> bool:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return all((folder / name).exists() for name in names)
+    return any(folder.glob("model*.safetensors"))
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None) -> Iterator[None]:
+    """Turn the Hub client's errors into one sentence that says what to do."""
+    from huggingface_hub import errors
+
+    name = f"{repo}@{revision}" if revision else repo
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise SourceError(
+            Problem("access to this model is gated", name, "accept its terms, then: hf auth login")
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise SourceError(Problem("no such revision on the Hub", name)) from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(
+            Problem("no such model on the Hub, or it is private", name, "check the name; hf auth login")
+        ) from error
+    except errors.EntryNotFoundError as error:
+        offline = isinstance(error, errors.LocalEntryNotFoundError)
+        problem = _no_network(name) if offline else Problem(str(error), name)
+        raise SourceError(problem) from error
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError) as error:
+        raise SourceError(_no_network(name, error)) from error
+    except Exception as error:
+        # The Hub client lets its HTTP library's own errors through (no common base class).
+        if "Connect" in type(error).__name__ or "Timeout" in type(error).__name__:
+            raise SourceError(_no_network(name, error)) from error
+        raise
+
+
+def _no_network(name: str, error: Exception | None = None) -> Problem:
+    reason = str(error).strip().splitlines()[0][:160] if error and str(error).strip() else ""
+    return Problem(
+        "the Hub cannot be reached and the model is not in its cache" + (f" ({reason})" if reason else ""),
+        name,
+        "check the network (HF_ENDPOINT, proxy), or give a folder: model=./my-phi",
+    )

@@ -1,0 +1,27 @@
+"""Where phibuild keeps things on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for phibuild (XDG_CACHE_HOME, ~/Library/Caches, LOCALAPPDATA)."""
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "phibuild"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "phibuild"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home()))) / "phibuild"
+    return Path.home() / ".cache" / "phibuild"
+
+
+def store_folder() -> Path:
+    return Path(os.environ.get("PHIBUILD_STORE") or cache_folder() / "store").expanduser().resolve()
+
+
+def toolchains_folder() -> Path:
+    given = os.environ.get("PHIBUILD_TOOLCHAINS")
+    return Path(given or cache_folder() / "toolchains").expanduser().resolve()

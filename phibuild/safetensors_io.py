@@ -1,0 +1,208 @@
+"""Safetensors without a framework: read headers, read rows, write at offsets known beforehand.
+
+Format (huggingface/safetensors): 8 bytes little-endian header length, a JSON header that maps
+names to dtype, shape and data_offsets, then the data. Standard library only, so that the core and
+every toolchain can use it. Files are written with one metadata key at most: with more, other
+writers order them at random and the bytes would not be reproducible.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+ITEM_BYTES = {
+    "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2,
+    "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+_MAX_HEADER = 100_000_000
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies: `offset` and `nbytes` are bytes from the start of the file `path`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Return the tensors of one file, in the order of their data.
+
+    Raises ValueError, saying what, if the file is not safetensors, is truncated, or is longer
+    than its header says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        if len(start) < 8:
+            raise ValueError(f"{size} bytes are too few for a safetensors file")
+        length = struct.unpack("<Q", start)[0]
+        if length > min(_MAX_HEADER, size - 8):
+            raise ValueError("its header is longer than the file; truncated, or not safetensors")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise ValueError("its header is not JSON; damaged, or not safetensors") from error
+    if not isinstance(header, dict):
+        raise ValueError("its header is not a JSON object")
+    tensors = []
+    end = 0
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            shape, dtype = tuple(int(n) for n in entry["shape"]), str(entry["dtype"])
+            first, last = (int(n) for n in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"header entry of tensor {name!r} is malformed") from error
+        if dtype in ITEM_BYTES and last - first != math.prod(shape) * ITEM_BYTES[dtype]:
+            raise ValueError(
+                f"tensor {name!r}: {last - first} bytes do not hold {dtype} {list(shape)}"
+            )
+        end = max(end, last)
+        tensors.append(TensorInfo(name, dtype, shape, path, 8 + length + first, last - first))
+    if 8 + length + end != size:
+        raise ValueError(f"it has {size:,} bytes, its header promises {8 + length + end:,}")
+    tensors.sort(key=lambda tensor: tensor.offset)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """Return the weight files of a checkpoint folder: those of the index, or model.safetensors."""
+    index = folder / INDEX
+    if index.exists():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        return [folder / name for name in names]
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def read_checkpoint(folder: Path) -> dict[str, TensorInfo]:
+    """Return all tensors of a (sharded) checkpoint folder by name."""
+    tensors: dict[str, TensorInfo] = {}
+    for path in shard_paths(folder):
+        tensors.update(read_header(path))
+    return tensors
+
+
+class SafetensorsWriter:
+    """Write a (sharded) set of tensors whose names, types and shapes are known beforehand.
+
+    `entries` are (name, dtype, shape) in file order. Data is written with `write`, in any order
+    and from any thread. Files are `model.safetensors`, or `model-00001-of-0000N.safetensors`
+    where they exceed `max_shard_bytes`; the index is written where `index` asks for it or
+    there is more than one file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        entries: Iterable[tuple[str, str, tuple[int, ...]]],
+        *,
+        metadata: Mapping[str, str],
+        max_shard_bytes: int = 5 << 30,
+        index: bool = False,
+    ) -> None:
+        self._fds: list[int] = []
+        self._place: dict[str, tuple[int, int, int]] = {}
+        shards: list[list[tuple[str, str, tuple[int, ...], int]]] = [[]]
+        filled = 0
+        for name, dtype, shape in entries:
+            nbytes = math.prod(shape) * ITEM_BYTES[dtype]
+            if shards[-1] and filled + nbytes > max_shard_bytes:
+                shards.append([])
+                filled = 0
+            shards[-1].append((name, dtype, shape, nbytes))
+            filled += nbytes
+        self.total_bytes = sum(entry[3] for shard in shards for entry in shard)
+        weight_map: dict[str, str] = {}
+        for number, shard in enumerate(shards, 1):
+            single = len(shards) == 1
+            file = (
+                "model.safetensors"
+                if single
+                else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            )
+            self._open_shard(folder / file, shard, metadata)
+            weight_map.update((name, file) for name, *_ in shard)
+        if index or len(shards) > 1:
+            text = json.dumps(
+                {
+                    "metadata": {"total_size": self.total_bytes},
+                    "weight_map": dict(sorted(weight_map.items())),
+                },
+                indent=4,
+            )
+            (folder / INDEX).write_text(text, encoding="utf-8")
+
+    def _open_shard(
+        self,
+        path: Path,
+        shard: list[tuple[str, str, tuple[int, ...], int]],
+        metadata: Mapping[str, str],
+    ) -> None:
+        header: dict[str, object] = {"__metadata__": dict(metadata)}
+        offset = 0
+        for name, dtype, shape, nbytes in shard:
+            header[name] = {
+                "dtype": dtype,
+                "shape": list(shape),
+                "data_offsets": [offset, offset + nbytes],
+            }
+            offset += nbytes
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._fds.append(fd)
+        os.ftruncate(fd, 8 + len(text) + offset)
+        _write_all(fd, struct.pack("<Q", len(text)) + text, 0)
+        position = 8 + len(text)
+        for name, _, _, nbytes in shard:
+            self._place[name] = (fd, position, nbytes)
+            position += nbytes
+
+    def write(self, name: str, data: bytes | memoryview, offset: int = 0) -> None:
+        """Write `data` at `offset` bytes into the tensor `name`."""
+        fd, position, nbytes = self._place[name]
+        size = len(data) if isinstance(data, bytes) else data.nbytes
+        if offset + size > nbytes:
+            raise ValueError(f"{name}: {offset + size} bytes written to a tensor of {nbytes}")
+        _write_all(fd, data, position + offset)
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data`; pwrite may write less (2 GiB at most at a time on Linux)."""
+    view = memoryview(data).cast("B")
+    while view.nbytes:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,126 @@
+"""The frozen data that flows through phibuild: devices, variants, cells, gates, settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from phibuild.units import parse_size
+
+Precision = Literal["int4", "int8", "fp16", "fp32"]
+PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp16", "fp32")
+DeviceClass = Literal["mobile", "iot", "ai_pc", "copilot_pc"]
+Accelerator = Literal[
+    "cpu", "cuda", "directml", "webgpu", "vulkan", "metal", "openvino_gpu", "openvino_npu",
+    "hexagon_npu", "xdna_npu", "neural_engine",
+]  # fmt: skip
+Size = Annotated[int, BeforeValidator(parse_size)]
+Options = dict[str, Any]
+
+
+class Frozen(BaseModel):
+    """Base of all models: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Device(Frozen):
+    """A target: what it is, what it has, and where the figures come from."""
+
+    name: str
+    title: str
+    device_class: DeviceClass = Field(alias="class")
+    memory: Annotated[Size, Field(gt=0)]
+    budget: Annotated[Size, Field(gt=0)]
+    accelerators: tuple[Accelerator, ...] = Field(min_length=1)
+    context_length: Annotated[int, Field(gt=0)]
+    sources: dict[str, str]
+    backends: dict[str, dict[Precision, Options]] = {}
+
+
+def _limit(value: object) -> object:
+    """Check a limit: a positive number, or a mapping of precisions to positive numbers."""
+    if isinstance(value, dict):
+        for key, number in value.items():
+            if key not in PRECISIONS:
+                raise ValueError(f"unknown precision {key!r}; known: {', '.join(PRECISIONS)}")
+            _limit(number)
+            if isinstance(number, dict):
+                raise ValueError("a limit per precision is a number")
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("a limit is a number, or a mapping of precisions to numbers")
+    if not 0 < value < float("inf"):
+        raise ValueError("a limit must be greater than 0")
+    return float(value)
+
+
+Limit = Annotated[Any, BeforeValidator(_limit)]
+
+
+class Gates(Frozen):
+    """Limits that a cell must keep. `kl`: mean KL in nats, at most; `top1`: share of equal top-1
+    tokens, at least; `size`: bytes of the artifact, at most; `fits_budget`: the artifact with its
+    KV cache fits the device's budget. `kl` and `top1` may differ by precision."""
+
+    kl: Limit | None = None
+    top1: Limit | None = None
+    size: Annotated[Size, Field(gt=0)] | None = None
+    fits_budget: bool | None = None
+
+
+class Evaluation(Frozen):
+    """How artifacts are judged: `windows` windows of `window_tokens` tokens, evenly spaced over
+    the text (None: the held-out text that phibuild ships); `decode_tokens` steps are decoded one
+    by one. The original's logits take at most `max_reference_bytes`: with a large vocabulary
+    there are fewer windows."""
+
+    enabled: bool = True
+    windows: Annotated[int, Field(gt=0)] = 40
+    window_tokens: Annotated[int, Field(ge=16)] = 256
+    decode_tokens: Annotated[int, Field(ge=1)] = 32
+    max_reference_bytes: Size = 2 << 30
+    text: str | None = None
+
+
+class ExecutorSettings(Frozen):
+    """How steps run: `cores` and `memory` to fill (None: what the machine has), seconds a step
+    may take."""
+
+    cores: Annotated[int, Field(gt=0)] | None = None
+    memory: Annotated[Size, Field(gt=0)] | None = None
+    timeout: Annotated[float, Field(gt=0)] = 7200.0
+
+
+class Variant(Frozen):
+    """One way a backend makes an artifact: all that decides its bytes besides the checkpoint.
+
+    `name` is what users of that backend call it (Q4_K_M, int4-asym-g64); `format` is the file
+    format; `options` are the backend's own, complete, with defaults filled in.
+    """
+
+    backend: str
+    precision: Precision
+    name: str
+    format: str
+    options: Options
+
+
+class Skip(Frozen):
+    """Why a combination cannot work."""
+
+    reason: str
+
+
+class Cell(Frozen):
+    """One square of the matrix. `variant` is None where `skip` says why not."""
+
+    id: str
+    model: str
+    device: str
+    backend: str
+    precision: Precision
+    variant: Variant | None
+    skip: str | None
+    gates: Gates

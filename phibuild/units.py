@@ -1,0 +1,53 @@
+"""Sizes as people write them ("8 GiB", "1.5GB", 4096) to bytes, and back."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {
+    "": 1, "B": 1,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*$")
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes that a size means: an integer, or a number and a unit (GB = 10^9, GiB = 2^30).
+
+    Raises ValueError for anything else: negative numbers, unknown units, booleans.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"{value!r} is not a size; write for example '8 GiB'")
+    if isinstance(value, (int, float)):
+        if value < 0 or value != int(value):
+            raise ValueError(f"a size is a whole number of bytes, zero or more, not {value!r}")
+        return int(value)
+    match = _SIZE.match(value)
+    if not match:
+        raise ValueError(f"{value!r} is not a size; write for example '8 GiB'")
+    unit = match[2].upper()
+    if unit not in _UNITS:
+        raise ValueError(f"unknown unit {match[2]!r} in {value!r}; use B, KB, MB, GB, KiB, MiB, GiB")
+    return round(float(match[1]) * _UNITS[unit])
+
+
+def format_mb(size: int | None) -> str:
+    """Return a size in MB (10^6 bytes) with about three significant digits."""
+    if size is None:
+        return "-"
+    megabytes = size / 1e6
+    if megabytes >= 1000:
+        return f"{megabytes:,.0f}"
+    return f"{megabytes:.1f}" if megabytes >= 10 else f"{megabytes:.2f}"
+
+
+def format_size(size: int | None) -> str:
+    """Return a size with the unit that reads best: "6.00 GiB", "812 MiB"."""
+    if size is None:
+        return "-"
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            number = size / factor
+            return f"{number:.2f} {unit}" if number < 10 else f"{number:.1f} {unit}"
+    return f"{size} B"

@@ -1,0 +1,376 @@
+"""PyTorch artifacts equal those of Transformers and compressed-tensors, and they run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phibuild.architecture import read_architecture
+from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
+from phibuild.safetensors_io import read_checkpoint, read_header
+from phibuild.schema import Device, Precision, Variant
+
+pytestmark = pytest.mark.slow
+
+Events = list[dict[str, Any]]
+RunWorker = Callable[[str, dict[str, Any]], Events]
+Choice = tuple[Precision, dict[str, Any]]
+
+EMBEDDED = Path(__file__).parents[2] / "phibuild" / "data" / "phi3-tiny-trained"
+SHIPPED: dict[str, Choice] = {
+    "fp32": ("fp32", {}),
+    "fp16": ("fp16", {}),
+    "w8a16": ("int8", {}),
+    "w4a16": ("int4", {}),
+}
+# Our variant -> the dtype, preset and changes of it that make the same with the vendor's library.
+VENDORS: dict[str, tuple[Choice, dict[str, Any]]] = {
+    "fp32": (SHIPPED["fp32"], {"dtype": "float32"}),
+    "fp16": (SHIPPED["fp16"], {"dtype": "float16"}),
+    "w8a16": (SHIPPED["w8a16"], {"dtype": "auto", "preset": "W8A16"}),
+    "w4a16": (SHIPPED["w4a16"], {"dtype": "auto", "preset": "W4A16"}),
+    "w4a16-g64-float16": (
+        ("int4", {"group_size": 64, "dtype": "float16"}),
+        {"dtype": "float16", "preset": "W4A16", "group_size": 64},
+    ),
+    "w4a16-asym": (("int4", {"symmetric": False}), {"dtype": "auto", "preset": "W4A16_ASYM"}),
+    "w8a16-asym-g32": (
+        ("int8", {"symmetric": False, "group_size": 32}),
+        {"dtype": "auto", "preset": "W8A16", "symmetric": False, "group_size": 32},
+    ),
+}
+# What llm-compressor's oneshot does for round to nearest: its memoryless min-max observer, then
+# compressed-tensors' own compressor, and the order of its wrapped save_pretrained.
+VENDOR = """
+import json, sys
+import torch
+from compressed_tensors import ModelCompressor
+from compressed_tensors.quantization import (
+    QuantizationConfig, QuantizationStatus, apply_quantization_config, preset_name_to_scheme
+)
+from compressed_tensors.quantization.utils import calculate_qparams
+from transformers import AutoModelForCausalLM
+
+source, output, choices = json.load(sys.stdin)
+for name, choice in choices.items():
+    folder = f"{output}/{name}"
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=choice.pop("dtype"))
+    if "preset" not in choice:
+        model.save_pretrained(folder)
+        continue
+    scheme = preset_name_to_scheme(choice.pop("preset"), ["Linear"])
+    for key, value in choice.items():
+        setattr(scheme.weights, key, value)
+    config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    apply_quantization_config(model, config)
+    for module in model.modules():
+        if getattr(module, "quantization_scheme", None) is None:
+            continue
+        args = module.quantization_scheme.weights
+        observed = module.weight.data.unflatten(-1, (-1, args.group_size)).unsqueeze(0)
+        scale, zero_point = calculate_qparams(
+            torch.amin(observed, dim=(0, -1)), torch.amax(observed, dim=(0, -1)), args
+        )
+        module.weight_scale.data = scale
+        if not args.symmetric:
+            module.weight_zero_point.data = zero_point
+        module.quantization_status = QuantizationStatus.FROZEN
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model, skip_compressed=True)
+    model.save_pretrained(folder)
+    compressor.update_config(folder)
+"""
+# Artifacts as users load them, compressed until the first pass, against the judge's runtime.
+LOAD = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
+
+for folder in json.load(sys.stdin):
+    ids = AutoTokenizer.from_pretrained(folder)("def main(", return_tensors="pt").input_ids
+    name = folder.rsplit("/", 1)[1]
+    options = {"output_loading_info": True}
+    if "asym" in name:  # Transformers 5.23 packs no zero points in the layers it makes for them
+        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    model, info = AutoModelForCausalLM.from_pretrained(folder, **options)
+    assert not any(info.values()), info
+    if name in ("w4a16", "w8a16"):
+        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+        dense, _ = AutoModelForCausalLM.from_pretrained(folder, **options)
+        with torch.inference_mode():
+            assert torch.equal(model(ids).logits, dense(ids).logits)
+    generated = model.generate(ids, max_new_tokens=4, do_sample=False)
+    assert generated.shape[1] > ids.shape[1]
+"""
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "phi3": ("phi3", {}),
+    "phi3-fp32-sharded": ("phi3", {"dtype": "fp32", "shards": 3}),
+    "phi4mini": ("phi4mini", {}),
+    "phi4mini-fp16-sharded": ("phi4mini", {"dtype": "fp16", "shards": 2}),
+    "phi4": ("phi4", {}),
+    # 2 M weights a layer: several chunks of rows to a tensor.
+    "chunks": ("phi3", {"layers": 1, "hidden_size": 1024, "intermediate_size": 1024}),
+    # Heads of 8 with one key-value head: 144 rows in qkv_proj, which 32 does not divide.
+    "narrow": (
+        "phi4",
+        {"hidden_size": 128, "num_attention_heads": 16, "num_key_value_heads": 1},
+    ),
+}
+
+
+def _variants(source: Path, choices: Mapping[str, Choice]) -> dict[str, Variant]:
+    device = Device.model_validate(
+        {
+            "name": "pc",
+            "title": "PC",
+            "class": "ai_pc",
+            "memory": "32 GiB",
+            "budget": "16 GiB",
+            "accelerators": ["cuda"],
+            "context_length": 4096,
+            "sources": {},
+        }
+    )
+    arch = read_architecture(_json(source / "config.json"))
+    variants = {}
+    for name, (precision, options) in choices.items():
+        variant = SPEC.variant(precision, PytorchOptions(**options), device, arch)
+        assert isinstance(variant, Variant)
+        variants[name] = variant
+    return variants
+
+
+def _build(
+    run_worker: RunWorker,
+    source: Path,
+    variants: Mapping[str, Variant],
+    folder: Path,
+    threads: int = 2,
+) -> Events:
+    items = []
+    for name, variant in variants.items():
+        (folder / name).mkdir(parents=True)
+        items.append(
+            {
+                "item": name,
+                "variant": variant.model_dump(mode="json"),
+                "output": str(folder / name),
+            }
+        )
+    request = {
+        "verb": "build",
+        "source": str(source),
+        "architecture": read_architecture(_json(source / "config.json")).to_json(),
+        "model": "tiny",
+        "threads": threads,
+        "items": items,
+    }
+    return run_worker("pytorch", request)
+
+
+def _of(kind: str, field: str, events: Events) -> dict[str, Any]:
+    return {event["item"]: event[field] for event in events if event["event"] == kind}
+
+
+def _weights(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    weights = {}
+    for name, tensor in read_checkpoint(folder).items():
+        with tensor.path.open("rb") as file:
+            file.seek(tensor.offset)
+            weights[name] = (tensor.dtype, tensor.shape, file.read(tensor.nbytes))
+    return weights
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _copy_with(source: Path, folder: Path, tensor: str, data: bytes) -> Path:
+    """A copy of a single-file checkpoint with the first bytes of a tensor replaced."""
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = folder / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(read_header(weights)[tensor].offset)
+        file.write(data)
+    return folder
+
+
+def _run(python: Path, script: str, given: object, home: Path) -> None:
+    result = subprocess.run(
+        [python, "-c", script],
+        input=json.dumps(given),
+        text=True,
+        capture_output=True,
+        check=False,
+        env={"HF_HUB_OFFLINE": "1", "HOME": str(home)},
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+def _assert_equal_to_vendor(
+    source: Path, names: list[str], run_worker: RunWorker, python: Path, tmp_path: Path
+) -> None:
+    arch = read_architecture(_json(source / "config.json"))
+    variants = _variants(source, {name: VENDORS[name][0] for name in names})
+    events = _build(run_worker, source, variants, tmp_path / "ours")
+    results = _of("item", "result", events)
+    (tmp_path / "vendors").mkdir()
+    theirs = {name: VENDORS[name][1] for name in names}
+    _run(python, VENDOR, [str(source), str(tmp_path / "vendors"), theirs], tmp_path)
+    for name, variant in variants.items():
+        mine, vendors = tmp_path / "ours" / name, tmp_path / "vendors" / name
+        assert _weights(mine) == _weights(vendors), name
+        configs = [_json(folder / "config.json") for folder in (mine, vendors)]
+        assert configs[0].get("quantization_config") == configs[1].get("quantization_config")
+        assert configs[0]["torch_dtype"] == configs[1]["dtype"] == variant.options["dtype"]
+        types: dict[str, int] = {}
+        for tensor in SPEC.layout(arch, variant):
+            types[tensor.kind] = types.get(tensor.kind, 0) + tensor.parameters
+        assert results[name]["types"] == types
+        assert results[name]["weight_bytes"] == sum(t.nbytes for t in SPEC.layout(arch, variant))
+
+
+@pytest.mark.parametrize("which", CHECKPOINTS)
+def test_equal_to_the_vendor(
+    which: str,
+    checkpoint: Callable[..., Path],
+    run_worker: RunWorker,
+    toolchain_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    shape, arguments = CHECKPOINTS[which]
+    source = checkpoint(shape, **arguments)
+    _assert_equal_to_vendor(
+        source, list(VENDORS), run_worker, toolchain_python("pytorch"), tmp_path
+    )
+
+
+def test_groups_of_zeros_equal_the_vendors(
+    checkpoint: Callable[..., Path],
+    run_worker: RunWorker,
+    toolchain_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    layer = "model.layers.0.mlp.gate_up_proj.weight"
+    # A group of the smallest bf16 subnormals, whose scale underflows, then two rows of zeros.
+    data = b"\x01\x00" * 128 + bytes(2048)
+    source = _copy_with(checkpoint("phi3"), tmp_path / "source", layer, data)
+    names = ["w8a16", "w4a16", "w4a16-asym", "w8a16-asym-g32"]
+    _assert_equal_to_vendor(source, names, run_worker, toolchain_python("pytorch"), tmp_path)
+
+
+@pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])
+def test_artifacts_load_as_users_load_them(
+    shape: str,
+    checkpoint: Callable[..., Path],
+    run_worker: RunWorker,
+    toolchain_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    source = checkpoint(shape)
+    variants = _variants(source, {**SHIPPED, "w4a16-asym": VENDORS["w4a16-asym"][0]})
+    _build(run_worker, source, variants, tmp_path / "artifacts")
+    folders = [str(tmp_path / "artifacts" / name) for name in variants]
+    _run(toolchain_python("pytorch"), LOAD, folders, tmp_path)
+    for folder in folders:
+        names = {path.name for path in Path(folder).iterdir()}
+        assert {"tokenizer.json", "chat_template.jinja", "generation_config.json"} <= names
+
+
+def test_bytes_do_not_depend_on_threads_or_on_what_else_is_built(
+    checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
+) -> None:
+    shape, arguments = CHECKPOINTS["chunks"]
+    source = checkpoint(shape, **arguments)
+    variants = _variants(source, SHIPPED)
+    _build(run_worker, source, variants, tmp_path / "together", threads=3)
+    for name, variant in variants.items():
+        _build(run_worker, source, {name: variant}, tmp_path / "alone", threads=1)
+        for path in (tmp_path / "alone" / name).iterdir():
+            assert path.read_bytes() == (tmp_path / "together" / name / path.name).read_bytes()
+
+
+def test_weights_beyond_fp16_fail_that_variant_alone(
+    checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
+) -> None:
+    # 2^17 in bf16
+    source = _copy_with(checkpoint("phi3"), tmp_path / "source", "model.norm.weight", b"\x00\x48")
+    events = _build(run_worker, source, _variants(source, SHIPPED), tmp_path / "out")
+    assert _of("failed", "error", events) == {
+        "fp16": "model.norm.weight has weights beyond 65,504, the range of float16"
+    }
+    assert set(_of("item", "result", events)) == {"fp32", "w8a16", "w4a16"}
+
+
+def test_a_damaged_checkpoint_fails_every_variant(
+    checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
+) -> None:
+    source = _copy_with(checkpoint("phi3"), tmp_path / "source", "model.norm.weight", b"\xc0\x7f")
+    variants = _variants(source, SHIPPED)
+    events = _build(run_worker, source, variants, tmp_path / "nan")
+    failed = _of("failed", "error", events)
+    assert set(failed.values()) == {"model.norm.weight of the checkpoint holds NaN or infinity"}
+    weights = source / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    events = _build(run_worker, source, variants, tmp_path / "short")
+    assert set(_of("failed", "error", events)) == set(SHIPPED)
+
+
+def test_quality_orders_by_precision(run_worker: RunWorker, tmp_path: Path) -> None:
+    _build(run_worker, EMBEDDED, _variants(EMBEDDED, SHIPPED), tmp_path / "artifacts")
+    (tmp_path / "reference").mkdir()
+    request = {
+        "verb": "reference",
+        "source": str(EMBEDDED),
+        "text": str(EMBEDDED / "heldout.txt"),
+        "windows": 8,
+        "window_tokens": 128,
+        "long": False,
+        "threads": 2,
+        "max_bytes": 1 << 30,
+        "output": str(tmp_path / "reference"),
+        "item": "reference",
+    }
+    run_worker("pytorch", request)
+    judged = run_worker(
+        "pytorch",
+        {
+            "verb": "judge",
+            "reference": str(tmp_path / "reference"),
+            "decode_tokens": 16,
+            "threads": 2,
+            "items": [
+                {"item": name, "folder": str(tmp_path / "artifacts" / name)} for name in SHIPPED
+            ],
+        },
+    )
+    quality = {item: result["quality"] for item, result in _of("item", "result", judged).items()}
+    kl = [quality[name]["kl_mean"] for name in SHIPPED]
+    assert kl[0] < 1e-6
+    assert kl[0] <= kl[1] < kl[2] < kl[3] < 0.12
+    assert all(values["cached_decoding_kl"] < 1e-6 for values in quality.values())
+
+
+def test_generated_text_continues_the_prompt(run_worker: RunWorker, tmp_path: Path) -> None:
+    _build(run_worker, EMBEDDED, _variants(EMBEDDED, {"fp16": SHIPPED["fp16"]}), tmp_path)
+    request = {
+        "verb": "generate",
+        "folder": str(tmp_path / "fp16"),
+        "prompt": "import os\nimport ",
+        "max_tokens": 24,
+        "threads": 2,
+    }
+    events = run_worker("pytorch", request)
+    pieces = [event["text"] for event in events if event["event"] == "text"]
+    assert len(pieces) > 8  # streamed
+    text = "".join(pieces)
+    assert "import" in text
+    assert "\n" in text

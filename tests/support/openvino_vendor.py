@@ -1,0 +1,53 @@
+"""Export a checkpoint by optimum-intel; runs in the vendor's environment.
+
+`python openvino_vendor.py SOURCE OUTPUT` writes OUTPUT/<name>/openvino_model.xml for the names of
+`EXPORTS` (traces in a dtype) and `COMPRESSED` (the trace in the checkpoint's own dtype, with
+weights compressed).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# The dtype of optimum's OVConfig; auto keeps the checkpoint's.
+EXPORTS = {"source": "auto", "fp16": "fp16", "fp32": "fp32"}
+COMPRESSED: dict[str, dict[str, Any]] = {
+    "int4-asym-g64": {"bits": 4, "sym": False, "group_size": 64, "ratio": 1.0},
+    "int4-asym-g32": {"bits": 4, "sym": False, "group_size": 32, "ratio": 1.0},
+    "int4-sym-g128": {"bits": 4, "sym": True, "group_size": 128, "ratio": 1.0},
+    "int4-sym-cw": {"bits": 4, "sym": True, "group_size": -1, "ratio": 1.0},
+    "int8-asym": {"bits": 8, "sym": False},
+    "int8-sym": {"bits": 8, "sym": True},
+}
+
+
+def main(source: str, output: Path) -> None:
+    from optimum.exporters.openvino import main_export
+    from optimum.intel import OVConfig, OVModelForCausalLM, OVWeightQuantizationConfig
+
+    for name, dtype in EXPORTS.items():
+        main_export(
+            source,
+            output / name,
+            task="text-generation-with-past",
+            ov_config=OVConfig(dtype=dtype),
+            stateful=True,
+            library_name="transformers",
+            convert_tokenizer=False,
+        )
+    for name, arguments in COMPRESSED.items():
+        model = OVModelForCausalLM.from_pretrained(
+            output / "source",
+            compile=False,
+            quantization_config=OVWeightQuantizationConfig(**arguments),
+        )
+        model.save_pretrained(output / name)
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # sends nothing then
+    main(sys.argv[1], Path(sys.argv[2]))

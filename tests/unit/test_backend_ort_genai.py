@@ -1,0 +1,250 @@
+"""The ort_genai backend's spec: variants, skips, sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from phibuild.architecture import Architecture, Rope
+from phibuild.backends.base import SourceFiles
+from phibuild.backends.ort_genai.layout import mixed_layers
+from phibuild.backends.ort_genai.spec import SPEC, OrtGenaiOptions
+from phibuild.schema import Device, Precision, Skip, Variant
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL = ("cpu", "cuda", "directml", "webgpu")
+
+
+def _architecture(**changes: Any) -> Architecture:
+    values: dict[str, Any] = {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "layers": 2,
+        "heads": 4,
+        "kv_heads": 2,
+        "vocab_size": 100,
+        "tied": False,
+        "max_positions": 4096,
+        "original_max_positions": 4096,
+        "sliding_window": None,
+        "norm_eps": 1e-5,
+        "dtype": "bfloat16",
+        "rope": Rope(10000.0, 1.0, (), ()),
+    }
+    return Architecture(**values | changes)
+
+
+def _result(
+    precision: Precision,
+    *,
+    tied: bool = False,
+    accelerators: tuple[str, ...] = ALL,
+    arch: Architecture | None = None,
+    **options: Any,
+) -> Variant | Skip:
+    device = Device.model_validate(
+        {
+            "name": "pc",
+            "title": "A PC",
+            "class": "ai_pc",
+            "memory": "16 GiB",
+            "budget": "8 GiB",
+            "accelerators": accelerators,
+            "context_length": 4096,
+            "sources": {},
+        }
+    )
+    options_ = OrtGenaiOptions.model_validate(options)
+    return SPEC.variant(precision, options_, device, arch or _architecture(tied=tied))
+
+
+def _variant(precision: Precision, **arguments: Any) -> Variant:
+    result = _result(precision, **arguments)
+    assert isinstance(result, Variant), result
+    return result
+
+
+def _reason(precision: Precision, **arguments: Any) -> str:
+    result = _result(precision, **arguments)
+    assert isinstance(result, Skip), result
+    return result.reason
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "name"),
+    [
+        ("int4", {}, "int4-cpu-b32"),
+        ("int4", {"provider": "cuda", "block_size": 128}, "int4-cuda-b128"),
+        ("int4", {"symmetric": False}, "int4-cpu-b32-asym"),
+        ("int4", {"algorithm": "rtn", "symmetric": False}, "int4-cpu-b32-rtn-asym"),
+        ("int4", {"algorithm": "k_quant"}, "int4-cpu-b32-k_quant"),
+        ("int4", {"int8_matmuls": ["last_matmul"]}, "int4-cpu-b32-last_matmul"),
+        ("int4", {"accuracy_level": 1}, "int4-cpu-b32-acc1"),
+        ("int4", {"provider": "trt_rtx"}, "int4-trt_rtx-b32"),
+        ("int8", {}, "int8-cpu-b32"),
+        ("int8", {"provider": "webgpu"}, "int8-webgpu-b32"),
+        ("fp16", {"provider": "dml"}, "fp16-dml"),
+        ("fp32", {}, "fp32-cpu"),
+    ],
+)
+def test_variant_is_named(precision: Precision, options: dict[str, Any], name: str) -> None:
+    assert _variant(precision, **options).name == name
+
+
+def test_variant_has_every_option_that_decides_bytes() -> None:
+    assert _variant("int4").options == {
+        "provider": "cpu",
+        "block_size": 32,
+        "algorithm": "default",
+        "symmetric": True,
+        "accuracy_level": 4,
+        "int8_matmuls": [],
+    }
+    assert _variant("int4", provider="cuda").options["accuracy_level"] == 0
+    assert _variant("int4", algorithm="k_quant").options["symmetric"] is False
+    assert _variant("fp32").options == {"provider": "cpu"}
+    assert _variant("int4", int8_matmuls=["mixed_layers", "last_matmul"]) == _variant(
+        "int4", int8_matmuls=["last_matmul", "mixed_layers"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "arguments", "reason"),
+    [
+        ("fp16", {}, "do not decode an fp16 model"),
+        ("fp32", {"provider": "cuda"}, "not valid"),
+        ("fp32", {"provider": "webgpu"}, "computes in fp16"),
+        ("int8", {"provider": "trt_rtx"}, "has no int8"),
+        ("int8", {"provider": "dml"}, "use int4 or fp16"),
+        ("int4", {"provider": "cuda", "accelerators": ("cpu",)}, "needs the accelerator cuda"),
+        ("fp32", {"block_size": 64}, "block_size cannot apply"),
+        ("int8", {"int8_matmuls": ["last_matmul"]}, "int8 already"),
+        ("int4", {"provider": "dml", "int8_matmuls": ["last_matmul"]}, "int4 products alone"),
+        ("int4", {"provider": "trt_rtx", "algorithm": "rtn"}, "DequantizeLinear"),
+        ("int4", {"tied": True, "symmetric": False}, "use algorithm rtn or k_quant"),
+        ("int4", {"tied": True, "int8_matmuls": ["last_matmul"]}, "rtn or k_quant"),
+        ("int4", {"algorithm": "k_quant", "block_size": 128}, "a row of 128 has 1 of 128"),
+    ],
+)
+def test_combination_that_cannot_work_is_skipped(
+    precision: Precision, arguments: dict[str, Any], reason: str
+) -> None:
+    assert reason in _reason(precision, **arguments)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"block_size": 48},
+        {"provider": "rocm"},
+        {"algorithm": "gptq"},
+        {"symmetric": "maybe"},
+        {"accuracy_level": 5},
+        {"int8_matmuls": ["first"]},
+        {"is_symmetric": True},
+    ],
+)
+def test_ill_formed_option_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        OrtGenaiOptions.model_validate(options)
+
+
+def test_shipped_configuration_has_known_options_alone() -> None:
+    text = (ROOT / "conf" / "backend" / "ort_genai.yaml").read_text(encoding="utf-8")
+    for precision, options in yaml.safe_load(text).items():
+        assert isinstance(_result(precision, **options), Variant)
+
+
+def _sizes(variant: Variant, arch: Architecture) -> dict[str, int]:
+    return {tensor.name: tensor.nbytes for tensor in SPEC.layout(arch, variant)}
+
+
+def test_layout_of_int4_counts_packed_bits_and_scales() -> None:
+    arch = _architecture()
+    variant = _variant("int4")
+    sizes = _sizes(variant, arch)
+    # qkv: (4 + 2 * 2) heads of 32 = 256 outputs of 128 inputs, 4 blocks a row with fp32 scales.
+    assert sizes["model.layers.0.attn.qkv_proj.MatMul.weight"] == 256 * 4 * (16 + 4)
+    assert sizes["model.embed_tokens.weight"] == 100 * 128 * 4
+    kinds: dict[str, int] = {}
+    for tensor in SPEC.layout(arch, variant):
+        kinds[tensor.kind] = kinds.get(tensor.kind, 0) + tensor.parameters
+    assert kinds == {"FLOAT": 100 * 128 + 5 * 128, "int4": arch.parameters - kinds["FLOAT"]}
+
+
+def test_layout_pads_rows_to_whole_blocks_and_rounds_zero_points_to_bytes() -> None:
+    arch = _architecture(hidden_size=96, heads=3, kv_heads=1)
+    sizes = _sizes(_variant("int4", arch=arch, symmetric=False, block_size=64), arch)
+    # 96 inputs take 2 blocks of 64; their 2 zero points take one byte.
+    assert sizes["lm_head.MatMul.weight"] == 100 * (2 * (32 + 4) + 1)
+
+
+def test_layout_of_gpu_providers_has_fp16_scales_and_of_dml_separate_projections() -> None:
+    arch = _architecture()
+    sizes = _sizes(_variant("int4", provider="dml"), arch)
+    assert sizes["model.layers.1.attn.v_proj.MatMul.weight"] == 64 * 4 * (16 + 2)
+    assert sizes["model.layers.2.final_norm_layernorm.weight"] == 128 * 2
+    assert SPEC.kv_bytes_per_element(_variant("int4", provider="dml")) == 2
+    assert SPEC.kv_bytes_per_element(_variant("int4")) == 4
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "own"),
+    [
+        ("int4", {}, False),
+        ("int8", {}, True),
+        ("fp32", {}, False),
+        ("int4", {"provider": "trt_rtx"}, True),
+    ],
+)
+def test_tied_embedding_is_stored_apart_where_it_cannot_be_shared(
+    precision: Precision, options: dict[str, Any], own: bool
+) -> None:
+    arch = _architecture(tied=True)
+    names = _sizes(_variant(precision, arch=arch, **options), arch)
+    assert ("model.embed_tokens.weight" in names) is own
+
+
+def test_mixed_layers_are_those_of_llama_cpp() -> None:
+    # 32 layers: the first and last 4, and every third between.
+    assert mixed_layers(32) == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+    kinds = {
+        tensor.name: tensor.kind
+        for tensor in SPEC.layout(
+            _architecture(layers=8), _variant("int4", int8_matmuls=["mixed_layers"])
+        )
+    }
+    assert kinds["model.layers.0.attn.qkv_proj.MatMul.weight"] == "int8"
+    assert kinds["model.layers.0.mlp.up_proj.MatMul.weight"] == "int4"
+    assert kinds["model.layers.1.mlp.down_proj.MatMul.weight"] == "int4"
+    assert kinds["lm_head.MatMul.weight"] == "int4"
+
+
+def test_other_bytes_hold_both_rope_tables_of_longrope() -> None:
+    source = SourceFiles({"tokenizer.model": 500, "README.md": 9999}, 10, 40, 5, 25, "bpe")
+    plain = _architecture()
+    factors = (1.0,) * 16
+    scaled = _architecture(
+        max_positions=8192, rope=Rope(10000.0, 1.0, factors, factors), original_max_positions=4096
+    )
+    for variant, item in ((_variant("fp32"), 4), (_variant("fp16", provider="webgpu"), 2)):
+        more = SPEC.other_bytes(scaled, source, variant) - SPEC.other_bytes(plain, source, variant)
+        assert more == 2 * 8192 * 16 * item
+
+
+def test_build_memory_is_that_of_the_largest_variant() -> None:
+    arch = _architecture()
+    small, large = _variant("int4"), _variant("int4", provider="trt_rtx")
+    both = SPEC.build_memory(arch, 10**9, [small, large])
+    assert both == SPEC.build_memory(arch, 10**9, [large]) > SPEC.build_memory(arch, 0, [small])
+
+
+@pytest.mark.parametrize("provider", ["cpu", "cuda", "dml", "webgpu", "trt_rtx"])
+def test_usage_is_a_python_program(provider: str) -> None:
+    text = SPEC.usage(_variant("int4", provider=provider))
+    compile(text, "usage", "exec")
+    assert "max_length" in text

@@ -63,9 +63,9 @@ def load_checkpoint(folder: Path, name: str, reference: str) -> Checkpoint:
     if not any(folder.iterdir()):
         raise SourceError(Problem("the folder is empty", str(folder)))
     config = _read_config(folder)
-    architecture = _architecture(config, folder)
     problems: list[Problem] = []
     tensors = _read_tensors(folder, problems)
+    architecture = _architecture(_with_dtype(config, tensors), folder)
     if tensors:
         problems += _check_tensors(tensors, architecture, folder)
     problems += _check_tokenizer(folder)
@@ -257,6 +257,15 @@ def catalogue_checkpoint(
             tokenizer="sentencepiece" if sentencepiece else "bpe",
         ),
     )
+
+
+def _with_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """Give a config.json that names no dtype the one that the weights have."""
+    if config.get("torch_dtype") or config.get("dtype") or not tensors:
+        return dict(config)
+    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+    largest = max(tensors.values(), key=lambda tensor: tensor.parameters)
+    return {**config, "torch_dtype": names.get(largest.dtype, "bfloat16")}
 
 
 def _with_factors(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def model_name(reference: str) -> str:
     tail = reference.split("@")[0].rstrip("/").rsplit("/", 1)[-1]
     if tail in ("", ".", ".."):
         tail = Path(reference).expanduser().resolve().name
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", tail).strip("-") or "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", tail).strip("-.") or "model"
 
 
 def resolve_model(

@@ -12,11 +12,13 @@ without "end" has crashed.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
 import re
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -108,7 +110,17 @@ def _events_stream() -> TextIO:
     return os.fdopen(private, "w", encoding="utf-8")
 
 
+def _die_with_parent() -> None:
+    """Have the kernel end this process when phibuild is killed (Linux: PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the call
+            sys.exit(1)
+
+
 def main() -> None:
+    _die_with_parent()
     report = Report(_events_stream())
     _mount()
     request = json.load(sys.stdin)

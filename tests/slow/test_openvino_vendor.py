@@ -10,27 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.openvino_build import OPTIONS, RunWorker, build, variants
 
 from phibuild.architecture import read_architecture
-from phibuild.backends.openvino.spec import SPEC, OpenVinoOptions
-from phibuild.schema import Device, Precision, Variant
+from phibuild.backends.openvino.spec import SPEC
 
 pytestmark = pytest.mark.slow
 
-RunWorker = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
-ROOT = Path(__file__).resolve().parents[2]
 
-OPTIONS: dict[str, tuple[Precision, dict[str, Any]]] = {
-    "int4-asym-g64": ("int4", {}),
-    "int4-asym-g32": ("int4", {"group_size": 32}),
-    "int4-sym-g128": ("int4", {"target": "npu"}),
-    "int4-sym-cw": ("int4", {"mode": "int4_sym", "group_size": -1}),
-    "int8-asym": ("int8", {}),
-    "int8-sym": ("int8", {"mode": "int8_sym"}),
-    "fp16": ("fp16", {}),
-    "fp32": ("fp32", {}),
-}
 # original_max_position_embeddings of 64 puts the switch from short to long rope factors within
 # the reach of a test; the window hides keys from queries, as Phi-3-mini-4k's does.
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,6 +42,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 TOKENS = """
 import json, sys
+sys.modules["openvino_telemetry"] = None
 import openvino as ov, openvino_tokenizers
 from transformers import AutoTokenizer
 source, folder, texts = json.load(sys.stdin)
@@ -98,53 +87,6 @@ def _answer(command: list[str], stdin: str | None = None) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _variants(source: Path) -> dict[str, Variant]:
-    arch = read_architecture(json.loads((source / "config.json").read_text()))
-    device = Device.model_validate(
-        {
-            "name": "pc",
-            "title": "PC",
-            "class": "copilot_pc",
-            "memory": "16 GiB",
-            "budget": "8 GiB",
-            "accelerators": ["cpu", "openvino_gpu", "openvino_npu"],
-            "context_length": 4096,
-            "sources": {},
-        }
-    )
-    variants = {}
-    for name, (precision, options) in OPTIONS.items():
-        variant = SPEC.variant(precision, OpenVinoOptions(**options), device, arch)
-        assert isinstance(variant, Variant)
-        assert variant.name == name
-        variants[name] = variant
-    return variants
-
-
-def _build(
-    source: Path, output: Path, names: list[str], run_worker: RunWorker
-) -> list[dict[str, Any]]:
-    arch = read_architecture(json.loads((source / "config.json").read_text()))
-    variants = _variants(source)
-    items = []
-    for name in names:
-        (output / name).mkdir(parents=True)
-        items.append(
-            {"item": name, "variant": variants[name].model_dump(), "output": str(output / name)}
-        )
-    return run_worker(
-        "openvino",
-        {
-            "verb": "build",
-            "source": str(source),
-            "architecture": arch.to_json(),
-            "model": "test",
-            "threads": 2,
-            "items": items,
-        },
-    )
-
-
 @pytest.fixture(scope="module", params=list(CHECKPOINTS))
 def pair(
     request: pytest.FixtureRequest,
@@ -158,7 +100,7 @@ def pair(
     source = checkpoint(shape, layers=2, **arguments)
     folder = tmp_path_factory.mktemp("openvino")
     ours, theirs = folder / "ours", folder / "theirs"
-    events = _build(source, ours, list(OPTIONS), run_worker)
+    events = build(source, ours, list(OPTIONS), run_worker)
     results = {event["item"]: event["result"] for event in events if event["event"] == "item"}
     assert set(results) == set(OPTIONS), [e for e in events if e["event"] == "failed"]
     vendor = [str(vendor_python("openvino")), str(SUPPORT / "openvino_vendor.py")]
@@ -215,7 +157,7 @@ def test_cpu_plugin_makes_the_same_kernels(pair: Pair, variant: str) -> None:
 
 def test_artifacts_hold_what_the_spec_promises(pair: Pair) -> None:
     arch = read_architecture(json.loads((pair.source / "config.json").read_text()))
-    for name, variant in _variants(pair.source).items():
+    for name, variant in variants(pair.source).items():
         layout = SPEC.layout(arch, variant)
         types: dict[str, int] = {}
         for tensor in layout:
@@ -243,48 +185,3 @@ def test_genai_generates(pair: Pair, run_worker: RunWorker) -> None:
         }
         events = run_worker("openvino", request)
         assert any(event["event"] == "text" and event["text"] for event in events), variant
-
-
-def test_embedded_model_continues_code(run_worker: RunWorker, tmp_path: Path) -> None:
-    source = ROOT / "phibuild" / "data" / "phi3-tiny-trained"
-    events = _build(source, tmp_path, ["int8-asym"], run_worker)
-    assert [event["event"] for event in events if event["event"] != "stage"] == ["item", "end"]
-    request = {
-        "verb": "generate",
-        "folder": str(tmp_path / "int8-asym"),
-        "prompt": "    def __init__(self",
-        "max_tokens": 24,
-        "threads": 2,
-    }
-    text = "".join(e["text"] for e in run_worker("openvino", request) if e["event"] == "text")
-    assert "self" in text
-
-
-def test_same_bytes_whatever_is_built_before(
-    checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
-) -> None:
-    source = checkpoint("phi4mini", layers=2)
-    names = list(OPTIONS)
-    _build(source, tmp_path / "a", names, run_worker)
-    _build(source, tmp_path / "elsewhere" / "b", names[::-1], run_worker)
-    for path in sorted((tmp_path / "a").rglob("*.*")):
-        twin = tmp_path / "elsewhere" / "b" / path.relative_to(tmp_path / "a")
-        assert path.read_bytes() == twin.read_bytes(), path
-
-
-def test_weights_outside_of_fp16_fail_fp16_alone(
-    checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
-) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for path in checkpoint("phi4", layers=1, dtype="fp32").iterdir():
-        (source / path.name).write_bytes(path.read_bytes())
-    weights = source / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-4:] = bytes.fromhex("00008847")  # 69632.0, above fp16's 65504
-    weights.write_bytes(data)
-    events = _build(source, tmp_path / "out", ["fp16", "fp32"], run_worker)
-    (failed,) = [event for event in events if event["event"] == "failed"]
-    assert failed["item"] == "fp16"
-    assert "outside of fp16" in failed["error"]
-    assert [event["item"] for event in events if event["event"] == "item"] == ["fp32"]

@@ -14,7 +14,9 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import openvino as ov
+
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # sends nothing then
+import openvino as ov  # noqa: E402
 
 EXACT = {
     "INFERENCE_PRECISION_HINT": "f32",

@@ -1,0 +1,69 @@
+"""Run a request of several items in one runner; a crash costs only the item that caused it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phibuild.execute.process import Outcome, Runners, run_worker
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A backend's runner, ready to be started. `runners` knows those that are alive."""
+
+    python: Path
+    backend: str
+    log: Path
+    timeout: float
+    runners: Runners
+
+
+def run_items(
+    runner: Runner,
+    items: Sequence[str],
+    request: Callable[[Sequence[str]], dict[str, Any]],
+    *,
+    on_result: Callable[[str, dict[str, Any]], None],
+    on_failure: Callable[[str, str], None],
+    on_stage: Callable[[dict[str, Any]], None],
+) -> None:
+    """Run `items` together; after a crash, those that have no result yet one by one.
+
+    Calls `on_result` or `on_failure` exactly once for each item; results as they come.
+    """
+    left = list(items)
+
+    def attempt(some: Sequence[str]) -> Outcome:
+        def take(event: dict[str, Any]) -> None:
+            if event["event"] == "item" and event["item"] in left:
+                left.remove(event["item"])
+                on_result(event["item"], event["result"])
+            elif event["event"] == "failed" and event["item"] in left:
+                left.remove(event["item"])
+                on_failure(event["item"], event["error"])
+            elif event["event"] == "stage":
+                on_stage(event)
+
+        return run_worker(
+            runner.python,
+            runner.backend,
+            request(some),
+            runner.log,
+            runners=runner.runners,
+            timeout=runner.timeout,
+            on_event=take,
+        )
+
+    outcome = attempt(items)
+    retry = len(items) > 1
+    while left:
+        item = left[0]
+        if retry and not outcome.interrupted:
+            outcome = attempt([item])
+        if item in left:
+            left.remove(item)
+            reason = outcome.crash or "the runner said nothing about it"
+            on_failure(item, "interrupted" if outcome.interrupted else reason)

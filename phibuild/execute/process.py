@@ -1,0 +1,202 @@
+"""One runner as a subprocess: request in, events out, log to a file; why it ended, in words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WORKER = Path(__file__).resolve().parents[1] / "worker.py"
+_GRACE_SECONDS = 5.0
+_LOG_LINES = 6
+
+
+@dataclass
+class Outcome:
+    """What a runner said: results and failures by item, and `crash` if it did not end by itself."""
+
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    crash: str | None = None
+    interrupted: bool = False
+
+
+@dataclass
+class Runners:
+    """The runners that are alive, so that all can be ended at once."""
+
+    _alive: set[subprocess.Popen[str]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    stopping: bool = False
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._alive.add(process)
+            if self.stopping:
+                end_group(process)
+
+    def remove(self, process: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._alive.discard(process)
+
+    def stop(self) -> None:
+        """End all runners and let none start."""
+        with self._lock:
+            self.stopping = True
+            alive = list(self._alive)
+        for process in alive:
+            end_group(process)
+
+
+def run_worker(
+    python: Path,
+    backend: str,
+    request: dict[str, Any],
+    log: Path,
+    *,
+    runners: Runners,
+    timeout: float,
+    on_event: Callable[[dict[str, Any]], None],
+) -> Outcome:
+    """Run one request in a toolchain and return what came of it. Never raises for what the
+    runner does: a crash, a kill, a time-out or a garbled event is a `crash` in the outcome."""
+    outcome = Outcome()
+    oom_before = _oom_kills()
+    timed_out = threading.Event()
+    with log.open("ab") as log_file:
+        process = subprocess.Popen(
+            # -P: the folder of worker.py is no place to import from.
+            [str(python), "-P", str(WORKER), backend],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            text=True,
+            encoding="utf-8",
+            env=_environment(request),
+            start_new_session=True,
+        )
+
+    def expire() -> None:
+        timed_out.set()
+        end_group(process)
+
+    timer = threading.Timer(timeout, expire)
+    timer.daemon = True
+    timer.start()
+    runners.add(process)
+    ended = False
+    try:
+        assert process.stdin is not None  # opened as pipes above
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status says why
+            process.stdin.write(json.dumps(request))
+            process.stdin.close()
+        for line in process.stdout:
+            try:
+                event = json.loads(line)
+                ended = _take(event, outcome) or ended
+            except (ValueError, KeyError, TypeError):
+                outcome.crash = f"the runner wrote something that is no event: {line[:80]!r}"
+                end_group(process)
+                break
+            on_event(event)
+        process.wait()
+    finally:
+        timer.cancel()
+        end_group(process)
+        runners.remove(process)
+    if outcome.crash is None and not ended:
+        if timed_out.is_set():
+            outcome.crash = f"timed out after {timeout:g} s"
+        else:
+            outcome.crash = _reason(process.returncode, oom_before, log)
+        outcome.interrupted = runners.stopping
+    return outcome
+
+
+def _take(event: dict[str, Any], outcome: Outcome) -> bool:
+    """Note an event; return whether it is the runner's last."""
+    kind = event["event"]
+    if kind == "item":
+        outcome.results[event["item"]] = event["result"]
+    elif kind == "failed":
+        outcome.failures[event["item"]] = event["error"]
+    return bool(kind == "end")
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """End a runner and all its children: TERM, a grace period, then KILL."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _environment(request: dict[str, Any]) -> dict[str, str]:
+    """Return the environment of a runner: nothing of the core's Python leaks in, and native
+    libraries take the threads that the step was given."""
+    threads = str(request.get("threads", 1))
+    drop = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    environ = {key: value for key, value in os.environ.items() if key not in drop}
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environ[name] = threads
+    environ["PYTHONUNBUFFERED"] = "1"
+    environ["PYTHONUTF8"] = "1"
+    return environ
+
+
+def _reason(returncode: int, oom_before: int | None, log: Path) -> str:
+    """Say why a runner ended without its last event: signal, memory, or the log's last lines."""
+    if returncode < 0:
+        try:
+            name = signal.Signals(-returncode).name
+        except ValueError:
+            name = f"signal {-returncode}"
+        what = f"killed by {name}"
+        oom_after = _oom_kills()
+        if returncode == -signal.SIGKILL and None not in (oom_before, oom_after):
+            if oom_after != oom_before:
+                what = "out of memory: the system killed the runner"
+        elif returncode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS):
+            what = f"crashed ({name})"
+    elif returncode == 0:
+        what = "the runner ended without a result"
+    else:
+        what = f"the runner ended with exit code {returncode}"
+    tail = last_lines(log)
+    if "MemoryError" in tail or "can't allocate memory" in tail or "bad_alloc" in tail:
+        what = f"out of memory; {what}"
+    return f"{what}\n{tail}" if tail else what
+
+
+def last_lines(log: Path) -> str:
+    """Return the last lines of a log, for an error message."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 8192))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-_LOG_LINES:])
+
+
+def _oom_kills() -> int | None:
+    """Return the kernel's count of out-of-memory kills (Linux), None where there is none."""
+    try:
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    except OSError:
+        pass  # not Linux
+    return None

@@ -1,0 +1,164 @@
+"""report.json: what a run was, and what became of each cell. The contract for other programs."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from phibuild import __version__
+from phibuild.backends.registry import backend
+from phibuild.execute.local import Result
+from phibuild.plan import Plan, PlanCell
+from phibuild.report.gates import check_gates
+from phibuild.store import Store
+
+SCHEMA_VERSION = 1
+
+
+def artifact_folder(cell: PlanCell) -> Path:
+    """Return where a cell's artifact is linked, from the run's folder."""
+    name = f"{cell.cell.model}-{cell.cell.backend}-{cell.cell.precision}"
+    return Path("artifacts") / cell.cell.device / name
+
+
+def make_report(
+    plan: Plan,
+    results: Mapping[str, Result],
+    store: Store,
+    *,
+    recipe: str,
+    command: str,
+    seconds: float,
+    interrupted: bool,
+) -> dict[str, Any]:
+    """Return the report as JSON data."""
+    cells = [_cell(cell, plan, results, store) for cell in plan.cells]
+    _mark_best(cells)
+    models = [
+        {
+            "name": name,
+            "reference": checkpoint.reference,
+            "source_digest": plan.source_digests.get(name),
+            "parameters": checkpoint.architecture.parameters,
+            "bytes": checkpoint.weight_bytes,
+        }
+        for name, checkpoint in plan.matrix.models.items()
+    ]
+    count = {
+        status: sum(1 for cell in cells if cell["status"] == status)
+        for status in ("built", "cached", "skipped", "failed")
+    }
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "phibuild_version": __version__,
+        "recipe": recipe,
+        "command": command,
+        "host": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "cores": psutil.cpu_count(),
+            "memory_bytes": psutil.virtual_memory().total,
+        },
+        "model": models[0],
+        "models": models,
+        "evaluation": plan.evaluation.model_dump(mode="json"),
+        "cells": cells,
+        "totals": {
+            **count,
+            "gates_failed": sum(
+                1 for cell in cells if any(gate["passed"] is False for gate in cell["gates"])
+            ),
+            "size_bytes": sum(
+                store_size
+                for key in {c["artifact_digest"]: c for c in cells if c["artifact_digest"]}.values()
+                if (store_size := key["size_bytes"])
+            ),
+            "seconds": seconds,
+            "interrupted": interrupted,
+        },
+    }
+
+
+def _cell(
+    planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: Store
+) -> dict[str, Any]:
+    cell = planned.cell
+    data: dict[str, Any] = {
+        "id": cell.id,
+        "model": cell.model,
+        "device": cell.device,
+        "backend": cell.backend,
+        "precision": cell.precision,
+        "variant": cell.variant.name if cell.variant else None,
+        "options": cell.variant.options if cell.variant else None,
+        "format": cell.variant.format if cell.variant else backend(cell.backend).format,
+        "status": "skipped",
+        "reason": cell.skip,
+        "size_bytes": None,
+        "estimated_bytes": None,
+        "bits_per_weight": None,
+        "ratio_to_source": None,
+        "build_seconds": None,
+        "peak_rss_bytes": None,
+        "quality": None,
+        "speed": None,
+        "device_memory_bytes": planned.device_memory_bytes,
+        "device_budget_bytes": planned.budget,
+        "fits_budget": planned.fits_budget,
+        "gates": [],
+        "best": False,
+        "artifact": None,
+        "artifact_digest": None,
+    }
+    if planned.artifact is None:
+        return data
+    result = results[planned.artifact.key]
+    data |= {
+        "status": result.status,
+        "reason": result.reason,
+        "estimated_bytes": planned.artifact.estimate.artifact_bytes,
+    }
+    artifact = store.artifact(planned.artifact.key) if result.status != "failed" else None
+    if artifact is not None:
+        manifest = artifact.manifest
+        data |= {
+            "size_bytes": artifact.size_bytes,
+            "bits_per_weight": manifest["bits_per_weight"],
+            "ratio_to_source": artifact.size_bytes / plan.matrix.models[cell.model].weight_bytes,
+            "build_seconds": manifest["build_seconds"],
+            "peak_rss_bytes": manifest["peak_rss_bytes"],
+            "artifact": artifact_folder(planned).as_posix(),
+            "artifact_digest": artifact.digest,
+        }
+    if result.measure:
+        data |= {"quality": result.measure["quality"], "speed": result.measure["speed"]}
+    if result.status != "failed":
+        data["gates"] = check_gates(
+            cell.gates,
+            cell.precision,
+            quality=data["quality"],
+            size_bytes=data["size_bytes"],
+            fits_budget=planned.fits_budget,
+        )
+    return data
+
+
+def _mark_best(cells: list[dict[str, Any]]) -> None:
+    """Mark the best variant of each model and device: the smallest that was built, fits the
+    device's budget and keeps all its gates."""
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell in cells:
+        good = (
+            cell["artifact"]
+            and cell["fits_budget"]
+            and all(gate["passed"] is not False for gate in cell["gates"])
+        )
+        place = (cell["model"], cell["device"])
+        if good and (place not in best or cell["size_bytes"] < best[place]["size_bytes"]):
+            best[place] = cell
+    for cell in best.values():
+        cell["best"] = True

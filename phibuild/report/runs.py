@@ -1,0 +1,108 @@
+"""Run folders: `outputs/<recipe>/<timestamp>/` with report, artifacts and logs; `latest`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from phibuild.errors import ConfigError, Problem, StoreError, suggest
+from phibuild.execute.local import Result
+from phibuild.plan import Plan
+from phibuild.report.data import artifact_folder
+from phibuild.report.table import report_markdown
+from phibuild.store import Store, link_tree, write_atomically
+
+
+def check_output(output: Path) -> None:
+    """Raise StoreError if runs could not be written below `output`; leaves nothing behind."""
+    folder = output
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(
+            Problem("the output folder cannot be written", str(output), "choose another: --output DIR")
+        )
+
+
+def create_run(output: Path, name: str) -> Path:
+    """Make the folder of a new run, with its logs folder; names sort by time."""
+    base = output / name
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        for number in range(1, 1000):
+            folder = base / (stamp if number == 1 else f"{stamp}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                (folder / "logs").mkdir()
+                return folder
+    except OSError as error:
+        raise StoreError(
+            Problem(
+                f"the output folder cannot be written: {error.strerror}",
+                str(output),
+                "choose another: --output DIR",
+            )
+        ) from error
+    raise StoreError(Problem("too many runs in one second", str(base)))
+
+
+def write_run(
+    folder: Path, plan: Plan, results: dict[str, Result], store: Store, report: dict[str, Any]
+) -> None:
+    """Link artifacts, write each cell's log, report.json and report.md, and move `latest` here."""
+    for planned in plan.cells:
+        log = folder / "logs" / f"{planned.cell.id}.log"
+        if planned.artifact is None:
+            continue
+        result = results[planned.artifact.key]
+        artifact = store.artifact(planned.artifact.key) if result.status != "failed" else None
+        if artifact is not None:
+            link_tree(artifact.folder, folder / artifact_folder(planned))
+        parts = [path.read_text("utf-8", "replace") for path in result.logs if path.exists()]
+        said = f"{planned.cell.id}: {result.status}"
+        if result.reason:
+            said += f": {result.reason}"
+        log.write_text("".join(parts) + said + "\n", encoding="utf-8")
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    write_atomically(folder / "report.json", text)
+    write_atomically(folder / "report.md", report_markdown(report))
+    _point_latest(folder)
+
+
+def _point_latest(folder: Path) -> None:
+    link = folder.parent / "latest"
+    temporary = folder.parent / f".latest-{os.getpid()}"
+    temporary.symlink_to(folder.name)
+    os.replace(temporary, link)
+
+
+def find_run(output: Path, name: str | None) -> Path:
+    """Return a run's folder: a path, a recipe's name (its latest), or None for the newest of all."""
+    if name:
+        given = Path(name)
+        for folder in (given, output / name, output / name / "latest"):
+            if (folder / "report.json").is_file():
+                return folder
+        known = sorted(path.parent.name for path in output.glob("*/latest"))
+        raise ConfigError(Problem(f"no run {name!r}", str(output), suggest(name, known) or None))
+    runs = sorted(output.glob("*/latest/report.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise ConfigError(Problem("no runs here", str(output), "phibuild build makes one"))
+    return runs[-1].parent
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Return a run's report.json. Raises ConfigError if it is damaged."""
+    path = folder / "report.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(Problem(f"cannot be read: {error}", str(path))) from error
+    if not isinstance(data, dict) or "cells" not in data:
+        raise ConfigError(Problem("is not a phibuild report", str(path)))
+    return data

@@ -1,0 +1,138 @@
+"""A report as a table, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabulate import tabulate
+
+from phibuild.units import format_mb
+
+LEGEND = (
+    "KL and top-1: against the original in fp32, over the held-out text. tok/s: on this machine. "
+    "* the smallest that fits its device and keeps its gates."
+)
+_HEADERS = (
+    "device", "backend", "precision", "variant", "MB", "ratio", "bits/w", "KL", "KL 99%", "top-1",
+    "ppl", "prefill t/s", "decode t/s", "device MB", "fits", "status",
+)  # fmt: skip
+
+
+def report_table(report: dict[str, Any], style: str = "simple") -> str:
+    """Return the table of all cells that were built or judged, and what it is about."""
+    several = len(report["models"]) > 1
+    headers = (*(("model",) if several else ()), *_HEADERS)
+    rows = [
+        [*([cell["model"]] if several else []), *_row(cell)]
+        for cell in report["cells"]
+        if cell["status"] != "skipped"
+    ]
+    align = ["left" if name in _LEFT else "right" for name in headers]
+    return tabulate(rows, headers, tablefmt=style, colalign=align if rows else None,
+                    disable_numparse=True)  # fmt: skip
+
+
+_LEFT = ("model", "device", "backend", "precision", "variant", "fits", "status")
+
+
+def _row(cell: dict[str, Any]) -> list[str]:
+    quality, speed = cell["quality"] or {}, cell["speed"] or {}
+    status = cell["status"]
+    failed = [gate for gate in cell["gates"] if gate["passed"] is False]
+    if failed:
+        status += ", gate failed: " + ", ".join(gate["name"] for gate in failed)
+    return [
+        cell["device"],
+        cell["backend"],
+        cell["precision"],
+        (cell["variant"] or "") + (" *" if cell["best"] else ""),
+        format_mb(cell["size_bytes"]),
+        _number(cell["ratio_to_source"], "{:.2f}"),
+        _number(cell["bits_per_weight"], "{:.2f}"),
+        _small(quality.get("kl_mean")),
+        _small(quality.get("kl_p99")),
+        _number(quality.get("top1"), "{:.3f}"),
+        _number(quality.get("perplexity"), "{:.2f}"),
+        _number(speed.get("prefill_tokens_per_second"), "{:,.0f}"),
+        _number(speed.get("decode_tokens_per_second"), "{:,.0f}"),
+        format_mb(cell["device_memory_bytes"]),
+        {True: "yes", False: "NO", None: "-"}[cell["fits_budget"]],
+        status,
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _small(value: float | None) -> str:
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:.4f}" if value >= 1e-3 else f"{value:.1e}"
+
+
+def summary_lines(report: dict[str, Any]) -> list[str]:
+    """Return what is to be said below the table: skips, failures, gates, the runtime's own gaps."""
+    lines = []
+    for cell in report["cells"]:
+        if cell["status"] == "skipped":
+            lines.append(f"skipped {cell['id']}: {cell['reason']}")
+        elif cell["status"] == "failed":
+            first, *rest = (cell["reason"] or "").splitlines() or [""]
+            lines += [f"FAILED  {cell['id']}: {first}", *(f"        {line}" for line in rest)]
+        for gate in cell["gates"]:
+            if gate["passed"] is False:
+                lines.append(
+                    f"GATE    {cell['id']}: {gate['name']} {_gate_value(gate['value'])}, "
+                    f"limit {_gate_value(gate['limit'])}"
+                )
+    gaps = [
+        (cell["backend"], quality["runtime_kl"])
+        for cell in report["cells"]
+        if (quality := cell["quality"]) and quality.get("runtime_kl") is not None
+    ]
+    for name in dict.fromkeys(name for name, _ in gaps):
+        low = min(gap for other, gap in gaps if other == name)
+        high = max(gap for other, gap in gaps if other == name)
+        lines.append(
+            f"note    {name}: its runtime always uses the long rope factors. KL above judges the "
+            f"weights against the original with the same factors; against the ordinary original "
+            f"it is {low:.3g} to {high:.3g}."
+        )
+    return lines
+
+
+def _gate_value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def headline(report: dict[str, Any]) -> str:
+    """Return one line: what was built, what was there, what failed, how long it took."""
+    totals = report["totals"]
+    counts = ", ".join(
+        f"{totals[status]} {status}"
+        for status in ("built", "cached", "skipped", "failed")
+        if totals[status]
+    )
+    gates = f", {totals['gates_failed']} with a failed gate" if totals["gates_failed"] else ""
+    early = " (interrupted)" if totals["interrupted"] else ""
+    nothing = ", nothing to do" if totals["cached"] == len(report["cells"]) else ""
+    return f"{report['recipe']}: {counts}{gates}{nothing} in {totals['seconds']:.1f} s{early}"
+
+
+def report_markdown(report: dict[str, Any]) -> str:
+    """Return report.md."""
+    models = "\n".join(
+        f"- **{model['name']}**: {model['parameters']:,} parameters, {format_mb(model['bytes'])} MB, "
+        f"source `{(model['source_digest'] or 'unknown')[:16]}`"
+        for model in report["models"]
+    )
+    notes = "\n".join(f"- {line}" for line in summary_lines(report))
+    return (
+        f"# {report['recipe']}\n\n{models}\n\n{report_table(report, 'github')}\n\n{LEGEND}\n"
+        + (f"\n{notes}\n" if notes else "")
+        + f"\n{headline(report)}. `{report['command']}`, phibuild {report['phibuild_version']}, "
+        f"{report['host']['system']}, {report['host']['cores']} cores.\n"
+    )

@@ -1,0 +1,5 @@
+"""`python -m phibuild`."""
+
+from phibuild.cli import main
+
+main()

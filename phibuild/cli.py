@@ -1,0 +1,134 @@
+"""The command line: verbs, flags, Hydra overrides. The only place that ends the process.
+
+Only argparse is imported here, so that `--help` is instant; a verb imports what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from phibuild import __version__
+from phibuild.errors import EXIT_INTERRUPTED, EXIT_USAGE, PhibuildError, Problem, suggest
+
+VERBS = {
+    "build": "build, judge and report what a recipe asks for (the default verb)",
+    "plan": "show the matrix, sizes and memory before anything is built",
+    "report": "show a run's report again: phibuild report [RUN]",
+    "run": "generate text with an artifact: phibuild run CELL_OR_FOLDER PROMPT",
+    "verify": "check artifacts against their manifests: phibuild verify [RUN_OR_FOLDER]",
+    "list": "list recipes, devices, backends, models or precisions",
+    "doctor": "what works on this machine, what is missing and how to get it",
+    "toolchain": "list, install or remove the backends' environments",
+}
+_EPILOG = """\
+examples:
+  phibuild plan                                   what the quickstart would build
+  phibuild build recipe=mobile model=./my-phi     a recipe, your own checkpoint
+  phibuild -m precision=int4,int8                 a sweep: one matrix, one report
+  phibuild build recipe=edge_release --only '*.openvino.*'
+exit codes: 0 built, gates met; 1 a cell failed; 2 wrong usage or input; 3 a gate failed; 130 interrupted
+"""
+
+
+def _parser(verb: str | None) -> argparse.ArgumentParser:
+    if verb is None:
+        verbs = "\n".join(f"  {name:10} {text}" for name, text in VERBS.items())
+        parser = argparse.ArgumentParser(
+            prog="phibuild",
+            usage="phibuild [VERB] [options] [key=value ...]",
+            description="Build one Phi checkpoint for every device, and see what each artifact lost.",
+            epilog=f"verbs ('phibuild VERB --help' for its options):\n{verbs}\n\n{_EPILOG}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        parser.add_argument("--version", action="version", version=f"phibuild {__version__}")
+        verb = "build"
+    else:
+        parser = argparse.ArgumentParser(
+            prog=f"phibuild {verb}", description=VERBS[verb], allow_abbrev=False
+        )
+    add = parser.add_argument
+    if verb in ("build", "plan"):
+        add("overrides", nargs="*", metavar="key=value", help="Hydra overrides: recipe=, model=, ...")
+        add("-m", "--multirun", action="store_true", help="sweep: several values of recipe, model, "
+            "device, backend, precision become one matrix")  # fmt: skip
+        add("--only", action="append", default=[], metavar="GLOB", help="only cells with such an id")
+        add("--skip", action="append", default=[], metavar="GLOB", help="no cells with such an id")
+        add("--cfg", choices=["job"], help="print the composed configuration and stop")
+        add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
+    if verb in ("build", "plan", "report", "doctor", "list", "verify"):
+        add("--json", action="store_true", help="print JSON instead of tables")
+    if verb in ("build", "report", "run", "verify"):
+        add("--output", metavar="DIR", default="outputs", help="folder of runs (default: outputs)")
+    if verb in ("report", "verify"):
+        add("what", nargs="?", metavar="RUN", help="recipe name or folder (default: the newest run)")
+    if verb == "run":
+        add("what", metavar="CELL_OR_FOLDER", help="a cell id of the newest run that has it, or an artifact")
+        add("prompt", metavar="PROMPT")
+        add("--max-tokens", type=_positive, default=128, metavar="N")
+    if verb == "list":
+        add("what", choices=["recipes", "devices", "backends", "models", "precisions"])
+        add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
+    if verb == "toolchain":
+        add("action", choices=["list", "install", "remove"])
+        add("names", nargs="*", metavar="BACKEND", help="default: all")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _split_verb(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take the verb off the words; None where there is none (a build)."""
+    first = next((word for word in words if not word.startswith("-")), None)
+    if first is None or "=" in first or first.startswith(("~", "+")):
+        return None, list(words)
+    position = list(words).index(first)
+    if first not in VERBS:
+        if position and words[position - 1] in ("--only", "--skip", "--cfg", "--config-dir", "--output"):
+            return None, list(words)
+        raise PhibuildError(
+            Problem(f"unknown verb {first!r}", "command line", suggest(first, VERBS))
+        )
+    return first, [*words[:position], *words[position + 1 :]]
+
+
+def run_command(words: Sequence[str]) -> int:
+    """Run one command and return its exit code. Raises PhibuildError for the user's mistakes."""
+    verb, rest = _split_verb(words)
+    parser = _parser(verb)
+    if verb is None and not rest:
+        parser.print_help()
+        return 0
+    arguments = parser.parse_intermixed_args(rest)
+    arguments.command = " ".join(["phibuild", *words])
+    module = importlib.import_module(f"phibuild.commands.{verb or 'build'}")
+    code: int = module.run(arguments)
+    return code
+
+
+def main(words: Sequence[str] | None = None) -> NoReturn:
+    """Console entry point: run, show errors as they are meant for users, exit."""
+    try:
+        code = run_command(sys.argv[1:] if words is None else words)
+        sys.stdout.flush()
+    except PhibuildError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone (a pager, head): nothing is wrong with us.
+        sys.stderr.close()
+        code = EXIT_USAGE if sys.stdout.closed else 0
+    sys.exit(code)

@@ -1,0 +1,81 @@
+"""`phibuild build`: plan, execute, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from phibuild.commands.common import compose, prepare
+from phibuild.errors import EXIT_CELL_FAILED, EXIT_GATE_FAILED, EXIT_INTERRUPTED, EXIT_OK
+from phibuild.execute.local import LocalExecutor
+from phibuild.progress import make_progress
+from phibuild.report.data import make_report
+from phibuild.report.runs import check_output, create_run, write_run
+from phibuild.report.table import LEGEND, headline, report_table, summary_lines
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build what the command line asks for; return the exit code of the contract."""
+    started = time.monotonic()
+    composition = compose(arguments)
+    if arguments.cfg:
+        print(composition.yaml(), end="")
+        return EXIT_OK
+    output = Path(arguments.output).expanduser().resolve()
+    check_output(output)
+    prepared = prepare(arguments, composition, build=True)
+    folder = create_run(output, composition.name)
+    with make_progress(quiet=arguments.json) as progress:
+        executor = LocalExecutor(
+            prepared.plan, prepared.store, prepared.executor, folder / "logs", progress
+        )
+        complete = executor.run()
+    report = make_report(
+        prepared.plan,
+        executor.results,
+        prepared.store,
+        recipe=composition.name,
+        command=arguments.command,
+        seconds=time.monotonic() - started,
+        interrupted=not complete,
+    )
+    write_run(folder, prepared.plan, executor.results, prepared.store, report)
+    if arguments.json:
+        print(json.dumps(report, indent=1))
+    else:
+        show(report)
+        print(f"report: {_shown(folder)}/report.md")
+    return exit_code(report)
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print a report for people."""
+    print()
+    print(report_table(report))
+    print()
+    print(LEGEND)
+    for line in summary_lines(report):
+        print(line)
+    print()
+    print(headline(report))
+    sys.stdout.flush()
+
+
+def exit_code(report: dict[str, Any]) -> int:
+    """Return the exit code that a report means."""
+    if report["totals"]["interrupted"]:
+        return EXIT_INTERRUPTED
+    if report["totals"]["failed"]:
+        return EXIT_CELL_FAILED
+    return EXIT_GATE_FAILED if report["totals"]["gates_failed"] else EXIT_OK
+
+
+def _shown(folder: Path) -> str:
+    try:
+        return str(folder.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder)

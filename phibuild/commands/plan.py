@@ -1,0 +1,126 @@
+"""`phibuild plan`: what would be built, before anything is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from tabulate import tabulate
+
+from phibuild.commands.common import compose, prepare
+from phibuild.errors import EXIT_OK
+from phibuild.plan import Plan, PlanCell
+from phibuild.units import format_mb, format_size
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show the plan; builds and fetches nothing."""
+    composition = compose(arguments)
+    if arguments.cfg:
+        print(composition.yaml(), end="")
+        return EXIT_OK
+    plan = prepare(arguments, composition, build=False).plan
+    if arguments.json:
+        print(json.dumps(plan_json(plan, composition.name), indent=1))
+    else:
+        print("\n".join(plan_lines(plan, composition.name)))
+    return EXIT_OK
+
+
+def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
+    """Return the plan as JSON data."""
+    return {
+        "schema_version": 1,
+        "recipe": recipe,
+        "cells": [
+            {
+                "id": cell.cell.id,
+                "device": cell.cell.device,
+                "backend": cell.cell.backend,
+                "precision": cell.cell.precision,
+                "variant": cell.cell.variant.name if cell.cell.variant else None,
+                "format": cell.cell.variant.format if cell.cell.variant else None,
+                "status": _status(cell),
+                "reason": cell.cell.skip,
+                "estimated_bytes": cell.artifact.estimate.artifact_bytes if cell.artifact else None,
+                "bits_per_weight": cell.artifact.estimate.bits_per_weight if cell.artifact else None,
+                "device_memory_bytes": cell.device_memory_bytes,
+                "device_budget_bytes": cell.budget,
+                "fits_budget": cell.fits_budget,
+                "artifact_key": cell.artifact.key if cell.artifact else None,
+                "shared_with": _others(cell),
+            }
+            for cell in plan.cells
+        ],
+        "steps": [
+            {"id": step.id, "memory_bytes": step.memory_bytes}
+            for step in (*plan.references, *plan.builds, *plan.measures)
+        ],
+        "disk_bytes": plan.disk_bytes,
+        "peak_build_memory_bytes": plan.peak_build_memory,
+    }
+
+
+def plan_lines(plan: Plan, recipe: str) -> list[str]:
+    """Return the plan as text: the table, then totals and reasons."""
+    built = [cell for cell in plan.cells if cell.artifact]
+    lines = []
+    if built:
+        headers = ("cell", "variant", "format", "est. MB", "bits/w", "device memory", "budget",
+                   "fits", "status")  # fmt: skip
+        align = ("left", "left", "left", "right", "right", "right", "right", "left", "left")
+        lines.append(
+            tabulate([_row(cell) for cell in built], headers, colalign=align, disable_numparse=True)
+        )
+        lines.append("")
+    lines += [f"skipped {cell.cell.id}: {cell.cell.skip}" for cell in plan.cells if cell.cell.skip]
+    for name, checkpoint in plan.matrix.models.items():
+        if checkpoint.is_estimate:
+            lines.append(
+                f"note    {name} is not on this machine: figures are those of its published "
+                "config.json; a build fetches it from the Hub"
+            )
+        elif name not in plan.source_digests:
+            lines.append(f"note    {name} has not been hashed yet: nothing of it counts as cached")
+    artifacts = len(plan.artifacts)
+    cached = sum(artifact.cached for artifact in plan.artifacts)
+    lines.append(
+        f"{recipe}: {len(plan.cells)} cells, {artifacts} artifacts, {cached} cached; "
+        f"{format_mb(plan.disk_bytes)} MB of disk to write, "
+        f"peak build memory {format_size(plan.peak_build_memory)}"
+    )
+    steps = [step.id for step in plan.builds]
+    if steps:
+        lines.append(f"steps: {', '.join(steps)}; toolchains: {', '.join(plan.toolchains)}")
+    return lines
+
+
+def _row(cell: PlanCell) -> list[str]:
+    assert cell.artifact is not None  # skipped cells have no row
+    assert cell.cell.variant is not None
+    estimate = cell.artifact.estimate
+    others = _others(cell)
+    shared = f", shares with {others[0]}" if others and cell.cell.id != cell.artifact.cells[0] else ""
+    return [
+        cell.cell.id,
+        cell.cell.variant.name,
+        cell.cell.variant.format,
+        format_mb(estimate.artifact_bytes),
+        f"{estimate.bits_per_weight:.2f}",
+        format_size(cell.device_memory_bytes),
+        format_size(cell.budget),
+        "yes" if cell.fits_budget else "NO",
+        _status(cell) + shared,
+    ]
+
+
+def _status(cell: PlanCell) -> str:
+    if cell.artifact is None:
+        return "skipped"
+    return "cached" if cell.artifact.cached else "build"
+
+
+def _others(cell: PlanCell) -> list[str]:
+    if cell.artifact is None:
+        return []
+    return [name for name in cell.artifact.cells if name != cell.cell.id]

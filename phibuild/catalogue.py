@@ -36,7 +36,7 @@ class ModelEntry(Frozen):
     repo: str | None = None
     revision: str | None = None
     license: str
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     tokenizer_bytes: Annotated[Size, Field(gt=0)] = 4_000_000
 
 

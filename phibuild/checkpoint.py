@@ -56,7 +56,9 @@ def load_checkpoint(folder: Path, name: str, reference: str) -> Checkpoint:
     """Return the facts of a local checkpoint; raises SourceError if it cannot be built from."""
     if not folder.exists():
         raise SourceError(
-            Problem("no such folder", str(folder), "give a checkpoint folder, a model name or org/name")
+            Problem(
+                "no such folder", str(folder), "give a checkpoint folder, a model name or org/name"
+            )
         )
     if not folder.is_dir():
         raise SourceError(Problem("is a file, not a checkpoint folder", str(folder)))
@@ -85,7 +87,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise SourceError(
-            Problem("config.json is missing", str(folder), "is this a Hugging Face checkpoint folder?")
+            Problem(
+                "config.json is missing", str(folder), "is this a Hugging Face checkpoint folder?"
+            )
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -153,7 +157,9 @@ def _read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo
     for path in paths:
         if not path.is_file():
             problems.append(
-                Problem("missing shard that the index names", str(path), "fetch the checkpoint again")
+                Problem(
+                    "missing shard that the index names", str(path), "fetch the checkpoint again"
+                )
             )
             continue
         try:
@@ -195,7 +201,7 @@ def _check_tensors(
     ]
     if surplus:
         yield Problem(
-            f"{len(surplus)} tensor(s) that Phi3ForCausalLM does not have: {', '.join(surplus[:3])}",
+            f"{len(surplus)} tensor(s) that Phi3ForCausalLM has not: {', '.join(surplus[:3])}",
             str(folder),
             "merge adapters and remove extra heads first",
         )

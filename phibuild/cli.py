@@ -30,7 +30,8 @@ examples:
   phibuild build recipe=mobile model=./my-phi     a recipe, your own checkpoint
   phibuild -m precision=int4,int8                 a sweep: one matrix, one report
   phibuild build recipe=edge_release --only '*.openvino.*'
-exit codes: 0 built, gates met; 1 a cell failed; 2 wrong usage or input; 3 a gate failed; 130 interrupted
+exit codes: 0 built, gates met; 1 a cell failed; 2 wrong usage or input; 3 a gate failed;
+            130 interrupted
 """
 
 
@@ -40,7 +41,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(
             prog="phibuild",
             usage="phibuild [VERB] [options] [key=value ...]",
-            description="Build one Phi checkpoint for every device, and see what each artifact lost.",
+            description="Build one Phi checkpoint for every device; see what each artifact lost.",
             epilog=f"verbs ('phibuild VERB --help' for its options):\n{verbs}\n\n{_EPILOG}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -53,10 +54,17 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         )
     add = parser.add_argument
     if verb in ("build", "plan"):
-        add("overrides", nargs="*", metavar="key=value", help="Hydra overrides: recipe=, model=, ...")
+        add(
+            "overrides",
+            nargs="*",
+            metavar="key=value",
+            help="Hydra overrides: recipe=, model=, ...",
+        )
         add("-m", "--multirun", action="store_true", help="sweep: several values of recipe, model, "
             "device, backend, precision become one matrix")  # fmt: skip
-        add("--only", action="append", default=[], metavar="GLOB", help="only cells with such an id")
+        add(
+            "--only", action="append", default=[], metavar="GLOB", help="only cells with such an id"
+        )
         add("--skip", action="append", default=[], metavar="GLOB", help="no cells with such an id")
         add("--cfg", choices=["job"], help="print the composed configuration and stop")
         add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
@@ -65,9 +73,15 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     if verb in ("build", "report", "run", "verify"):
         add("--output", metavar="DIR", default="outputs", help="folder of runs (default: outputs)")
     if verb in ("report", "verify"):
-        add("what", nargs="?", metavar="RUN", help="recipe name or folder (default: the newest run)")
+        add(
+            "what", nargs="?", metavar="RUN", help="recipe name or folder (default: the newest run)"
+        )
     if verb == "run":
-        add("what", metavar="CELL_OR_FOLDER", help="a cell id of the newest run that has it, or an artifact")
+        add(
+            "what",
+            metavar="CELL_OR_FOLDER",
+            help="a cell id of the newest run that has it, or an artifact",
+        )
         add("prompt", metavar="PROMPT")
         add("--max-tokens", type=_positive, default=128, metavar="N")
     if verb == "list":
@@ -93,7 +107,13 @@ def _split_verb(words: Sequence[str]) -> tuple[str | None, list[str]]:
         return None, list(words)
     position = list(words).index(first)
     if first not in VERBS:
-        if position and words[position - 1] in ("--only", "--skip", "--cfg", "--config-dir", "--output"):
+        if position and words[position - 1] in (
+            "--only",
+            "--skip",
+            "--cfg",
+            "--config-dir",
+            "--output",
+        ):
             return None, list(words)
         raise PhibuildError(
             Problem(f"unknown verb {first!r}", "command line", suggest(first, VERBS))

@@ -42,7 +42,7 @@ class BuildConfig(Frozen):
     description: str = ""
     model: str
     devices: dict[str, dict[str, Any]]
-    backends: dict[str, dict[str, dict[str, Any] | None]] = {}
+    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     gates: Gates = Gates()
     evaluation: Evaluation = Field(default_factory=Evaluation)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
@@ -189,18 +189,14 @@ def _axis_values(override: Override, catalogue: Catalogue, *, sweep: bool) -> tu
                 and not any(fnmatch.fnmatchcase(name, pattern) for pattern in value.exclude)
             ]
             if not chosen:
-                raise ConfigError(
-                    Problem(f"no {key} matches", where, f"known: {', '.join(known)}")
-                )
+                raise ConfigError(Problem(f"no {key} matches", where, f"known: {', '.join(known)}"))
             return tuple(chosen)
         values = [_plain(item) for item in override.sweep_iterator()]
         return tuple(dict.fromkeys(values))
     value = override.value()
     if isinstance(value, (list, dict)):
         raise ConfigError(
-            Problem(
-                f"{key} takes one name, not {_kind(value)}", where, f"to sweep: -m {key}=a,b"
-            )
+            Problem(f"{key} takes one name, not {_kind(value)}", where, f"to sweep: -m {key}=a,b")
         )
     if value is None or value == "":
         raise ConfigError(Problem(f"{key} needs a name", where))
@@ -221,7 +217,7 @@ def _known_names(axis: str, catalogue: Catalogue) -> list[str]:
     return sorted(catalogue.files(axis))
 
 
-class _UserRoots(SearchPathPlugin):  # type: ignore[misc]  # hydra's plugin base is untyped
+class _UserRoots(SearchPathPlugin):
     """Puts the user's folders before phibuild's own."""
 
     roots: tuple[Path, ...] = ()
@@ -268,7 +264,8 @@ def _compose_recipe(
     name: str, rest: Sequence[Override], axes: dict[str, tuple[str, ...]], catalogue: Catalogue
 ) -> Recipe:
     files = _recipe_chain(name, catalogue)
-    words, written = [f"recipes@_global_={name}"], {}
+    words = [f"recipes@_global_={name}"]
+    written: dict[Path_, str] = {}
     for override in rest:
         line = override.input_line or ""
         key = override.key_or_group
@@ -277,8 +274,9 @@ def _compose_recipe(
             value = _plain(override.value())
             if value not in known:
                 raise ConfigError(
-                    Problem(f"unknown {key} {value!r}", f"{COMMAND_LINE}: {line}",
-                            suggest(value, known))  # fmt: skip
+                    Problem(
+                        f"unknown {key} {value!r}", f"{COMMAND_LINE}: {line}", suggest(value, known)
+                    )
                 )
             words.append(line)
         elif override.is_delete():
@@ -323,18 +321,18 @@ def _empty_problem(data: dict[Any, Any], files: Sequence[YamlFile]) -> Problem |
     if not data.get("devices"):
         where = locate(files, ("devices",)) or f"{files[0].shown}:1"
         return Problem(
-            "the recipe names no devices", where, "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}"
+            "the recipe names no devices",
+            where,
+            "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}",
         )
     return None
 
 
-def _hydra_compose(
-    words: list[str], catalogue: Catalogue, files: Sequence[YamlFile]
-) -> DictConfig:
+def _hydra_compose(words: list[str], catalogue: Catalogue, files: Sequence[YamlFile]) -> DictConfig:
     shipped = shipped_root("conf").resolve()
     own = [root for root in catalogue.conf_roots if root != shipped]
     # A recipe lies in a folder called `recipes`, the group; its parent is the search root.
-    _UserRoots.roots = tuple([*own, *(root.parent for root in catalogue.recipe_roots)])
+    _UserRoots.roots = (*own, *(root.parent for root in catalogue.recipe_roots))
     Plugins.instance().register(_UserRoots)
     try:
         with initialize_config_dir(str(shipped), job_name="phibuild", version_base="1.3"):

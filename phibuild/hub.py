@@ -86,7 +86,9 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
         raise SourceError(Problem("no such revision on the Hub", name)) from error
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
-            Problem("no such model on the Hub, or it is private", name, "check the name; hf auth login")
+            Problem(
+                "no such model on the Hub, or it is private", name, "check the name; hf auth login"
+            )
         ) from error
     except errors.EntryNotFoundError as error:
         offline = isinstance(error, errors.LocalEntryNotFoundError)
@@ -104,7 +106,8 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
 def _no_network(name: str, error: Exception | None = None) -> Problem:
     reason = str(error).strip().splitlines()[0][:160] if error and str(error).strip() else ""
     return Problem(
-        "the Hub cannot be reached and the model is not in its cache" + (f" ({reason})" if reason else ""),
+        "the Hub cannot be reached and the model is not in its cache"
+        + (f" ({reason})" if reason else ""),
         name,
         "check the network (HF_ENDPOINT, proxy), or give a folder: model=./my-phi",
     )

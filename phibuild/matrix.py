@@ -127,7 +127,8 @@ def _add_model(
     if name in models:
         if models[name].reference != reference:
             state.note(
-                f"models {models[name].reference!r} and {reference!r} would both be called {name!r}",
+                f"models {models[name].reference!r} and {reference!r} would both be "
+                f"called {name!r}",
                 recipe.where(("model",)),
                 "rename one of the folders",
             )
@@ -187,7 +188,7 @@ def _precisions(
 ) -> Iterator[tuple[Precision, Options]]:
     where = recipe.where(path)
     if isinstance(value, list) and value:
-        items = {str(name): {} for name in value}
+        items: dict[str, Any] = {str(name): {} for name in value}
     elif isinstance(value, Mapping) and value:
         items = {str(name): options or {} for name, options in value.items()}
     else:
@@ -197,14 +198,15 @@ def _precisions(
             f"for example {path[-1]}: [int4, int8]",
         )
         return
-    for name, options in items.items():
-        here = recipe.where((*path, name))
-        if name not in PRECISIONS:
-            state.note(f"unknown precision {name!r}", here, suggest(name, PRECISIONS))
+    for word, options in items.items():
+        here = recipe.where((*path, word))
+        precision = next((known for known in PRECISIONS if known == word), None)
+        if precision is None:
+            state.note(f"unknown precision {word!r}", here, suggest(word, PRECISIONS))
         elif not isinstance(options, Mapping):
-            state.note(f"options of {name} must be a mapping, not {options!r}", here)
+            state.note(f"options of {word} must be a mapping, not {options!r}", here)
         else:
-            yield name, dict(options)
+            yield precision, dict(options)
 
 
 def _check_axes(squares: list[tuple[Recipe, list[_Square]]], state: _Expansion) -> None:
@@ -218,8 +220,8 @@ def _check_axes(squares: list[tuple[Recipe, list[_Square]]], state: _Expansion) 
             for device, backends in recipe.config.devices.items():
                 for name, precisions in (backends or {}).items():
                     for precision in precisions or ():
-                        value = {"device": device, "backend": name, "precision": str(precision)}
-                        named[value[axis]] = None
+                        square = {"device": device, "backend": name, "precision": str(precision)}
+                        named[square[axis]] = None
         word = state.composition.axis_words.get(axis, axis)
         for value in chosen:
             if value not in named:
@@ -283,7 +285,13 @@ def _variant(
         **recipe_wide,
         **square.options,
     }
-    key = (model, device.name, square.backend, precision, json.dumps(merged, sort_keys=True, default=str))
+    key = (
+        model,
+        device.name,
+        square.backend,
+        precision,
+        json.dumps(merged, sort_keys=True, default=str),
+    )
     if key not in state.variants:
         spec = backend(square.backend)
         state.variants[key] = None
@@ -308,7 +316,8 @@ def _note_options(
     for detail in error.errors(include_url=False, include_context=False):
         option = str(detail["loc"][0]) if detail["loc"] else ""
         where = recipe.where((*path, option))
-        if device is not None and option in (device.backends.get(path[2]) or {}).get(path[3], {}):
+        own = dict((device.backends if device else {}).get(path[2]) or {})
+        if device is not None and any(option in own[name] for name in own if name == path[3]):
             files = [state.catalogue.device_files[device.name]]
             where = locate(files, ("backends", path[2], path[3], option)) or where
         if detail["type"] == "extra_forbidden":
@@ -322,9 +331,7 @@ def _note_options(
             )
 
 
-def _choose(
-    cells: tuple[Cell, ...], only: Sequence[str], skip: Sequence[str]
-) -> tuple[Cell, ...]:
+def _choose(cells: tuple[Cell, ...], only: Sequence[str], skip: Sequence[str]) -> tuple[Cell, ...]:
     for flag, patterns in (("--only", only), ("--skip", skip)):
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(cell.id, pattern) for cell in cells):
@@ -332,7 +339,9 @@ def _choose(
                     Problem(
                         f"no cell matches {pattern!r}",
                         f"{COMMAND_LINE}: {flag} {pattern}",
-                        f"ids look like {cells[0].id}; 'phibuild plan' lists them" if cells else None,
+                        f"ids look like {cells[0].id}; 'phibuild plan' lists them"
+                        if cells
+                        else None,
                     )
                 )
     chosen = tuple(
@@ -342,5 +351,7 @@ def _choose(
         and not any(fnmatch.fnmatchcase(cell.id, glob) for glob in skip)
     )
     if not chosen:
-        raise ConfigError(Problem("nothing is left to build", COMMAND_LINE, "loosen --only or --skip"))
+        raise ConfigError(
+            Problem("nothing is left to build", COMMAND_LINE, "loosen --only or --skip")
+        )
     return chosen

@@ -1,4 +1,4 @@
-"""A model reference to a checkpoint: a catalogue name, a folder, or org/name@revision on the Hub."""
+"""A model reference to a checkpoint: a catalogue name, a folder, or org/name@revision."""
 
 from __future__ import annotations
 

@@ -74,7 +74,9 @@ def uv_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def has_local_torch(environ: Mapping[str, str] = os.environ) -> bool:
     """Say whether find-links offers a torch wheel (a mirror's CPU build); remote ones count."""
-    links = environ.get("UV_FIND_LINKS", "").split(",") + pip_settings(environ).get("find-links", [])
+    links = environ.get("UV_FIND_LINKS", "").split(",") + pip_settings(environ).get(
+        "find-links", []
+    )
     for link in filter(None, links):
         if "://" in link and not link.startswith("file://"):
             return True

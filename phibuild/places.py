@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder for phibuild (XDG_CACHE_HOME, ~/Library/Caches, LOCALAPPDATA)."""
+    """Return phibuild's folder in the user's cache (XDG_CACHE_HOME or the system's place)."""
     if os.environ.get("XDG_CACHE_HOME"):
         return Path(os.environ["XDG_CACHE_HOME"]) / "phibuild"
     if sys.platform == "darwin":

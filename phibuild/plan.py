@@ -116,6 +116,12 @@ class Plan:
     source_digests: Mapping[str, str]
 
     @property
+    def steps(self) -> tuple[ReferenceStep | BuildStep | MeasureStep, ...]:
+        """What there is to do, in the order of its dependences."""
+        originals = tuple(step for step in self.references if not step.cached)
+        return (*originals, *self.builds, *self.measures)
+
+    @property
     def toolchains(self) -> tuple[str, ...]:
         """Backends whose environments the steps need."""
         steps: list[BuildStep | MeasureStep] = [*self.builds, *self.measures]

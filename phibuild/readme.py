@@ -28,7 +28,8 @@ tags: [phi, quantized, {variant.precision}]
 ---
 # {checkpoint.name}, {variant.name} ({variant.format})
 
-Made from `{checkpoint.name}` for {spec.title}: {variant.precision}, {bits_per_weight:.2f} bits per weight.
+Made from `{checkpoint.name}` for {spec.title}:
+{variant.precision}, {bits_per_weight:.2f} bits per weight.
 
 ## Run it
 In this folder:

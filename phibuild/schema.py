@@ -77,7 +77,7 @@ class Evaluation(Frozen):
     there are fewer windows."""
 
     enabled: bool = True
-    windows: Annotated[int, Field(gt=0)] = 40
+    windows: Annotated[int, Field(gt=0)] = 20
     window_tokens: Annotated[int, Field(ge=16)] = 256
     decode_tokens: Annotated[int, Field(ge=1)] = 32
     max_reference_bytes: Size = 2 << 30

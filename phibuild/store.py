@@ -174,9 +174,7 @@ class Store:
             size, mtime = _stat(path) or (0, 0)
             known = file_sha256(path)
             entry.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(
-                entry, json.dumps({"size": size, "mtime_ns": mtime, "sha256": known})
-            )
+            write_atomically(entry, json.dumps({"size": size, "mtime_ns": mtime, "sha256": known}))
         return known
 
     def known_digest(self, path: Path) -> str | None:

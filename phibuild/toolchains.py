@@ -97,7 +97,15 @@ class Toolchain:
             if folder.exists():
                 shutil.rmtree(folder)
             say("creating the environment")
-            _uv(self.name, "venv", "--quiet", "--no-project", "--python", sys.executable, str(folder))
+            _uv(
+                self.name,
+                "venv",
+                "--quiet",
+                "--no-project",
+                "--python",
+                sys.executable,
+                str(folder),
+            )
             say("installing packages")
             command = ["pip", "sync", "--quiet", "--python", str(self.python), str(self.lock)]
             if "torch" in self.versions() and sys.platform == "linux" and not has_local_torch():

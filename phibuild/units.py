@@ -13,7 +13,7 @@ _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*$")
 
 
 def parse_size(value: object) -> int:
-    """Return the bytes that a size means: an integer, or a number and a unit (GB = 10^9, GiB = 2^30).
+    """Return the bytes that a size means: an integer, or number and unit (GB 10^9, GiB 2^30).
 
     Raises ValueError for anything else: negative numbers, unknown units, booleans.
     """
@@ -28,7 +28,9 @@ def parse_size(value: object) -> int:
         raise ValueError(f"{value!r} is not a size; write for example '8 GiB'")
     unit = match[2].upper()
     if unit not in _UNITS:
-        raise ValueError(f"unknown unit {match[2]!r} in {value!r}; use B, KB, MB, GB, KiB, MiB, GiB")
+        raise ValueError(
+            f"unknown unit {match[2]!r} in {value!r}; use B, KB, MB, GB, KiB, MiB, GiB"
+        )
     return round(float(match[1]) * _UNITS[unit])
 
 

@@ -12,6 +12,7 @@ without "end" has crashed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -88,10 +89,8 @@ def peak_rss_bytes() -> int:
 
 def reset_peak_rss() -> None:
     """Start the peak anew, so that each item has its own (Linux; elsewhere it goes on rising)."""
-    try:
+    with contextlib.suppress(OSError):  # not Linux, or not allowed
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass  # not Linux, or not allowed
 
 
 def _mount() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from phibuild.commands.common import compose, prepare
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_GATE_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from phibuild.execute.local import LocalExecutor
+from phibuild.execute.local import run_plan
 from phibuild.progress import make_progress
 from phibuild.report.data import make_report
 from phibuild.report.runs import check_output, create_run, write_run
@@ -30,20 +30,19 @@ def run(arguments: argparse.Namespace) -> int:
     prepared = prepare(arguments, composition, build=True)
     folder = create_run(output, composition.name)
     with make_progress(quiet=arguments.json) as progress:
-        executor = LocalExecutor(
+        results, complete = run_plan(
             prepared.plan, prepared.store, prepared.executor, folder / "logs", progress
         )
-        complete = executor.run()
     report = make_report(
         prepared.plan,
-        executor.results,
+        results,
         prepared.store,
         recipe=composition.name,
         command=arguments.command,
         seconds=time.monotonic() - started,
         interrupted=not complete,
     )
-    write_run(folder, prepared.plan, executor.results, prepared.store, report)
+    write_run(folder, prepared.plan, results, prepared.store, report)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:

@@ -34,7 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
         keys = ("check", "state", "found", "remedy")
         print(json.dumps([dict(zip(keys, check, strict=True)) for check in checks], indent=1))
     else:
-        print(tabulate(checks, headers=("check", "state", "found", "what to do"), disable_numparse=True))
+        print(
+            tabulate(
+                checks, headers=("check", "state", "found", "what to do"), disable_numparse=True
+            )
+        )
     return EXIT_CELL_FAILED if any(check[1] == "bad" for check in checks) else EXIT_OK
 
 
@@ -89,5 +93,7 @@ def _toolchains() -> list[Check]:
         problem = toolchain(name).problem()
         remedy = f"phibuild toolchain install {name} (a build does it by itself)"
         state = "ok" if problem is None else "missing"
-        checks.append((f"toolchain {name}", state, problem or "complete", remedy if problem else ""))
+        checks.append(
+            (f"toolchain {name}", state, problem or "complete", remedy if problem else "")
+        )
     return checks

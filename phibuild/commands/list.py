@@ -42,18 +42,22 @@ def run(arguments: argparse.Namespace) -> int:
             source = model.repo or "embedded"
             if model.revision:
                 source += f"@{model.revision}"
-            rows.append({"model": name, "title": model.title, "source": source, "licence": model.license})
+            rows.append(
+                {"model": name, "title": model.title, "source": source, "licence": model.license}
+            )
     elif arguments.what == "backends":
         for name in BACKENDS:
             spec = backend(name)
             options = ", ".join(spec.options.model_fields)
-            rows.append({"backend": name, "format": spec.format, "for": spec.title, "options": options})
+            rows.append(
+                {"backend": name, "format": spec.format, "for": spec.title, "options": options}
+            )
     else:
         for precision in PRECISIONS:
             defaults = {name: catalogue.backend_defaults(name).get(precision) for name in BACKENDS}
-            row = {"precision": precision}
-            for name, options in defaults.items():
-                values = [f"{key}: {value}" for key, value in (options or {}).items() if value]
+            row: dict[str, str] = {"precision": precision}
+            for name, chosen in defaults.items():
+                values = [f"{key}: {value}" for key, value in (chosen or {}).items() if value]
                 row[name] = ", ".join(values) or "default"
             rows.append(row)
     if arguments.json:

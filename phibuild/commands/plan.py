@@ -43,7 +43,9 @@ def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
                 "status": _status(cell),
                 "reason": cell.cell.skip,
                 "estimated_bytes": cell.artifact.estimate.artifact_bytes if cell.artifact else None,
-                "bits_per_weight": cell.artifact.estimate.bits_per_weight if cell.artifact else None,
+                "bits_per_weight": cell.artifact.estimate.bits_per_weight
+                if cell.artifact
+                else None,
                 "device_memory_bytes": cell.device_memory_bytes,
                 "device_budget_bytes": cell.budget,
                 "fits_budget": cell.fits_budget,
@@ -52,10 +54,7 @@ def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
             }
             for cell in plan.cells
         ],
-        "steps": [
-            {"id": step.id, "memory_bytes": step.memory_bytes}
-            for step in (*plan.references, *plan.builds, *plan.measures)
-        ],
+        "steps": [{"id": step.id, "memory_bytes": step.memory_bytes} for step in plan.steps],
         "disk_bytes": plan.disk_bytes,
         "peak_build_memory_bytes": plan.peak_build_memory,
     }
@@ -100,7 +99,9 @@ def _row(cell: PlanCell) -> list[str]:
     assert cell.cell.variant is not None
     estimate = cell.artifact.estimate
     others = _others(cell)
-    shared = f", shares with {others[0]}" if others and cell.cell.id != cell.artifact.cells[0] else ""
+    shared = (
+        f", shares with {others[0]}" if others and cell.cell.id != cell.artifact.cells[0] else ""
+    )
     return [
         cell.cell.id,
         cell.cell.variant.name,

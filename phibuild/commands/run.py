@@ -76,5 +76,7 @@ def find_artifact(what: str, output: Path) -> Artifact:
                     if found:
                         return found
     raise ConfigError(
-        Problem(f"no artifact {what!r}", str(output), suggest(what, known) or "phibuild build first")
+        Problem(
+            f"no artifact {what!r}", str(output), suggest(what, known) or "phibuild build first"
+        )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from functools import partial
 
 from filelock import FileLock
 from tabulate import tabulate
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in names:
         tools = toolchain(name)
         if arguments.action == "install":
-            seconds = tools.install(lambda text, name=name: print(f"{name}: {text}", file=sys.stderr))  # type: ignore[misc]
+            seconds = tools.install(partial(_say, name))
             print(f"{name}: complete" + (f" ({seconds:.1f} s)" if seconds else " already"))
         elif arguments.action == "remove":
             there = tools.folder.exists()
@@ -40,3 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
                     shutil.rmtree(tools.folder)
             print(f"{name}: {'removed' if there else 'was not there'}")
     return EXIT_OK
+
+
+def _say(name: str, text: str) -> None:
+    print(f"{name}: {text}", file=sys.stderr)

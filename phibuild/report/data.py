@@ -11,7 +11,7 @@ import psutil
 
 from phibuild import __version__
 from phibuild.backends.registry import backend
-from phibuild.execute.local import Result
+from phibuild.execute.context import Result
 from phibuild.plan import Plan, PlanCell
 from phibuild.report.gates import check_gates
 from phibuild.store import Store

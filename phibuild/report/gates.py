@@ -32,7 +32,9 @@ def check_gates(
         value = quality["top1"] if quality else None
         add("top1", top1, value, None if value is None else value >= top1)
     if gates.size is not None:
-        add("size", gates.size, size_bytes, None if size_bytes is None else size_bytes <= gates.size)
+        add(
+            "size", gates.size, size_bytes, None if size_bytes is None else size_bytes <= gates.size
+        )
     if gates.fits_budget:
         add("fits_budget", True, fits_budget, fits_budget)
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.errors import ConfigError, Problem, StoreError, suggest
-from phibuild.execute.local import Result
+from phibuild.execute.context import Result
 from phibuild.plan import Plan
 from phibuild.report.data import artifact_folder
 from phibuild.report.table import report_markdown
@@ -24,7 +24,9 @@ def check_output(output: Path) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(
-            Problem("the output folder cannot be written", str(output), "choose another: --output DIR")
+            Problem(
+                "the output folder cannot be written", str(output), "choose another: --output DIR"
+            )
         )
 
 
@@ -82,7 +84,7 @@ def _point_latest(folder: Path) -> None:
 
 
 def find_run(output: Path, name: str | None) -> Path:
-    """Return a run's folder: a path, a recipe's name (its latest), or None for the newest of all."""
+    """Return a run's folder: a path, a recipe's latest by its name, the newest of all (None)."""
     if name:
         given = Path(name)
         for folder in (given, output / name, output / name / "latest"):

@@ -125,7 +125,8 @@ def headline(report: dict[str, Any]) -> str:
 def report_markdown(report: dict[str, Any]) -> str:
     """Return report.md."""
     models = "\n".join(
-        f"- **{model['name']}**: {model['parameters']:,} parameters, {format_mb(model['bytes'])} MB, "
+        f"- **{model['name']}**: {model['parameters']:,} parameters, "
+        f"{format_mb(model['bytes'])} MB, "
         f"source `{(model['source_digest'] or 'unknown')[:16]}`"
         for model in report["models"]
     )

@@ -1,0 +1,146 @@
+"""The build step: one runner makes several artifacts, each is checked and published as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from phibuild import __version__
+from phibuild.backends.registry import backend
+from phibuild.checkpoint import license_file
+from phibuild.execute.context import Context
+from phibuild.execute.items import run_items
+from phibuild.plan import Artifact, BuildStep
+from phibuild.readme import artifact_readme
+from phibuild.toolchains import toolchain
+
+
+def build(context: Context, step: BuildStep, threads: int) -> None:
+    error = context.toolchain_errors.get(step.backend)
+    if error:
+        for artifact in step.artifacts:
+            context.fail(artifact, error)
+        return
+    names = ", ".join(artifact.variant.name for artifact in step.artifacts)
+    with contextlib.ExitStack() as stack:
+        failures = stack.enter_context(context.told(step.id, f"build {names}"))
+        for key in sorted(artifact.key for artifact in step.artifacts):
+            stack.enter_context(context.store.lock(key))
+        _build_locked(context, step, threads, failures, stack)
+
+
+def _build_locked(
+    context: Context,
+    step: BuildStep,
+    threads: int,
+    failures: list[str],
+    stack: contextlib.ExitStack,
+) -> None:
+    # Another phibuild may have built some of them while this one waited for the locks.
+    wanted: dict[str, Artifact] = {}
+    for artifact in step.artifacts:
+        if context.store.artifact(artifact.key):
+            context.results[artifact.key].status = "cached"
+        else:
+            wanted[artifact.key] = artifact
+    if not wanted:
+        return
+    checkpoint = context.plan.matrix.models[step.model]
+    workspace = stack.enter_context(context.store.workspace())
+    runner = context.runner(step.backend, step.id)
+    attempts = 0
+
+    def request(items: Sequence[str]) -> dict[str, Any]:
+        nonlocal attempts
+        attempts += 1  # what a crashed runner left must not be met by the next
+        entries = []
+        for key in items:
+            output = workspace / f"{key[:16]}-{attempts}"
+            output.mkdir()
+            outputs[key] = output
+            variant = wanted[key].variant.model_dump(mode="json")
+            entries.append({"item": key, "variant": variant, "output": str(output)})
+        return {
+            "verb": "build",
+            "source": str(checkpoint.folder),
+            "architecture": checkpoint.architecture.to_json(),
+            "model": checkpoint.name,
+            "threads": threads,
+            "items": entries,
+        }
+
+    def failed(key: str, reason: str) -> None:
+        context.fail(wanted[key], reason)
+        failures.append(f"{wanted[key].variant.name}: {reason}")
+
+    def built(key: str, result: dict[str, Any]) -> None:
+        problem = _publish(context, wanted[key], outputs[key], result)
+        if problem:
+            failed(key, problem)
+        else:
+            context.results[key].status = "built"
+
+    outputs: dict[str, Path] = {}
+    for artifact in wanted.values():
+        context.results[artifact.key].logs.append(runner.log)
+    run_items(
+        runner,
+        list(wanted),
+        request,
+        on_result=built,
+        on_failure=failed,
+        on_stage=lambda event: context.stage(step.id, event),
+    )
+
+
+def _publish(
+    context: Context, artifact: Artifact, folder: Path, result: dict[str, Any]
+) -> str | None:
+    """Check a finished artifact against its promise and move it into the store; return what
+    is wrong with it."""
+    if result["types"] != artifact.estimate.types:
+        return (
+            f"the artifact holds {_type_names(result['types'])}; "
+            f"{artifact.variant.name} promises {_type_names(artifact.estimate.types)}"
+        )
+    checkpoint = context.plan.matrix.models[artifact.model]
+    digest = context.plan.source_digests[artifact.model]
+    bits = 8 * result["weight_bytes"] / sum(result["types"].values())
+    if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
+        return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"
+    try:
+        assert checkpoint.folder is not None  # only local checkpoints are built
+        license = license_file(checkpoint.folder)
+        if license and not (folder / "LICENSE").exists():
+            shutil.copyfile(license, folder / "LICENSE")
+        text = artifact_readme(
+            checkpoint, backend(artifact.variant.backend), artifact.variant, digest, bits
+        )
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        context.store.publish(
+            artifact.key,
+            folder,
+            {
+                "model": artifact.model,
+                "source_digest": digest,
+                "backend": artifact.variant.backend,
+                "variant": artifact.variant.model_dump(mode="json"),
+                "format": artifact.variant.format,
+                "phibuild_version": __version__,
+                "toolchain_digest": toolchain(artifact.variant.backend).digest,
+                "types": result["types"],
+                "bits_per_weight": bits,
+                "build_seconds": result["seconds"],
+                "peak_rss_bytes": result["peak_rss_bytes"],
+            },
+        )
+    except OSError as error:
+        return f"could not be stored: {error.strerror or error} ({context.store.root})"
+    return None
+
+
+def _type_names(types: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} x {kind}" for kind, count in sorted(types.items()))

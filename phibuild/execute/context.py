@@ -1,0 +1,86 @@
+"""What the steps of one run share: plan, store, results, and how they tell of themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from phibuild.errors import PhibuildError
+from phibuild.execute.items import Runner
+from phibuild.execute.process import Runners
+from phibuild.plan import Artifact, Plan
+from phibuild.store import Store
+from phibuild.toolchains import toolchain
+
+
+class Listener(Protocol):
+    """Who is told how steps go: the progress display."""
+
+    def started(self, step: str, what: str) -> None: ...
+
+    def stage(self, step: str, stage: str, fraction: float | None) -> None: ...
+
+    def ended(self, step: str, failed: str | None, seconds: float) -> None: ...
+
+
+@dataclass
+class Result:
+    """What became of one artifact. `reason` says why it is not there or could not be judged."""
+
+    artifact: Artifact
+    status: str = "failed"
+    reason: str | None = None
+    measure: dict[str, Any] | None = None
+    logs: list[Path] = field(default_factory=list)
+
+
+@dataclass
+class Context:
+    """One run. `references`: model -> folder of the original's logits, or why there is none;
+    `toolchain_errors`: backend -> why its environment could not be made."""
+
+    plan: Plan
+    store: Store
+    logs: Path
+    listener: Listener
+    timeout: float
+    cores: int
+    runners: Runners = field(default_factory=Runners)
+    results: dict[str, Result] = field(default_factory=dict)
+    references: dict[str, Path | str] = field(default_factory=dict)
+    toolchain_errors: dict[str, str] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def told(self, step: str, what: str) -> Iterator[list[str]]:
+        """Tell the listener of a step; what is put into the list is why it failed."""
+        failures: list[str] = []
+        started = time.monotonic()
+        self.listener.started(step, what)
+        try:
+            yield failures
+        except (PhibuildError, OSError) as error:
+            failures.append(str(error))
+        finally:
+            self.listener.ended(step, failures[0] if failures else None, time.monotonic() - started)
+
+    def runner(self, name: str, log: str) -> Runner:
+        return Runner(
+            toolchain(name).python,
+            name,
+            self.logs / f"{log}.log",
+            self.timeout,
+            self.runners,
+        )
+
+    def stage(self, step: str, event: dict[str, Any]) -> None:
+        result = self.results.get(event.get("item") or "")
+        name = f"{result.artifact.variant.name}: " if result else ""
+        self.listener.stage(step, name + event["stage"], event.get("fraction"))
+
+    def fail(self, artifact: Artifact, reason: str) -> None:
+        result = self.results[artifact.key]
+        result.status, result.reason = "failed", reason

@@ -1,0 +1,130 @@
+"""Fixtures: checkpoints made once, real toolchains, real workers, and the command line itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from support.checkpoints import make_checkpoint
+
+from phibuild.execute.process import WORKER
+from phibuild.toolchains import Toolchain, toolchain
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "slow" in Path(str(item.path)).parts:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that all test processes of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+
+
+@pytest.fixture(scope="session")
+def checkpoint(shared_folder: Path) -> Callable[..., Path]:
+    """Return a maker of seeded random checkpoints: (shape, **options) -> folder, made once."""
+
+    def make(shape: str, **options: Any) -> Path:
+        text = json.dumps([shape, options], sort_keys=True)
+        folder = shared_folder / f"{shape}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        with FileLock(folder.with_suffix(".lock")):
+            if not (folder / "config.json").exists():
+                make_checkpoint(folder, shape, **options)  # type: ignore[arg-type]
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toolchain_python() -> Callable[[str], Path]:
+    """Return (backend) -> interpreter of its toolchain, installed if it is not there."""
+
+    def get(name: str) -> Path:
+        tools = toolchain(name)
+        tools.install()
+        return tools.python
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def vendor_python() -> Callable[[str], Path]:
+    """Return (name) -> interpreter of a vendor's environment, from tests/vendors/<name>.txt."""
+
+    def get(name: str) -> Path:
+        tools = Toolchain(f"vendor-{name}", TESTS / "vendors" / f"{name}.txt")
+        tools.install()
+        return tools.python
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def run_worker(
+    toolchain_python: Callable[[str], Path], shared_folder: Path
+) -> Callable[[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Return (backend, request) -> events of a real worker; fails the test with its log."""
+
+    def run(backend: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [str(toolchain_python(backend)), "-P", str(WORKER), backend],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stderr[-6000:]
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
+
+
+@dataclass
+class CommandLine:
+    """phibuild as a user starts it, in a folder of its own with a store of its own."""
+
+    folder: Path
+
+    def __call__(
+        self, *words: str, cwd: Path | None = None, **environ: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "phibuild", *words],
+            cwd=cwd or self.folder,
+            env={**os.environ, "PHIBUILD_STORE": str(self.folder / "store"), **environ},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+
+    def report(self, recipe: str) -> dict[str, Any]:
+        """Return the newest report of a recipe."""
+        path = self.folder / "outputs" / recipe / "latest" / "report.json"
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return data
+
+
+@pytest.fixture
+def phibuild(tmp_path: Path) -> CommandLine:
+    """Return the command line, in an empty working directory."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return CommandLine(folder)

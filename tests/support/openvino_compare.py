@@ -1,15 +1,17 @@
-"""Compare two IRs; runs in the openvino toolchain.
+"""Compare IRs; runs in the openvino toolchain.
 
-`python openvino_compare.py WHAT OURS THEIRS` prints JSON: for WHAT `graph` a list of differences
-(empty: the same nodes, attributes, edges and constants), for `interface` both interfaces, for
-`runtime` how many kernels of each type the CPU plugin makes of both, for `logits` the largest
-difference in one pass and step by step on either side of 64 tokens.
+`python openvino_compare.py` reads a JSON list of [WHAT, OURS, THEIRS] from standard input and
+prints a JSON list of answers, each {"answer": ...} or {"error": traceback}. The answer is for WHAT
+`graph` a list of differences (empty: the same nodes, attributes, edges and constants), for
+`interface` both interfaces, for `runtime` how many kernels of each type the CPU plugin makes of
+both, for `logits` the largest difference in one pass and step by step on either side of 64 tokens.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections import Counter
 from typing import Any
 
@@ -165,17 +167,25 @@ def logits(ours: ov.Model, theirs: ov.Model) -> dict[str, float]:
     }
 
 
-def main(what: str, ours: str, theirs: str) -> None:
-    core = ov.Core()
-    models = [core.read_model(path) for path in (ours, theirs)]
+def compare(what: str, ours: str, theirs: str) -> Any:
+    """Return the answer to one question."""
+    models = [ov.Core().read_model(path) for path in (ours, theirs)]
     if what == "graph":
-        answer: Any = graph(*models)
-    elif what == "logits":
-        answer = logits(*models)
-    else:
-        answer = [{"interface": interface, "runtime": runtime}[what](model) for model in models]
-    print(json.dumps(answer))
+        return graph(*models)
+    if what == "logits":
+        return logits(*models)
+    return [{"interface": interface, "runtime": runtime}[what](model) for model in models]
+
+
+def main() -> None:
+    answers = []
+    for question in json.load(sys.stdin):
+        try:
+            answers.append({"answer": compare(*question)})
+        except Exception:  # of this question alone
+            answers.append({"error": traceback.format_exc()})
+    print(json.dumps(answers))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,12 +1,14 @@
-"""Export a checkpoint by optimum-intel; runs in the vendor's environment.
+"""Export checkpoints by optimum-intel; runs in the vendor's environment.
 
-`python openvino_vendor.py SOURCE OUTPUT` writes OUTPUT/<name>/openvino_model.xml for the names of
-`EXPORTS` (traces in a dtype) and `COMPRESSED` (the trace in the checkpoint's own dtype, with
-weights compressed).
+`python openvino_vendor.py` reads a JSON list of [SOURCE, OUTPUT, NAMES] from standard input: one
+process for all checkpoints, because importing optimum-intel takes longer than an export. It writes
+OUTPUT/<name>/openvino_model.xml for all of `EXPORTS` (traces in a dtype) and for the names that are
+in `COMPRESSED` (the trace in the checkpoint's own dtype, with weights compressed).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -24,7 +26,12 @@ COMPRESSED: dict[str, dict[str, Any]] = {
 }
 
 
-def main(source: str, output: Path) -> None:
+def main() -> None:
+    for source, output, names in json.load(sys.stdin):
+        export(source, Path(output), names)
+
+
+def export(source: str, output: Path, names: list[str]) -> None:
     from optimum.exporters.openvino import main_export
     from optimum.intel import OVConfig, OVModelForCausalLM, OVWeightQuantizationConfig
 
@@ -38,11 +45,13 @@ def main(source: str, output: Path) -> None:
             library_name="transformers",
             convert_tokenizer=False,
         )
-    for name, arguments in COMPRESSED.items():
+    for name in names:
+        if name not in COMPRESSED:
+            continue
         model = OVModelForCausalLM.from_pretrained(
             output / "source",
             compile=False,
-            quantization_config=OVWeightQuantizationConfig(**arguments),
+            quantization_config=OVWeightQuantizationConfig(**COMPRESSED[name]),
         )
         model.save_pretrained(output / name)
 
@@ -50,4 +59,4 @@ def main(source: str, output: Path) -> None:
 if __name__ == "__main__":
     os.environ["HF_HUB_OFFLINE"] = "1"
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # sends nothing then
-    main(sys.argv[1], Path(sys.argv[2]))
+    main()

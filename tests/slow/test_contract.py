@@ -1,0 +1,73 @@
+"""The contract of all backends, over the three shapes of Phi, through the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import CommandLine
+from phibuild.backends.registry import BACKENDS
+from support.contract import check_folder, check_report
+
+SHAPES = ("phi3", "phi4mini", "phi4")
+QUICK = ("evaluation.windows=4", "evaluation.window_tokens=96", "evaluation.decode_tokens=16")
+
+
+@pytest.fixture(scope="module")
+def store(shared_folder: Path) -> str:
+    """Return a store for the whole module: the original's logits are computed once a shape."""
+    return str(shared_folder / "contract-store")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_contract(
+    backend: str,
+    shape: str,
+    store: str,
+    checkpoint: Callable[..., Path],
+    phibuild: CommandLine,
+) -> None:
+    source = checkpoint(shape, shards=2 if shape == "phi4" else 1)
+    # Random weights lose more than the shipped recipe's gates allow; the order is what counts.
+    done = phibuild(
+        "build", f"model={source}", f"backend={backend}", "gates.kl=2", *QUICK, PHIBUILD_STORE=store
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = phibuild.report("quickstart")
+    check_report(report, backend)
+    latest = phibuild.folder / "outputs" / "quickstart" / "latest"
+    for cell in report["cells"]:
+        check_folder(latest / cell["artifact"], source)
+        assert (latest / "logs" / f"{cell['id']}.log").is_file()
+    verified = phibuild("verify", PHIBUILD_STORE=store)
+    assert verified.returncode == 0, verified.stdout
+    int8 = next(cell for cell in report["cells"] if cell["precision"] == "int8")
+    said = phibuild("run", int8["id"], "def ", "--max-tokens", "8", PHIBUILD_STORE=store)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.strip()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_same_bytes_again(
+    backend: str, checkpoint: Callable[..., Path], phibuild: CommandLine, tmp_path: Path
+) -> None:
+    """Another store, folder, TMPDIR, hash seed and thread count give the same artifacts."""
+    source = checkpoint("phi4mini")
+    words = ("build", f"model={source}", f"backend={backend}", "evaluation=none", "gates.kl=2")
+    assert phibuild(*words, PYTHONHASHSEED="1").returncode == 0
+    first = {cell["id"]: cell["artifact_digest"] for cell in phibuild.report("quickstart")["cells"]}
+    other = CommandLine(tmp_path / "another folder")
+    other.folder.mkdir()
+    (tmp_path / "t").mkdir()
+    done = other(
+        *words, f"executor.cores={2 * (os.cpu_count() or 1)}", PYTHONHASHSEED="2",
+        TMPDIR=str(tmp_path / "t"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert first == {
+        cell["id"]: cell["artifact_digest"] for cell in other.report("quickstart")["cells"]
+    }
+    assert all(first.values())

@@ -109,46 +109,51 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     `rope_parameters` (as Transformers 5 saves it). Raises KeyError with the name of a missing
     key, ValueError with what is inconsistent.
     """
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    kv_heads = int(config.get("num_key_value_heads") or heads)
+    hidden, heads = _count(config, "hidden_size"), _count(config, "num_attention_heads")
+    kv_heads = _count(config, "num_key_value_heads", heads)
     if hidden % heads:
         raise ValueError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
     if heads % kv_heads:
         raise ValueError(
             f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
-    scaling: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        raise ValueError(f"rope_scaling must be an object, not {scaling!r}")
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     if kind not in ("default", "longrope", "su"):
         raise ValueError(f"rope_scaling type {kind!r} is not one that Phi models use (longrope)")
     longrope = kind in ("longrope", "su")
-    maximum = int(config["max_position_embeddings"])
-    original = int(
-        config.get("original_max_position_embeddings")
-        or scaling.get("original_max_position_embeddings")
-        or maximum
+    maximum = _count(config, "max_position_embeddings")
+    original = _count(
+        config,
+        "original_max_position_embeddings",
+        _count(scaling, "original_max_position_embeddings", maximum),
     )
-    theta = config.get("rope_theta", scaling.get("rope_theta", 10000.0))
-    partial = config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0))
-    window = config.get("sliding_window")
+    theta = _number(config, "rope_theta", _number(scaling, "rope_theta", 10000.0))
+    partial = _number(
+        config, "partial_rotary_factor", _number(scaling, "partial_rotary_factor", 1.0)
+    )
+    if partial > 1:
+        raise ValueError(f"partial_rotary_factor is a share of a head, not {partial:g}")
     arch = Architecture(
         hidden_size=hidden,
-        intermediate_size=int(config["intermediate_size"]),
-        layers=int(config["num_hidden_layers"]),
+        intermediate_size=_count(config, "intermediate_size"),
+        layers=_count(config, "num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
-        vocab_size=int(config["vocab_size"]),
+        vocab_size=_count(config, "vocab_size"),
         tied=bool(config.get("tie_word_embeddings", False)),
         max_positions=maximum,
         original_max_positions=original,
-        sliding_window=int(window) if window else None,
-        norm_eps=float(config["rms_norm_eps"]),
+        sliding_window=_count(config, "sliding_window", 0) or None,
+        norm_eps=_number(config, "rms_norm_eps"),
         dtype=str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"),
         rope=Rope(
-            theta=float(theta),
-            partial=float(partial),
-            short=tuple(map(float, scaling["short_factor"])) if longrope else (),
-            long=tuple(map(float, scaling["long_factor"])) if longrope else (),
+            theta=theta,
+            partial=partial,
+            short=_factors(scaling, "short_factor") if longrope else (),
+            long=_factors(scaling, "long_factor") if longrope else (),
         ),
     )
     for name, factors in (("short_factor", arch.rope.short), ("long_factor", arch.rope.long)):
@@ -158,3 +163,30 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
                 f"a rotary width of {arch.rotary_dim} needs {arch.rotary_dim // 2}"
             )
     return arch
+
+
+def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    """Return a positive whole number; `default` where the key is absent or null."""
+    value = config.get(key) if default is not None else config[key]
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{key} must be a whole number greater than 0, not {value!r}")
+    return value
+
+
+def _number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """Return a positive number; `default` where the key is absent or null."""
+    value = config.get(key) if default is not None else config[key]
+    if value is None and default is not None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(f"{key} must be a number greater than 0, not {value!r}")
+    return float(value)
+
+
+def _factors(scaling: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    values = scaling[key]
+    if not isinstance(values, list) or not all(isinstance(n, (int, float)) for n in values):
+        raise ValueError(f"rope_scaling {key} must be a list of numbers")
+    return tuple(map(float, values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ _FILES = [
 
 def cached(repo: str, revision: str | None) -> Path | None:
     """Return the folder of a model that was fetched completely before, None if there is none."""
+    if not (_cache_folder() / f"models--{repo.replace('/', '--')}").is_dir():
+        return None  # the Hub client, which takes half a second to import, would say the same
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -34,6 +37,13 @@ def cached(repo: str, revision: str | None) -> Path | None:
     except (LocalEntryNotFoundError, ValueError):
         return None
     return folder if (folder / "config.json").exists() and _weights_complete(folder) else None
+
+
+def _cache_folder() -> Path:
+    """Return the Hub client's cache folder, by its own rules (HF_HUB_CACHE, HF_HOME, XDG)."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("HF_HOME") or Path(cache) / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
 
 
 def fetch(repo: str, revision: str | None) -> Path:

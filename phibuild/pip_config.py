@@ -12,41 +12,54 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-_KEYS = ("index-url", "extra-index-url", "find-links", "cert", "proxy", "trusted-host")
+_KEYS = (
+    "index-url", "extra-index-url", "find-links", "no-index", "cert", "proxy", "trusted-host",
+)  # fmt: skip
 
 
 def pip_settings(environ: Mapping[str, str] = os.environ) -> dict[str, list[str]]:
     """Return pip's effective settings for the keys that choose where packages come from."""
-    found: dict[str, list[str]] = {}
+    # [install] of any file stands above [global] of all of them.
+    sections: dict[str, dict[str, list[str]]] = {"global": {}, "install": {}}
     for path in _files(environ):
         parser = configparser.RawConfigParser()
         try:
             parser.read(path, encoding="utf-8")
         except (OSError, configparser.Error, UnicodeDecodeError):
             continue  # pip itself will complain about it; uv's defaults still work
-        for section in ("global", "install"):
-            for key in _KEYS:
-                value = parser.get(section, key, fallback="").split()
-                if value:
-                    found[key] = value
-    for key in _KEYS:
-        value = environ.get("PIP_" + key.upper().replace("-", "_"), "").split()
-        if value:
-            found[key] = value
-    return found
+        for name, found in sections.items():
+            if parser.has_section(name):
+                found |= {_normal(key): text.split() for key, text in parser.items(name)}
+    variables = {
+        _normal(name.removeprefix("PIP_")): text.split()
+        for name, text in environ.items()
+        if name.startswith("PIP_")
+    }
+    merged = {**_set(sections["global"]), **_set(sections["install"]), **_set(variables)}
+    return {key: merged[key] for key in _KEYS if key in merged}
+
+
+def _normal(key: str) -> str:
+    return key.lower().replace("_", "-").removeprefix("--")
+
+
+def _set(settings: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    return {key: value for key, value in settings.items() if value}
 
 
 def _files(environ: Mapping[str, str]) -> list[Path]:
     own = environ.get("PIP_CONFIG_FILE")
     if own == os.devnull:
         return []
-    home = Path.home()
+    home = Path(environ.get("HOME") or Path.home())
     folders = [Path(folder) for folder in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")]
     files = [folder / "pip" / "pip.conf" for folder in folders]
-    files += [Path("/etc/pip.conf"), home / ".pip" / "pip.conf"]
-    files.append(Path(environ.get("XDG_CONFIG_HOME", home / ".config")) / "pip" / "pip.conf")
-    if sys.platform == "darwin":
-        files.append(home / "Library" / "Application Support" / "pip" / "pip.conf")
+    files.append(Path("/etc/pip.conf"))
+    if not (own and Path(own).exists()):  # pip leaves the user's files out then
+        files.append(home / ".pip" / "pip.conf")
+        files.append(Path(environ.get("XDG_CONFIG_HOME", home / ".config")) / "pip" / "pip.conf")
+        if sys.platform == "darwin":
+            files.append(home / "Library" / "Application Support" / "pip" / "pip.conf")
     files.append(Path(sys.prefix) / "pip.conf")
     return [*files, Path(own)] if own else files
 
@@ -63,6 +76,8 @@ def uv_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         wanted["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # pip looks at all indexes
     if "find-links" in settings:
         wanted["UV_FIND_LINKS"] = ",".join(settings["find-links"])
+    if settings.get("no-index", ["0"])[-1].lower() in ("1", "true", "yes", "y", "on"):
+        wanted["UV_NO_INDEX"] = "1"
     if "trusted-host" in settings:
         wanted["UV_INSECURE_HOST"] = " ".join(settings["trusted-host"])
     if "cert" in settings:

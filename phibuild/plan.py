@@ -20,7 +20,7 @@ from phibuild.errors import ConfigError, Problem
 from phibuild.estimate import ArtifactEstimate, device_memory, estimate_artifact
 from phibuild.matrix import Matrix
 from phibuild.schema import Cell, Evaluation, Variant
-from phibuild.store import Store, content_key
+from phibuild.store import Store, content_key, file_sha256
 from phibuild.toolchains import BACKENDS as BACKENDS_FOLDER
 from phibuild.toolchains import toolchain
 
@@ -146,14 +146,14 @@ def make_plan(
 ) -> Plan:
     """Return the plan. With `read_weights` checkpoints are hashed where that is not remembered;
     without, those are planned as if nothing of them were there."""
-    text = evaluation_text(evaluation)
+    text_digest = file_sha256(evaluation_text(evaluation)) if evaluation.enabled else ""
     digests: dict[str, str] = {}
     for name, checkpoint in matrix.models.items():
         digest = source_digest(checkpoint, store, read_weights=read_weights)
         if digest:
             digests[name] = digest
     references = {
-        name: _reference(checkpoint, digests.get(name), evaluation, text, store)
+        name: _reference(checkpoint, digests.get(name), evaluation, text_digest, store)
         for name, checkpoint in matrix.models.items()
         if evaluation.enabled
     }
@@ -233,13 +233,13 @@ def _reference(
     checkpoint: Checkpoint,
     digest: str | None,
     evaluation: Evaluation,
-    text: Path,
+    text_digest: str,
     store: Store,
 ) -> ReferenceStep:
     key = content_key(
         {
             "source": digest or checkpoint.reference,
-            "text": store.file_digest(text),
+            "text": text_digest,
             "windows": evaluation.windows,
             "window_tokens": evaluation.window_tokens,
             "max_bytes": evaluation.max_reference_bytes,

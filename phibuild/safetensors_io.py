@@ -57,30 +57,42 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             raise ValueError("its header is longer than the file; truncated, or not safetensors")
         try:
             header = json.loads(file.read(length))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError("its header is not JSON; damaged, or not safetensors") from error
     if not isinstance(header, dict):
         raise ValueError("its header is not a JSON object")
     tensors = []
-    end = 0
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         try:
-            shape, dtype = tuple(int(n) for n in entry["shape"]), str(entry["dtype"])
-            first, last = (int(n) for n in entry["data_offsets"])
+            dtype, shape = str(entry["dtype"]), _counts(entry["shape"])
+            first, last = _counts(entry["data_offsets"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"header entry of tensor {name!r} is malformed") from error
+        if last < first:
+            raise ValueError(f"header entry of tensor {name!r} is malformed")
         if dtype in ITEM_BYTES and last - first != math.prod(shape) * ITEM_BYTES[dtype]:
             raise ValueError(
                 f"tensor {name!r}: {last - first} bytes do not hold {dtype} {list(shape)}"
             )
-        end = max(end, last)
         tensors.append(TensorInfo(name, dtype, shape, path, 8 + length + first, last - first))
-    if 8 + length + end != size:
-        raise ValueError(f"it has {size:,} bytes, its header promises {8 + length + end:,}")
-    tensors.sort(key=lambda tensor: tensor.offset)
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    end = 8 + length
+    for tensor in tensors:
+        if tensor.offset != end:
+            raise ValueError(f"tensor {tensor.name!r} does not begin where the one before it ends")
+        end += tensor.nbytes
+    if end != size:
+        raise ValueError(f"it has {size:,} bytes, its header promises {end:,}")
     return {tensor.name: tensor for tensor in tensors}
+
+
+def _counts(values: object) -> tuple[int, ...]:
+    """Return a JSON list of whole numbers, zero or more; raises ValueError for anything else."""
+    if not isinstance(values, list) or any(type(n) is not int or n < 0 for n in values):
+        raise ValueError(f"{values!r} is not a list of whole numbers")
+    return tuple(values)
 
 
 def shard_paths(folder: Path) -> list[Path]:

@@ -15,12 +15,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from phibuild.errors import Problem, StoreError
 
@@ -76,10 +76,21 @@ class Store:
             ) from error
 
     @contextlib.contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Hold the lock of one entry against other processes."""
-        with FileLock(self.root / "locks" / f"{key}.lock"):
+    def lock(self, key: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """Hold the lock of one entry against other processes. Raises StoreError if `cancelled`
+        says so while another one holds it."""
+        lock = FileLock(self.root / "locks" / f"{key}.lock")
+        while True:
+            try:
+                lock.acquire(timeout=0.5)
+                break
+            except Timeout:
+                if cancelled():
+                    raise StoreError(Problem("interrupted")) from None
+        try:
             yield
+        finally:
+            lock.release()
 
     @contextlib.contextmanager
     def workspace(self) -> Iterator[Path]:
@@ -103,7 +114,8 @@ class Store:
             _stat(folder / file["path"]) != (file["size"], file["mtime_ns"])
             for file in artifact.manifest["files"]
         ):
-            self._set_aside(folder)
+            with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
+                self._set_aside(folder)
             return None
         return artifact
 
@@ -205,7 +217,10 @@ class Store:
     def _set_aside(self, folder: Path) -> None:
         """Keep a damaged entry for whoever wants to look, out of the way."""
         aside = Path(tempfile.mkdtemp(dir=self.root / "damaged", prefix=f"{folder.name[:12]}-"))
-        os.rename(folder, aside / folder.name)
+        try:
+            os.rename(folder, aside / folder.name)
+        except FileNotFoundError:  # another process was faster
+            aside.rmdir()
 
 
 def read_artifact(folder: Path) -> Artifact | None:
@@ -214,7 +229,9 @@ def read_artifact(folder: Path) -> Artifact | None:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return Artifact(folder, manifest) if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+        return None
+    return Artifact(folder, manifest)
 
 
 def check_artifact(artifact: Artifact) -> list[str]:

@@ -61,6 +61,8 @@ class Toolchain:
             state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return "not installed"
+        if not isinstance(state, dict) or not isinstance(state.get("dist_info"), list):
+            return "damaged: its state file is not what phibuild writes"
         if not self.python.exists():
             return f"damaged: {self.python} is missing"
         missing = [name for name in state["dist_info"] if not (self.folder / name).is_dir()]
@@ -94,8 +96,7 @@ class Toolchain:
             if self.problem() is None:
                 return 0.0
             started = time.monotonic()
-            if folder.exists():
-                shutil.rmtree(folder)
+            self._wipe()
             say("creating the environment")
             _uv(
                 self.name,
@@ -120,6 +121,20 @@ class Toolchain:
             }
             write_atomically(folder / _STATE, json.dumps(state, indent=1))
             return time.monotonic() - started
+
+    def remove(self) -> bool:
+        """Remove the environment; return whether it was there."""
+        if not self.folder.exists():
+            return False
+        with FileLock(self.folder.with_suffix(".lock")):
+            self._wipe()
+        return True
+
+    def _wipe(self) -> None:
+        # The state file goes first: what is left by an interruption is not complete.
+        (self.folder / _STATE).unlink(missing_ok=True)
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
 
 
 def toolchain(name: str) -> Toolchain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 _UNITS = {
     "": 1, "B": 1,
@@ -20,7 +21,7 @@ def parse_size(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError(f"{value!r} is not a size; write for example '8 GiB'")
     if isinstance(value, (int, float)):
-        if value < 0 or value != int(value):
+        if not 0 <= value < float("inf") or value != int(value):
             raise ValueError(f"a size is a whole number of bytes, zero or more, not {value!r}")
         return int(value)
     match = _SIZE.match(value)
@@ -31,7 +32,7 @@ def parse_size(value: object) -> int:
         raise ValueError(
             f"unknown unit {match[2]!r} in {value!r}; use B, KB, MB, GB, KiB, MiB, GiB"
         )
-    return round(float(match[1]) * _UNITS[unit])
+    return round(Fraction(match[1]) * _UNITS[unit])
 
 
 def format_mb(size: int | None) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from functools import partial
 
-from filelock import FileLock
 from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS
@@ -35,11 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
             seconds = tools.install(partial(_say, name))
             print(f"{name}: complete" + (f" ({seconds:.1f} s)" if seconds else " already"))
         elif arguments.action == "remove":
-            there = tools.folder.exists()
-            if there:
-                with FileLock(tools.folder.with_suffix(".lock")):
-                    shutil.rmtree(tools.folder)
-            print(f"{name}: {'removed' if there else 'was not there'}")
+            print(f"{name}: {'removed' if tools.remove() else 'was not there'}")
     return EXIT_OK
 
 

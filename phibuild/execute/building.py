@@ -26,9 +26,15 @@ def build(context: Context, step: BuildStep, threads: int) -> None:
         return
     names = ", ".join(artifact.variant.name for artifact in step.artifacts)
     with contextlib.ExitStack() as stack:
-        failures = stack.enter_context(context.told(step.id, f"build {names}"))
+        failures = stack.enter_context(
+            context.told(
+                step.id,
+                f"build {names}",
+                lambda: [a for a in step.artifacts if context.results[a.key].status == "failed"],
+            )
+        )
         for key in sorted(artifact.key for artifact in step.artifacts):
-            stack.enter_context(context.store.lock(key))
+            stack.enter_context(context.lock(key))
         _build_locked(context, step, threads, failures, stack)
 
 

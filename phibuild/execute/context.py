@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,8 +55,11 @@ class Context:
     toolchain_errors: dict[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def told(self, step: str, what: str) -> Iterator[list[str]]:
-        """Tell the listener of a step; what is put into the list is why it failed."""
+    def told(
+        self, step: str, what: str, left: Callable[[], Iterable[Artifact]] = tuple
+    ) -> Iterator[list[str]]:
+        """Tell the listener of a step; what is put into the list is why it failed. An error that
+        ends the step (a full disk) fails the artifacts that are `left`."""
         failures: list[str] = []
         started = time.monotonic()
         self.listener.started(step, what)
@@ -64,8 +67,14 @@ class Context:
             yield failures
         except (PhibuildError, OSError) as error:
             failures.append(str(error))
+            for artifact in left():
+                self.fail(artifact, str(error))
         finally:
             self.listener.ended(step, failures[0] if failures else None, time.monotonic() - started)
+
+    def lock(self, key: str) -> contextlib.AbstractContextManager[None]:
+        """Hold a store entry's lock; an interrupted run does not wait for it."""
+        return self.store.lock(key, lambda: self.runners.stopping)
 
     def runner(self, name: str, log: str) -> Runner:
         return Runner(

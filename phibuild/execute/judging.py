@@ -26,7 +26,7 @@ def reference(context: Context, step: ReferenceStep) -> None:
         return
     with (
         context.told(step.id, "the original's logits in fp32") as failures,
-        context.store.lock(step.key),
+        context.lock(step.key),
     ):
         if context.store.reference(step.key) is None:
             with context.store.workspace() as folder:
@@ -76,7 +76,11 @@ def measure(context: Context, step: MeasureStep) -> None:
             context.fail(artifact, error or str(reference))
         return
     names = ", ".join(artifact.variant.name for artifact in present.values())
-    with context.told(step.id, f"judge {names}") as failures:
+    with context.told(
+        step.id,
+        f"judge {names}",
+        lambda: [a for a in present.values() if not context.results[a.key].measure],
+    ) as failures:
         runner = context.runner(step.backend, step.id)
 
         def request(items: Sequence[str]) -> dict[str, Any]:

@@ -48,12 +48,15 @@ def run_plan(
             result.status = "cached"
         if result.artifact.judged and result.artifact.measure_key:
             result.measure = store.measure(result.artifact.measure_key)
-    stop = threading.Event()
     try:
-        run_tasks(list(_tasks(context)), cores=context.cores, memory_bytes=memory, stop=stop)
+        run_tasks(
+            list(_tasks(context)),
+            cores=context.cores,
+            memory_bytes=memory,
+            stop=threading.Event(),
+            cancel=context.runners.stop,
+        )
     except KeyboardInterrupt:
-        stop.set()
-        context.runners.stop()
         for result in context.results.values():
             if result.status == "failed" and result.reason is None:
                 result.reason = "interrupted"

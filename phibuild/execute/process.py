@@ -72,6 +72,7 @@ def run_worker(
     oom_before = _oom_kills()
     timed_out = threading.Event()
     with log.open("ab") as log_file:
+        log_start = log_file.tell()
         process = subprocess.Popen(
             # -P: the folder of worker.py is no place to import from.
             [str(python), "-P", str(WORKER), backend],
@@ -92,6 +93,13 @@ def run_worker(
     timer.daemon = True
     timer.start()
     runners.add(process)
+
+    def reap() -> None:
+        # A child that outlives its runner would hold the event stream open.
+        process.wait()
+        end_group(process)
+
+    threading.Thread(target=reap, daemon=True).start()
     ended = False
     try:
         assert process.stdin is not None  # opened as pipes above
@@ -117,7 +125,7 @@ def run_worker(
         if timed_out.is_set():
             outcome.crash = f"timed out after {timeout:g} s"
         else:
-            outcome.crash = _reason(process.returncode, oom_before, log)
+            outcome.crash = _reason(process.returncode, oom_before, last_lines(log, log_start))
         outcome.interrupted = runners.stopping
     return outcome
 
@@ -156,7 +164,7 @@ def _environment(request: dict[str, Any]) -> dict[str, str]:
     return environ
 
 
-def _reason(returncode: int, oom_before: int | None, log: Path) -> str:
+def _reason(returncode: int, oom_before: int | None, tail: str) -> str:
     """Say why a runner ended without its last event: signal, memory, or the log's last lines."""
     if returncode < 0:
         try:
@@ -174,17 +182,16 @@ def _reason(returncode: int, oom_before: int | None, log: Path) -> str:
         what = "the runner ended without a result"
     else:
         what = f"the runner ended with exit code {returncode}"
-    tail = last_lines(log)
     if "MemoryError" in tail or "can't allocate memory" in tail or "bad_alloc" in tail:
         what = f"out of memory; {what}"
     return f"{what}\n{tail}" if tail else what
 
 
-def last_lines(log: Path) -> str:
-    """Return the last lines of a log, for an error message."""
+def last_lines(log: Path, start: int = 0) -> str:
+    """Return the last lines of a log from byte `start` on, for an error message."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 8192))
+            file.seek(max(start, log.stat().st_size - 8192))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""

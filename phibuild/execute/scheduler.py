@@ -21,35 +21,46 @@ class Task:
 
 
 def run_tasks(
-    tasks: Sequence[Task], *, cores: int, memory_bytes: int, stop: threading.Event
+    tasks: Sequence[Task],
+    *,
+    cores: int,
+    memory_bytes: int,
+    stop: threading.Event,
+    cancel: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Run all tasks; return the ids of those that never started because `stop` was set.
 
     A task that wants more than there is runs alone. An exception from a task is raised after
-    the running ones have ended: it is a defect of phibuild.
+    the running ones have ended: it is a defect of phibuild. On Ctrl-C `cancel` is called, which
+    makes the running ones end early; KeyboardInterrupt is raised once they have.
     """
     waiting = list(tasks)
     ended: set[str] = set()
     running: dict[Future[None], Task] = {}
     known = {task.id for task in tasks}
     with ThreadPoolExecutor(max_workers=max(4, cores), thread_name_prefix="step") as pool:
-        while waiting or running:
-            if stop.is_set() and not running:
-                break
-            if not stop.is_set():
-                for task in list(waiting):
-                    if (task.needs & known) <= ended and _fits(
-                        task, list(running.values()), cores, memory_bytes
-                    ):
-                        waiting.remove(task)
-                        running[pool.submit(task.run)] = task
-            if not running:
-                continue
-            # A short wait: the main thread must see Ctrl-C and a stop soon.
-            done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in done:
-                ended.add(running.pop(future).id)
-                future.result()
+        try:
+            while waiting or running:
+                if stop.is_set() and not running:
+                    break
+                if not stop.is_set():
+                    for task in list(waiting):
+                        if (task.needs & known) <= ended and _fits(
+                            task, list(running.values()), cores, memory_bytes
+                        ):
+                            waiting.remove(task)
+                            running[pool.submit(task.run)] = task
+                if not running:
+                    continue
+                # A short wait: the main thread must see Ctrl-C and a stop soon.
+                done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in done:
+                    ended.add(running.pop(future).id)
+                    future.result()
+        except KeyboardInterrupt:
+            stop.set()
+            cancel()  # leaving the pool waits for what runs
+            raise
     return [task.id for task in waiting]
 
 

@@ -77,6 +77,7 @@ def make_report(
                 for key in {c["artifact_digest"]: c for c in cells if c["artifact_digest"]}.values()
                 if (store_size := key["size_bytes"])
             ),
+            "steps": len(plan.steps),
             "seconds": seconds,
             "interrupted": interrupted,
         },

@@ -118,7 +118,7 @@ def headline(report: dict[str, Any]) -> str:
     )
     gates = f", {totals['gates_failed']} with a failed gate" if totals["gates_failed"] else ""
     early = " (interrupted)" if totals["interrupted"] else ""
-    nothing = ", nothing to do" if totals["cached"] == len(report["cells"]) else ""
+    nothing = "" if totals["steps"] else ", nothing to do"
     return f"{report['recipe']}: {counts}{gates}{nothing} in {totals['seconds']:.1f} s{early}"
 
 

@@ -25,7 +25,13 @@ from phibuild.toolchains import BACKENDS as BACKENDS_FOLDER
 from phibuild.toolchains import toolchain
 
 _PACKAGE = Path(__file__).resolve().parent
-_SHARED_CODE = ("worker.py", "architecture.py", "safetensors_io.py", "backends/companions.py")
+_SHARED_CODE = (
+    "worker.py",
+    "architecture.py",
+    "safetensors_io.py",
+    "readme.py",
+    "backends/companions.py",
+)
 _JUDGE_CODE = ("evaluate/judge.py", "evaluate/metrics.py", "worker.py")
 _REFERENCE_BACKEND = "pytorch"
 

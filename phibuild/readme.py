@@ -21,7 +21,6 @@ def artifact_readme(
     usage = spec.usage(variant).strip("\n")
     language = "python" if "import " in usage else "sh"
     return f"""---
-library_name: {spec.name}
 pipeline_tag: text-generation
 base_model: {checkpoint.name}
 tags: [phi, quantized, {variant.precision}]

@@ -18,27 +18,45 @@ from phibuild.errors import ConfigError, Problem
 
 # The C loader reads the same grammar ten times faster where PyYAML was built with libyaml.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The one interpolation that is understood: another key of the configuration.
+_PLAIN = re.compile(r"\$\{[\w.\[\]-]+\}")
 _RESOLVER = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*:")
 _INSTANTIATION = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _REMEDY = "recipes are data: write the value itself"
+_TAG = "tag:yaml.org,2002:"
+_TAGS = tuple(
+    _TAG + name
+    for name in ("null", "bool", "int", "float", "str", "timestamp", "seq", "map", "merge", "value")
+)
+_MAX_DEPTH = 50
+_MAX_ENTRIES = 100_000
 
 Path_ = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class YamlFile:
-    """One file, parsed to nodes; `shown` is its path as the user would write it."""
+    """One file, parsed to nodes; `shown` is its path as the user would write it, `prefix` where
+    in the configuration its content lies."""
 
     path: Path
     shown: str
+    prefix: Path_ = ()
 
     @cached_property
     def root(self) -> yaml.Node | None:
         """The document's root node, None if it is empty. Raises ConfigError on bad syntax."""
+        data = self._read()
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(Problem(f"cannot be read: {error}", self.shown)) from error
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                Problem(
+                    f"is not UTF-8 text (byte 0x{data[error.start]:02x})",
+                    self._line_at(data, error.start),
+                    "save it as UTF-8",
+                )
+            ) from error
         try:
             return yaml.compose(text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
@@ -48,13 +66,34 @@ class YamlFile:
             raise ConfigError(
                 Problem(f"not valid YAML: {detail}", where, "check the indentation and quotes here")
             ) from error
+        except yaml.reader.ReaderError as error:
+            raise ConfigError(
+                Problem(
+                    f"not valid YAML: {error.reason}",
+                    self._line_at(data, error.position),
+                    "remove the character",
+                )
+            ) from error
         except yaml.YAMLError as error:
-            raise ConfigError(Problem(f"not valid YAML: {error}", self.shown)) from error
+            reason = str(error).splitlines()[0]
+            raise ConfigError(Problem(f"not valid YAML: {reason}", self.shown)) from error
+
+    def _read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise ConfigError(Problem(f"cannot be read: {error.strerror}", self.shown)) from error
+
+    def _line_at(self, data: bytes, position: int) -> str:
+        return f"{self.shown}:{data[:position].count(10) + 1}"
 
     def line_of(self, path: Path_) -> tuple[int, int]:
         """Return (how many keys of `path` were found, line of the deepest), lines from 1."""
-        node, depth, line = self.root, 0, 1
-        for key in path:
+        start = len(self.prefix)
+        if path[:start] != self.prefix:
+            return 0, 1
+        node, depth, line = self.root, start, 1
+        for key in path[start:]:
             found = None
             if isinstance(node, yaml.MappingNode):
                 for name, value in node.value:
@@ -84,33 +123,68 @@ class YamlFile:
         """Return what is wrong with the file as data, whatever its keys mean."""
         root = self.root
         if root is None:
-            return [Problem("the file is empty", f"{self.shown}:1", "name at least one device")]
+            return [Problem("the file is empty", f"{self.shown}:1")]
         if not isinstance(root, yaml.MappingNode):
             return [Problem("must be a mapping of keys to values", f"{self.shown}:1")]
-        return list(self._walk(root))
+        problems = list(self._walk(root, {}, ()))
+        if not problems:
+            try:
+                self.data()
+            except (yaml.YAMLError, ValueError, TypeError) as error:
+                mark = getattr(error, "problem_mark", None)
+                where = f"{self.shown}:{mark.line + 1}" if mark else self.shown
+                reason = getattr(error, "problem", None) or error
+                problems.append(Problem(f"a value is malformed: {reason}", where))
+        return problems
 
-    def _walk(self, node: yaml.Node) -> Iterator[Problem]:
+    def _walk(
+        self, node: yaml.Node, sizes: dict[yaml.Node, int], above: tuple[yaml.Node, ...]
+    ) -> Iterator[Problem]:
+        """Yield the problems of a node that is met for the first time; `sizes` has the number of
+        entries of each node seen, with aliases written out, `above` the nodes that hold it."""
         where = f"{self.shown}:{node.start_mark.line + 1}"
+        if node in sizes:
+            return
+        if node in above:
+            yield Problem("an alias refers to what it stands in", where, "write the value itself")
+            return
+        if len(above) >= _MAX_DEPTH:
+            yield Problem(f"nested more than {_MAX_DEPTH} deep", where)
+            return
+        if node.tag not in _TAGS:
+            tag = node.tag.replace(_TAG, "!!")
+            yield Problem(f"the tag {tag!r} is refused", where, _REMEDY)
+        children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for name, value in node.value:
-                line = f"{self.shown}:{name.start_mark.line + 1}"
-                if not isinstance(name, yaml.ScalarNode):
-                    yield Problem("a key must be a plain word", line)
-                    continue
-                if name.value in seen:
-                    yield Problem(f"key {name.value!r} stands twice", line, "keep one of them")
-                seen.add(name.value)
-                if name.value in _INSTANTIATION:
-                    yield Problem(f"{name.value!r} is refused", line, _REMEDY)
-                yield from self._walk(value)
+            yield from self._check_keys(node)
+            children = [value for _, value in node.value]
         elif isinstance(node, yaml.SequenceNode):
-            for child in node.value:
-                yield from self._walk(child)
-        elif isinstance(node, yaml.ScalarNode):
-            resolver = _RESOLVER.search(node.value)
-            if resolver:
-                yield Problem(f"the resolver '${{{resolver[1]}:...}}' is refused", where, _REMEDY)
+            children = node.value
+        elif refused := refused_interpolation(node.value):
+            yield Problem(refused, where, _REMEDY)
+        for child in children:
+            yield from self._walk(child, sizes, (*above, node))
+        sizes[node] = 1 + sum(sizes.get(child, 0) for child in children)
+        if sizes[node] > _MAX_ENTRIES and all(sizes.get(child, 0) <= _MAX_ENTRIES
+                                              for child in children):  # fmt: skip
+            yield Problem(f"aliases make more than {_MAX_ENTRIES:,} entries of this", where)
+
+    def _check_keys(self, node: yaml.MappingNode) -> Iterator[Problem]:
+        seen: set[str] = set()
+        for name, _ in node.value:
+            line = f"{self.shown}:{name.start_mark.line + 1}"
+            if not isinstance(name, yaml.ScalarNode):
+                yield Problem("a key must be a plain word", line)
+                continue
+            if name.tag not in (_TAG + "str", _TAG + "merge"):
+                yield Problem(
+                    f"a key must be a plain word, not {name.value!r}", line, "quote it to mean text"
+                )
+            if name.value in seen:
+                yield Problem(f"key {name.value!r} stands twice", line, "keep one of them")
+            seen.add(name.value)
+            if name.value in _INSTANTIATION:
+                yield Problem(f"{name.value!r} is refused", line, _REMEDY)
 
     def entries(self, key: str) -> list[tuple[str, int]]:
         """Return the scalar entries of a top-level list with their lines."""
@@ -127,7 +201,17 @@ class YamlFile:
 
     def data(self) -> object:
         """Return the file as plain Python data."""
-        return yaml.load(self.path.read_text(encoding="utf-8"), Loader=_LOADER)
+        return yaml.load(self._read(), Loader=_LOADER)
+
+
+def refused_interpolation(text: str) -> str | None:
+    """Return why a value is refused that holds more than `${key}`: resolvers run code."""
+    if "${" not in _PLAIN.sub("", text):
+        return None
+    resolver = _RESOLVER.search(text)
+    if resolver:
+        return f"the resolver '${{{resolver[1]}:...}}' is refused"
+    return f"the interpolation in {text!r} is refused"
 
 
 def show_path(path: Path) -> str:

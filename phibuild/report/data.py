@@ -136,7 +136,8 @@ def _cell(
             "artifact_digest": artifact.digest,
         }
     if result.measure:
-        data |= {"quality": result.measure["quality"], "speed": result.measure["speed"]}
+        peak = {"peak_rss_bytes": result.measure["peak_rss_bytes"]}
+        data |= {"quality": result.measure["quality"], "speed": {**result.measure["speed"], **peak}}
     if result.status != "failed":
         data["gates"] = check_gates(
             cell.gates,

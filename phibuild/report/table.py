@@ -14,7 +14,7 @@ LEGEND = (
 )
 _HEADERS = (
     "device", "backend", "precision", "variant", "MB", "ratio", "bits/w", "KL", "KL 99%", "top-1",
-    "ppl", "prefill t/s", "decode t/s", "device MB", "fits", "status",
+    "ppl (original)", "prefill t/s", "decode t/s", "device MB", "fits", "status",
 )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def _row(cell: dict[str, Any]) -> list[str]:
         _small(quality.get("kl_mean")),
         _small(quality.get("kl_p99")),
         _number(quality.get("top1"), "{:.3f}"),
-        _number(quality.get("perplexity"), "{:.2f}"),
+        _perplexity(quality),
         _number(speed.get("prefill_tokens_per_second"), "{:,.0f}"),
         _number(speed.get("decode_tokens_per_second"), "{:,.0f}"),
         format_mb(cell["device_memory_bytes"]),
@@ -63,6 +63,12 @@ def _row(cell: dict[str, Any]) -> list[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
+
+
+def _perplexity(quality: dict[str, Any]) -> str:
+    if not quality:
+        return "-"
+    return f"{quality['perplexity']:.2f} ({quality['reference_perplexity']:.2f})"
 
 
 def _small(value: float | None) -> str:

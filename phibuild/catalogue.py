@@ -6,21 +6,35 @@ directory's own `conf/` and `recipes/`, then what phibuild ships.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import PRECISIONS, Device, Frozen, Size
-from phibuild.yamlfile import YamlFile, show_path
+from phibuild.yamlfile import Path_, YamlFile, show_path
 
 _PACKAGE = Path(__file__).resolve().parent
 DATA = _PACKAGE / "data"
 M = TypeVar("M", bound=BaseModel)
+# pydantic's error types, by how they start, in the words of people who write YAML.
+_PLAIN = {
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "string_type": "must be text",
+    "int_": "must be a whole number",
+    "float_": "must be a number",
+    "bool_": "must be true or false",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "too_short": "must not be empty",
+}
 
 
 class ModelEntry(Frozen):
@@ -85,6 +99,10 @@ class Catalogue:
         return self.files("model")
 
     @cached_property
+    def backend_files(self) -> dict[str, YamlFile]:
+        return self.files("backend")
+
+    @cached_property
     def recipe_files(self) -> dict[str, YamlFile]:
         return self.files("recipe")
 
@@ -96,23 +114,22 @@ class Catalogue:
 
     def backend_defaults(self, name: str) -> dict[str, dict[str, Any]]:
         """Return precision -> options of conf/backend/<name>.yaml."""
-        file = self.files("backend").get(name)
+        file = self.backend_files.get(name)
         if file is None:
             return {}
         problems = file.check()
-        data = file.data()
-        if not problems and isinstance(data, dict):
-            for key, value in data.items():
-                where = f"{file.shown}:{file.line_of((str(key),))[1]}"
-                if key not in PRECISIONS:
-                    problems.append(
-                        Problem(f"unknown precision {key!r}", where, suggest(str(key), PRECISIONS))
-                    )
-                elif value is not None and not isinstance(value, dict):
-                    problems.append(Problem("options must be a mapping", where))
+        data = file.data() if not problems else {}
+        assert isinstance(data, dict)
+        for key, value in data.items():
+            where = locate([file], (key,))
+            if key not in PRECISIONS:
+                problems.append(
+                    Problem(f"unknown precision {key!r}", where, suggest(key, PRECISIONS))
+                )
+            elif value is not None and not isinstance(value, dict):
+                problems.append(Problem(f"options of {key} must be a mapping", where))
         if problems:
             raise ConfigError(problems)
-        assert isinstance(data, dict)
         return {key: dict(value or {}) for key, value in data.items()}
 
 
@@ -127,55 +144,77 @@ def _load(file: YamlFile, kind: type[M], name: str) -> M:
         raise ConfigError(problems)
     data = file.data()
     assert isinstance(data, dict)
+    if "name" in data:
+        raise ConfigError(
+            Problem(
+                "unknown key 'name'",
+                locate([file], ("name",)),
+                "the file's name is the name; remove it",
+            )
+        )
     try:
         return kind.model_validate({**data, "name": name})
     except ValidationError as error:
-        raise ConfigError(validation_problems(error, kind, [file])) from error
+        raise ConfigError(
+            validation_problems(error, kind, lambda path: locate([file], path) or f"{file.shown}:1")
+        ) from error
 
 
 def validation_problems(
-    error: ValidationError,
-    kind: type[BaseModel],
-    files: Iterable[YamlFile],
-    prefix: tuple[str | int, ...] = (),
-    where: str | None = None,
+    error: ValidationError, kind: type[BaseModel], where: Callable[[Path_], str | None]
 ) -> list[Problem]:
-    """Turn pydantic's errors into problems with file:line and suggestions.
-
-    `prefix` is where in the files the validated data lies; `where` is used if no file has it.
-    """
+    """Turn pydantic's errors into problems; `where` says where a path of the data was written."""
     problems = []
     known = [field.alias or name for name, field in kind.model_fields.items()]
-    for detail in error.errors(include_url=False, include_context=False):
-        location = tuple(part for part in detail["loc"] if part != "[key]")
+    for detail in error.errors(include_url=False):
         # A union's branches stand in the location under their type names; one line is enough.
-        path = prefix + tuple(
-            part for part in location if not (isinstance(part, str) and _is_branch(part))
+        path = tuple(
+            part
+            for part in detail["loc"]
+            if part != "[key]" and not (isinstance(part, str) and _is_branch(part))
         )
+        value = detail["input"]
+        if isinstance(value, dict) and path:
+            # A check of the whole mapping that found fault with one of its keys.
+            path += tuple(key for key in value if repr(key) in detail["msg"])[:1]
         name = ".".join(str(part) for part in path)
+        remedy: str | None = None
         if detail["type"] == "extra_forbidden":
-            at = nested_fields(kind, location[:-1]) or known
-            what = f"unknown key {str(path[-1])!r}" + (f" (in {name})" if len(path) > 1 else "")
-            remedy: str | None = suggest(str(path[-1]), at)
+            at = nested_fields(kind, path[:-1]) or known
+            inside = ".".join(str(part) for part in path[:-1])
+            what = f"unknown key {str(path[-1])!r}" + (f" in {inside}" if inside else "")
+            remedy = suggest(str(path[-1]), at)
         elif detail["type"] == "missing":
-            what, remedy = f"key {str(path[-1])!r} is missing", None
+            what = f"key {name!r} is missing"
         else:
-            message = detail["msg"].removeprefix("Value error, ")
-            shown = repr(detail["input"])
-            what = f"{name}: {message[:1].lower()}{message[1:]}"
-            what += f", not {shown}" if len(shown) < 60 and shown not in message else ""
-            remedy = None
-        problem = Problem(what, locate(files, path) or where, remedy)
+            reason, remedy = explain(detail)
+            what = f"{name}: {reason}"
+        problem = Problem(what, where(path), remedy)
         if problem not in problems:
             problems.append(problem)
     return problems
+
+
+def explain(detail: ErrorDetails) -> tuple[str, str | None]:
+    """Return one of pydantic's errors in plain words, and a suggestion where a name is near."""
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    kind, value = detail["type"], detail["input"]
+    message = next((plain for start, plain in _PLAIN.items() if kind.startswith(start)), message)
+    text = message[:1].lower() + message[1:]
+    shown = repr(value)
+    if not isinstance(value, dict) and len(shown) < 60 and not text.endswith(f"not {shown}"):
+        text += f", not {shown}" if shown not in text or kind != "value_error" else ""
+    remedy = None
+    if kind == "literal_error":
+        remedy = suggest(str(value), re.findall(r"'([^']+)'", message))
+    return text, remedy if remedy and remedy.startswith("did") else None
 
 
 def _is_branch(part: str) -> bool:
     return part in ("float", "int", "str", "bool") or part.startswith(("dict[", "constrained-"))
 
 
-def nested_fields(kind: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
+def nested_fields(kind: type[BaseModel], path: Path_) -> list[str]:
     """Return the field names of the model at `path` inside `kind`, [] if it is not a model."""
     current: Any = kind
     for part in path:
@@ -184,7 +223,7 @@ def nested_fields(kind: type[BaseModel], path: tuple[str | int, ...]) -> list[st
     return list(current.model_fields) if hasattr(current, "model_fields") else []
 
 
-def locate(files: Iterable[YamlFile], path: tuple[str | int, ...]) -> str | None:
+def locate(files: Iterable[YamlFile], path: Path_) -> str | None:
     """Return file:line of the deepest part of `path` that one of the files has."""
     best: tuple[int, str] | None = None
     for file in files:

@@ -24,6 +24,7 @@ VERBS = {
     "doctor": "what works on this machine, what is missing and how to get it",
     "toolchain": "list, install or remove the backends' environments",
 }
+_VALUED = ("--only", "--skip", "--cfg", "--config-dir", "--output", "--max-tokens")
 _EPILOG = """\
 examples:
   phibuild plan                                   what the quickstart would build
@@ -102,19 +103,20 @@ def _positive(text: str) -> int:
 
 def _split_verb(words: Sequence[str]) -> tuple[str | None, list[str]]:
     """Take the verb off the words; None where there is none (a build)."""
-    first = next((word for word in words if not word.startswith("-")), None)
-    if first is None or "=" in first or first.startswith(("~", "+")):
+    position = next(
+        (
+            number
+            for number, word in enumerate(words)
+            if not word.startswith("-") and (not number or words[number - 1] not in _VALUED)
+        ),
+        None,
+    )
+    if position is None:
         return None, list(words)
-    position = list(words).index(first)
+    first = words[position]
+    if "=" in first or first.startswith(("~", "+")):
+        return None, list(words)
     if first not in VERBS:
-        if position and words[position - 1] in (
-            "--only",
-            "--skip",
-            "--cfg",
-            "--config-dir",
-            "--output",
-        ):
-            return None, list(words)
         raise PhibuildError(
             Problem(f"unknown verb {first!r}", "command line", suggest(first, VERBS))
         )

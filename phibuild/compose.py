@@ -10,7 +10,8 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,21 @@ from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from phibuild.catalogue import Catalogue, locate, shipped_root, validation_problems
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import PRECISIONS, Evaluation, ExecutorSettings, Frozen, Gates
-from phibuild.yamlfile import Path_, YamlFile
+from phibuild.yamlfile import Path_, YamlFile, refused_interpolation
 
 AXES = ("recipe", "model", "device", "backend", "precision")
-_GROUPS = ("evaluation", "executor")
+# Groups of conf/ besides the axes, with what conf/phibuild.yaml chooses.
+_GROUPS = {"evaluation": "standard", "executor": "local"}
+_MAPPINGS = ("devices", "backends", "gates", *_GROUPS)
+_EXAMPLE = "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}"
+_MAX_NAMES = 1000
 COMMAND_LINE = "command line"
 
 
@@ -62,16 +67,24 @@ class Recipe:
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
                 return f"{COMMAND_LINE}: {self.overrides[path[:length]]}"
-        return locate(self.files, path)
+        if not any(file.line_of(path)[0] == len(path) for file in self.files):
+            for key, word in self.overrides.items():
+                if key[: len(path)] == path:
+                    return f"{COMMAND_LINE}: {word}"
+        return locate(self.files, path) or f"{self.files[0].shown}:1"
 
 
 @dataclass(frozen=True)
 class Composition:
-    """All that the command line asked for. `axes`: selected names, absent where not restricted."""
+    """All that the command line asked for. `axes`: selected names, absent where not restricted;
+    `globs`: the axes whose names come from a glob; `problems`: what is wrong with the recipes,
+    which then lack what is wrong: the matrix adds what it finds, so that all is shown at once."""
 
     recipes: tuple[Recipe, ...]
     axes: dict[str, tuple[str, ...]]
     axis_words: dict[str, str] = field(default_factory=dict)
+    globs: frozenset[str] = frozenset()
+    problems: tuple[Problem, ...] = ()
 
     @property
     def name(self) -> str:
@@ -80,6 +93,8 @@ class Composition:
 
     def yaml(self) -> str:
         """Return the configuration, resolved, as YAML (`--cfg job`)."""
+        if self.problems:
+            raise ConfigError(self.problems)
         parts = []
         for recipe in self.recipes:
             data = recipe.config.model_dump(mode="json", exclude_none=True)
@@ -95,18 +110,27 @@ def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) ->
     problems: list[Problem] = []
     axes: dict[str, tuple[str, ...]] = {}
     axis_words: dict[str, str] = {}
+    globs: set[str] = set()
     rest: list[Override] = []
     for override in overrides:
         key = override.key_or_group
-        if key not in AXES:
+        word = override.input_line or key
+        if refused := refused_interpolation(word):
+            problems.append(Problem(refused, f"{COMMAND_LINE}: {word}", "write the value itself"))
+        elif key not in AXES:
             problems += _check_plain(override)
             rest.append(override)
-            continue
-        axis_words[key] = override.input_line or key
-        try:
-            axes[key] = _axis_values(override, catalogue, sweep=sweep)
-        except ConfigError as error:
-            problems += error.problems
+        elif key in axis_words:
+            where = f"{COMMAND_LINE}: {word}"
+            problems.append(Problem(f"{key} is given twice", where, f"to sweep: -m {key}=a,b"))
+        else:
+            axis_words[key] = word
+            try:
+                axes[key] = _axis_values(override, catalogue, sweep=sweep)
+            except ConfigError as error:
+                problems += error.problems
+            if isinstance(override.value(), Glob):
+                globs.add(key)
     recipe_names = axes.get("recipe", ("quickstart",))
     for name in recipe_names:
         if name not in catalogue.recipe_files:
@@ -120,14 +144,19 @@ def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) ->
     if problems:
         raise ConfigError(problems)
     recipes = []
+    found: dict[Problem, None] = {}
+    complete = True
     for name in recipe_names:
         try:
-            recipes.append(_compose_recipe(name, rest, axes, catalogue))
+            recipe, wrong = _compose_recipe(name, rest, axes, catalogue)
+            recipes.append(recipe)
+            found.update(dict.fromkeys(wrong))
         except ConfigError as error:
-            problems += [p for p in error.problems if p not in problems]
-    if problems:
-        raise ConfigError(problems)
-    return Composition(tuple(recipes), axes, axis_words)
+            complete = False
+            found.update(dict.fromkeys(error.problems))
+    if not complete:
+        raise ConfigError(found)
+    return Composition(tuple(recipes), axes, axis_words, frozenset(globs), tuple(found))
 
 
 def _parse(words: Sequence[str]) -> list[Override]:
@@ -146,7 +175,11 @@ def _parse(words: Sequence[str]) -> list[Override]:
                 )
             )
             continue
-        parsed.append(override)
+        if override.key_or_group:
+            parsed.append(override)
+        else:
+            problems.append(Problem("not an override: no key", f"{COMMAND_LINE}: {word}",
+                                    "overrides are key=value, +key=value or ~key"))  # fmt: skip
     if problems:
         raise ConfigError(problems)
     return parsed
@@ -162,10 +195,14 @@ def _check_plain(override: Override) -> Iterator[Problem]:
             where,
             f"axes of a sweep: {', '.join(AXES)}; a list is written [a,b]",
         )
-    if override.package is not None or key in ("recipes", "hydra/launcher", "hydra/sweeper"):
-        yield Problem(f"unknown key {key!r}", where, suggest(key, [*AXES, *_GROUPS]))
-    if key == "hydra" or key.startswith("hydra."):
+    if key.split(".")[0].split("/")[0] == "hydra":
         yield Problem("Hydra's own settings do not apply", where, "use --output DIR for the folder")
+    elif key == "recipes":
+        yield Problem("unknown key 'recipes'", where, suggest(key, AXES))
+    elif override.package is not None:
+        yield Problem("a package (@) cannot be given", where, f"{key}=VALUE")
+    elif key in _GROUPS and (override.is_add() or override.is_delete()):
+        yield Problem(f"{key} can only be set", where, f"{key}=NAME")
 
 
 def _axis_values(override: Override, catalogue: Catalogue, *, sweep: bool) -> tuple[str, ...]:
@@ -191,7 +228,14 @@ def _axis_values(override: Override, catalogue: Catalogue, *, sweep: bool) -> tu
             if not chosen:
                 raise ConfigError(Problem(f"no {key} matches", where, f"known: {', '.join(known)}"))
             return tuple(chosen)
-        values = [_plain(item) for item in override.sweep_iterator()]
+        try:
+            values = [_plain(item) for item in islice(override.sweep_iterator(), _MAX_NAMES + 1)]
+        except HydraException as error:
+            raise ConfigError(
+                Problem("this kind of sweep has no list of values", where, f"-m {key}=a,b")
+            ) from error
+        if len(values) > _MAX_NAMES:
+            raise ConfigError(Problem(f"more than {_MAX_NAMES} names for {key!r}", where))
         return tuple(dict.fromkeys(values))
     value = override.value()
     if isinstance(value, (list, dict)):
@@ -218,13 +262,17 @@ def _known_names(axis: str, catalogue: Catalogue) -> list[str]:
 
 
 class _UserRoots(SearchPathPlugin):
-    """Puts the user's folders before phibuild's own."""
+    """Puts the user's conf folders before phibuild's own; after it the folders that hold
+    `recipes/`, which may hold anything else besides."""
 
-    roots: tuple[Path, ...] = ()
+    own: tuple[Path, ...] = ()
+    recipes: tuple[Path, ...] = ()
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for root in reversed(self.roots):
+        for root in reversed(self.own):
             search_path.prepend(provider="phibuild-user", path=f"file://{root}")
+        for root in self.recipes:
+            search_path.append(provider="phibuild-recipes", path=f"file://{root}")
 
 
 def _recipe_chain(name: str, catalogue: Catalogue) -> tuple[YamlFile, ...]:
@@ -232,115 +280,210 @@ def _recipe_chain(name: str, catalogue: Catalogue) -> tuple[YamlFile, ...]:
     found: dict[str, YamlFile] = {}
     problems: list[Problem] = []
 
-    def visit(current: str) -> None:
+    def visit(current: str, above: tuple[str, ...]) -> None:
         file = catalogue.recipe_files[current]
         found[current] = file
         try:
-            problems.extend(file.check())
+            wrong = file.check()
         except ConfigError as error:
             problems.extend(error.problems)
             return
-        for entry, line in file.entries("defaults"):
-            if entry == "_self_" or entry in found:
-                continue
-            if entry not in catalogue.recipe_files:
+        if wrong and file.root is None:
+            wrong = [replace(problem, remedy=_EXAMPLE) for problem in wrong]
+        problems.extend(wrong)
+        entries = file.entries("defaults")
+        if entries is None:
+            problems.append(Problem("defaults must be a list of recipes",
+                                    locate([file], ("defaults",)), "for example [mobile, _self_]"))  # fmt: skip
+        seen: set[str] = set()
+        for entry, line in entries or ():
+            where = f"{file.shown}:{line}"
+            if entry is None:
+                problems.append(
+                    Problem("an entry of the defaults list is the name of a recipe", where,
+                            "set other things by key: evaluation: {windows: 8}")
+                )  # fmt: skip
+            elif entry in seen:
+                problems.append(Problem(f"{entry!r} stands twice in the defaults list", where))
+            elif entry in (current, *above):
+                problems.append(Problem(f"recipe {entry!r} contains itself", where))
+            elif entry != "_self_" and entry not in catalogue.recipe_files:
                 problems.append(
                     Problem(
                         f"unknown recipe {entry!r} in the defaults list",
-                        f"{file.shown}:{line}",
+                        where,
                         suggest(entry, catalogue.recipe_files),
                     )
                 )
-            else:
-                visit(entry)
+            elif entry != "_self_" and entry in found:
+                problems.append(
+                    Problem(f"recipe {entry!r} comes twice", where, "remove it from one list")
+                )
+            elif entry != "_self_":
+                visit(entry, (*above, current))
+            seen.add(entry or "")
 
-    visit(name)
+    visit(name, ())
     if problems:
         raise ConfigError(problems)
     return tuple(found.values())
 
 
+def _group_files(rest: Sequence[Override], catalogue: Catalogue) -> tuple[YamlFile, ...]:
+    """Return the files of conf/evaluation and conf/executor that are chosen, checked as data."""
+    chosen = dict(_GROUPS)
+    problems: list[Problem] = []
+    for override in rest:
+        key = override.key_or_group
+        if key in _GROUPS:
+            chosen[key] = _plain(override.value())
+            known = catalogue.files(key)
+            if chosen[key] not in known:
+                where = f"{COMMAND_LINE}: {override.input_line}"
+                what = f"unknown {key} {chosen[key]!r}"
+                problems.append(Problem(what, where, suggest(chosen[key], known)))
+    files = []
+    for key, name in chosen.items():
+        file = catalogue.files(key).get(name)
+        if file is not None:
+            files.append(replace(file, prefix=(key,)))
+            problems += files[-1].check()
+    if problems:
+        raise ConfigError(problems)
+    return tuple(files)
+
+
 def _compose_recipe(
     name: str, rest: Sequence[Override], axes: dict[str, tuple[str, ...]], catalogue: Catalogue
-) -> Recipe:
-    files = _recipe_chain(name, catalogue)
+) -> tuple[Recipe, list[Problem]]:
+    """Return the recipe and what is wrong with it, which it then lacks. Raises ConfigError where
+    nothing can be made of it."""
+    files = (*_recipe_chain(name, catalogue), *_group_files(rest, catalogue))
+    clashes = list(_clashes(files))
+    if clashes:
+        raise ConfigError(clashes)
     words = [f"recipes@_global_={name}"]
     written: dict[Path_, str] = {}
     for override in rest:
         line = override.input_line or ""
         key = override.key_or_group
-        if key in _GROUPS:
-            known = catalogue.files(key)
-            value = _plain(override.value())
-            if value not in known:
-                raise ConfigError(
-                    Problem(
-                        f"unknown {key} {value!r}", f"{COMMAND_LINE}: {line}", suggest(value, known)
-                    )
-                )
-            words.append(line)
-        elif override.is_delete():
+        if key in _GROUPS or override.is_delete():
             words.append(line)
         else:
             # Unknown keys are found by the schema afterwards, with a suggestion; Hydra's own
             # advice for a misspelled key would be to add it.
             words.append("++" + line.lstrip("+"))
             written[tuple(key.split("."))] = line
-    config = _hydra_compose(words, catalogue, files)
-    data = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(data, dict)
-    recipe_problem = _empty_problem(data, files)
-    if recipe_problem:
-        raise ConfigError(recipe_problem)
-    if "model" in axes and len(axes["model"]) == 1:
+    shell = Recipe(name, BuildConfig(model="", devices={}), files, written)
+    data = _hydra_compose(words, catalogue, shell)
+    if "model" in axes:
         data["model"] = axes["model"][0]
-    try:
-        built = BuildConfig.model_validate(data)
-    except ValidationError as error:
-        problems = validation_problems(error, BuildConfig, files)
-        shell = Recipe(name, BuildConfig(model="", devices={}), files, written)
-        raise ConfigError(
-            [_prefer_command_line(problem, shell, error) for problem in problems]
-        ) from error
-    return Recipe(name, built, files, written)
+    config, problems = _validate(data, shell)
+    return replace(shell, config=config), problems + _text_problems(config, shell)
 
 
-def _prefer_command_line(problem: Problem, recipe: Recipe, error: ValidationError) -> Problem:
-    """Blame the command line where an override wrote the value."""
-    for detail in error.errors(include_url=False, include_context=False):
-        path = tuple(str(part) for part in detail["loc"] if part != "[key]")
-        name = ".".join(path)
-        if name in problem.what or repr(path[-1]) in problem.what:
-            where = recipe.where(path)
-            if where and where.startswith(COMMAND_LINE):
-                return Problem(problem.what, where, problem.remedy)
-    return problem
+def _clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
+    """Yield where one file has a list and another, or the schema, a mapping: these do not merge."""
+    kinds: dict[Path_, tuple[str, str]] = {(key,): ("a mapping", "") for key in _MAPPINGS}
+
+    def visit(value: object, path: Path_, file: YamlFile) -> Iterator[Problem]:
+        if not isinstance(value, (dict, list)):
+            return
+        kind, where = _kind(value), locate([file], path) or file.shown
+        known, other = kinds.setdefault(path, (kind, where))
+        if kind != known:
+            told = f" as in {other}" if other else ""
+            name = ".".join(str(part) for part in path)
+            yield Problem(f"{name}: must be {known}{told}, not {kind}", where)
+        elif isinstance(value, dict):
+            for key, child in value.items():
+                yield from visit(child, (*path, key), file)
+
+    for file in files:
+        yield from visit(file.data(), file.prefix, file)
 
 
-def _empty_problem(data: dict[Any, Any], files: Sequence[YamlFile]) -> Problem | None:
+def _validate(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, list[Problem]]:
+    """Return the configuration without what is wrong with it, and that."""
+    problems: list[Problem] = []
+    for file in shell.files:
+        if not file.prefix and file.line_of(("hydra",))[0]:
+            problems.append(Problem("unknown key 'hydra'", locate([file], ("hydra",)),
+                                    "a recipe has no settings of Hydra"))  # fmt: skip
     if not data.get("devices"):
-        where = locate(files, ("devices",)) or f"{files[0].shown}:1"
-        return Problem(
-            "the recipe names no devices",
-            where,
-            "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}",
-        )
-    return None
+        problems.append(Problem("the recipe names no devices", shell.where(("devices",)), _EXAMPLE))
+        data["devices"] = {}
+    try:
+        return BuildConfig.model_validate(data), problems
+    except ValidationError as error:
+        problems += validation_problems(error, BuildConfig, shell.where)
+        for detail in error.errors(include_url=False, include_context=False):
+            _prune(data, detail["loc"])
+    try:
+        return BuildConfig.model_validate({"model": "", "devices": {}, **data}), problems
+    except ValidationError as error:
+        raise ConfigError(problems) from error
 
 
-def _hydra_compose(words: list[str], catalogue: Catalogue, files: Sequence[YamlFile]) -> DictConfig:
+def _prune(data: Any, path: Path_) -> None:
+    """Delete the deepest key of `path` that the data has."""
+    last = None
+    for key in path:
+        if not isinstance(data, dict) or key not in data:
+            break
+        last = (data, key)
+        data = data[key]
+    if last is not None:
+        del last[0][last[1]]
+
+
+def _text_problems(config: BuildConfig, recipe: Recipe) -> list[Problem]:
+    """Return what is wrong with a judging text of the user's own."""
+    if config.evaluation.text is None:
+        return []
+    where = recipe.where(("evaluation", "text"))
+    path = Path(config.evaluation.text)
+    name = f"evaluation.text {config.evaluation.text!r}"
+    try:
+        path.expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return [Problem(f"{name} is not UTF-8 text", where)]
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return [Problem(f"{name} cannot be read: {reason}", where, "give the path of a text file")]
+    return []
+
+
+def _hydra_compose(words: list[str], catalogue: Catalogue, recipe: Recipe) -> dict[str, Any]:
+    """Return what Hydra makes of the words, with `${key}` resolved."""
     shipped = shipped_root("conf").resolve()
-    own = [root for root in catalogue.conf_roots if root != shipped]
+    _UserRoots.own = tuple(root for root in catalogue.conf_roots if root != shipped)
     # A recipe lies in a folder called `recipes`, the group; its parent is the search root.
-    _UserRoots.roots = (*own, *(root.parent for root in catalogue.recipe_roots))
+    _UserRoots.recipes = tuple(root.parent for root in catalogue.recipe_roots)
     Plugins.instance().register(_UserRoots)
     try:
         with initialize_config_dir(str(shipped), job_name="phibuild", version_base="1.3"):
-            return compose(config_name="phibuild", overrides=words)
-    except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        where = next(
-            (f"{COMMAND_LINE}: {w}" for w in words if w.startswith("~") and w[1:] in reason),
-            files[0].shown,
-        )
-        raise ConfigError(Problem(f"cannot be composed: {reason}", where)) from error
+            config = compose(config_name="phibuild", overrides=words)
+        data = OmegaConf.to_container(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_composition_problem(error, words, recipe)) from error
+    assert isinstance(data, dict)
+    return {str(key): value for key, value in data.items()}
+
+
+def _composition_problem(error: Exception, words: Sequence[str], recipe: Recipe) -> Problem:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+    for word in words[1:]:
+        deleted = word[1:].partition("=")[0] if word.startswith("~") else ""
+        if deleted and f"'{deleted}' does not exist" in str(error):
+            return Problem(
+                f"there is no key {deleted!r} to delete",
+                f"{COMMAND_LINE}: {word}",
+                "'--cfg job' shows the keys",
+            )
+        if word in str(error) or (deleted and f"'{deleted}'" in str(error)):
+            where = f"{COMMAND_LINE}: {word.removeprefix('++')}"
+            return Problem(f"cannot be composed: {reason}", where)
+    path = tuple(str(getattr(cause, "full_key", None) or "").split("."))
+    return Problem(f"cannot be composed: {reason}", recipe.where(path))

@@ -76,8 +76,6 @@ def uv_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         wanted["UV_INDEX_STRATEGY"] = "unsafe-best-match"  # pip looks at all indexes
     if "find-links" in settings:
         wanted["UV_FIND_LINKS"] = ",".join(settings["find-links"])
-    if settings.get("no-index", ["0"])[-1].lower() in ("1", "true", "yes", "y", "on"):
-        wanted["UV_NO_INDEX"] = "1"
     if "trusted-host" in settings:
         wanted["UV_INSECURE_HOST"] = " ".join(settings["trusted-host"])
     if "cert" in settings:
@@ -85,6 +83,13 @@ def uv_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     if "proxy" in settings:
         wanted["ALL_PROXY"] = settings["proxy"][-1]
     return {key: value for key, value in wanted.items() if key not in environ}
+
+
+def no_index(environ: Mapping[str, str] = os.environ) -> bool:
+    """Say whether pip takes packages from find-links alone; uv has an option for it, no variable."""
+    return pip_settings(environ).get("no-index", ["no"])[-1].lower() in (
+        "1", "true", "yes", "y", "t", "on",
+    )  # fmt: skip
 
 
 def has_local_torch(environ: Mapping[str, str] = os.environ) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from phibuild.errors import Problem, ToolchainError
-from phibuild.pip_config import has_local_torch, uv_environment
+from phibuild.pip_config import has_local_torch, no_index, uv_environment
 from phibuild.places import toolchains_folder
 from phibuild.store import write_atomically
 
@@ -112,6 +112,8 @@ class Toolchain:
             if "torch" in self.versions() and sys.platform == "linux" and not has_local_torch():
                 # PyPI's torch for Linux brings gigabytes of CUDA that no runner would load.
                 command += ["--torch-backend", "cpu"]
+            if no_index():
+                command.append("--no-index")
             _uv(self.name, *command)
             state = {
                 "lock_digest": self.digest,

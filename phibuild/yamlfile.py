@@ -186,15 +186,19 @@ class YamlFile:
             if name.value in _INSTANTIATION:
                 yield Problem(f"{name.value!r} is refused", line, _REMEDY)
 
-    def entries(self, key: str) -> list[tuple[str, int]]:
-        """Return the scalar entries of a top-level list with their lines."""
+    def entries(self, key: str) -> list[tuple[str | None, int]] | None:
+        """Return the entries of a top-level list with their lines, None for one that is not a
+        scalar; [] if there is no such key, None if it is not a list."""
         if isinstance(self.root, yaml.MappingNode):
             for name, value in self.root.value:
-                if name.value == key and isinstance(value, yaml.SequenceNode):
+                if name.value == key:
+                    if not isinstance(value, yaml.SequenceNode):
+                        return None
                     return [
-                        (str(child.value), child.start_mark.line + 1)
-                        if isinstance(child, yaml.ScalarNode)
-                        else ("", child.start_mark.line + 1)
+                        (
+                            child.value if isinstance(child, yaml.ScalarNode) else None,
+                            child.start_mark.line + 1,
+                        )
                         for child in value.value
                     ]
         return []

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from support.checkpoints import make_checkpoint
 
 from phibuild.execute.process import WORKER
 from phibuild.toolchains import Toolchain, toolchain
+from support.checkpoints import make_checkpoint
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent

@@ -83,7 +83,7 @@ def _build_locked(
         failures.append(f"{wanted[key].variant.name}: {reason}")
 
     def built(key: str, result: dict[str, Any]) -> None:
-        problem = _publish(context, wanted[key], outputs[key], result)
+        problem = check_and_publish(context, wanted[key], outputs[key], result)
         if problem:
             failed(key, problem)
         else:
@@ -102,7 +102,7 @@ def _build_locked(
     )
 
 
-def _publish(
+def check_and_publish(
     context: Context, artifact: Artifact, folder: Path, result: dict[str, Any]
 ) -> str | None:
     """Check a finished artifact against its promise and move it into the store; return what

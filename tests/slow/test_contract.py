@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from conftest import CommandLine
 from phibuild.backends.registry import BACKENDS
 from support.contract import check_folder, check_report

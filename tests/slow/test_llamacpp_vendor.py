@@ -14,6 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from phibuild.architecture import Architecture, read_architecture
+from phibuild.backends.llamacpp.layout import FILE_TYPES
+from phibuild.backends.llamacpp.spec import SPEC
+from phibuild.safetensors_io import read_checkpoint
+from phibuild.schema import Precision, Variant
 from support.llamacpp_recording import (
     CASES,
     MODEL_NAME,
@@ -25,12 +31,6 @@ from support.llamacpp_recording import (
     folder_digest,
     text_lines,
 )
-
-from phibuild.architecture import Architecture, read_architecture
-from phibuild.backends.llamacpp.layout import FILE_TYPES
-from phibuild.backends.llamacpp.spec import SPEC
-from phibuild.safetensors_io import read_checkpoint
-from phibuild.schema import Precision, Variant
 
 pytestmark = pytest.mark.slow
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.openvino_build import OPTIONS, RunWorker, build
 
 pytestmark = pytest.mark.slow

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.openvino_build import OPTIONS, RunWorker, build, variants
 
 from phibuild.architecture import read_architecture
 from phibuild.backends.openvino.spec import SPEC
+from support.openvino_build import OPTIONS, RunWorker, variants
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,109 @@
+"""An artifact that is not what its variant promises is refused, and not stored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from phibuild.catalogue import Catalogue
+from phibuild.compose import compose_build
+from phibuild.execute.building import check_and_publish
+from phibuild.execute.context import Context, Result
+from phibuild.matrix import expand
+from phibuild.plan import Artifact, make_plan
+from phibuild.progress import PlainProgress
+from phibuild.store import Store
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    catalogue = Catalogue()
+    composition = compose_build(["backend=llamacpp", "evaluation=none"], catalogue, sweep=False)
+    store = Store(tmp_path / "store")
+    store.prepare()
+    plan = make_plan(
+        expand(composition, catalogue),
+        composition.recipes[0].config.evaluation,
+        store,
+        read_weights=True,
+    )
+    return Context(
+        plan=plan,
+        store=store,
+        logs=tmp_path,
+        listener=PlainProgress(),
+        timeout=60,
+        cores=1,
+        results={artifact.key: Result(artifact) for artifact in plan.artifacts},
+    )
+
+
+def of(context: Context, precision: str) -> Artifact:
+    return next(a for a in context.plan.artifacts if a.variant.precision == precision)
+
+
+def result_of(artifact: Artifact, **changes: object) -> dict[str, object]:
+    estimate = artifact.estimate
+    return {
+        "types": dict(estimate.types),
+        "weight_bytes": estimate.weight_bytes,
+        "seconds": 1.0,
+        "peak_rss_bytes": 1,
+        **changes,
+    }
+
+
+def folder_of(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(b"made")
+    return folder
+
+
+def test_as_promised(context: Context, tmp_path: Path) -> None:
+    artifact = of(context, "fp16")
+    assert check_and_publish(context, artifact, folder_of(tmp_path), result_of(artifact)) is None
+    stored = context.store.artifact(artifact.key)
+    assert stored is not None
+    assert {file["path"] for file in stored.manifest["files"]} == {
+        "LICENSE", "README.md", "model.gguf",
+    }  # fmt: skip
+
+
+def test_fp16_that_is_bf16(context: Context, tmp_path: Path) -> None:
+    artifact = of(context, "fp16")
+    types = {("BF16" if kind == "F16" else kind): n for kind, n in artifact.estimate.types.items()}
+    problem = check_and_publish(
+        context, artifact, folder_of(tmp_path), result_of(artifact, types=types)
+    )
+    assert problem is not None
+    assert "BF16" in problem
+    assert "promises" in problem
+    assert context.store.artifact(artifact.key) is None
+
+
+def test_int4_that_is_not_quantized(context: Context, tmp_path: Path) -> None:
+    artifact = of(context, "int4")
+    total = sum(artifact.estimate.types.values())
+    problem = check_and_publish(
+        context,
+        artifact,
+        folder_of(tmp_path),
+        result_of(artifact, types={"F16": total}, weight_bytes=2 * total),
+    )
+    assert problem is not None
+    assert "F16" in problem
+    assert context.store.artifact(artifact.key) is None
+
+
+def test_right_types_with_too_many_bits(context: Context, tmp_path: Path) -> None:
+    artifact = of(context, "int8")
+    problem = check_and_publish(
+        context,
+        artifact,
+        folder_of(tmp_path),
+        result_of(artifact, weight_bytes=2 * artifact.estimate.weight_bytes),
+    )
+    assert problem is not None
+    assert "bits per weight" in problem

@@ -5,10 +5,11 @@ Reads no weights but for the digest. Raises SourceError with everything that is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ DTYPES = ("BF16", "F16", "F32")
 LICENSE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 # Read by a build, so part of the digest.
 _SMALL_FILES = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES, *LICENSE_NAMES)
+_SUPPORTED = "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)"
+_FETCH = "fetch this file again"
+_TOKENIZER = "copy the tokenizer files of the original checkpoint into the folder"
+_ORIGINAL_CONFIG = "compare it with the config.json of the original checkpoint"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _UNSUPPORTED = {
     "phi4flash": "Phi-4-mini-flash (SambaY, hybrid state-space)",
@@ -52,26 +57,36 @@ class Checkpoint:
         return self.folder is None
 
 
-def load_checkpoint(folder: Path, name: str, reference: str) -> Checkpoint:
-    """Return the facts of a local checkpoint; raises SourceError if it cannot be built from."""
+def load_checkpoint(
+    folder: Path, name: str, reference: str, where: str | None = None
+) -> Checkpoint:
+    """Return the facts of a local checkpoint; raises SourceError if it cannot be built from.
+
+    `where` says where the folder was named.
+    """
+    wrong = None
     if not folder.exists():
+        wrong = "no such folder"
+    elif not folder.is_dir():
+        wrong = "a file, not a checkpoint folder"
+    elif not any(folder.iterdir()):
+        wrong = "the folder is empty"
+    if wrong:
         raise SourceError(
             Problem(
-                "no such folder", str(folder), "give a checkpoint folder, a model name or org/name"
+                f"{wrong}: {folder}", where, "give a checkpoint folder, a model name or org/name"
             )
         )
-    if not folder.is_dir():
-        raise SourceError(Problem("is a file, not a checkpoint folder", str(folder)))
-    if not any(folder.iterdir()):
-        raise SourceError(Problem("the folder is empty", str(folder)))
     config = _read_config(folder)
     problems: list[Problem] = []
     tensors = _read_tensors(folder, problems)
-    architecture = _architecture(_with_dtype(config, tensors), folder)
+    architecture = check_architecture(
+        _with_dtype(config, tensors), _json_place(folder / "config.json")
+    )
     if tensors:
         problems += _check_tensors(tensors, architecture, folder)
-    problems += _check_tokenizer(folder)
-    if problems:
+    files = _read_tokenizer(folder, problems)
+    if problems or files is None:
         raise SourceError(problems)
     return Checkpoint(
         name=name,
@@ -79,7 +94,7 @@ def load_checkpoint(folder: Path, name: str, reference: str) -> Checkpoint:
         folder=folder,
         architecture=architecture,
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
-        files=_source_files(folder),
+        files=files,
     )
 
 
@@ -93,24 +108,36 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise SourceError(Problem(f"not valid JSON: {error}", f"{path}{line}")) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise SourceError(_json_problem(error, path)) from error
     if not isinstance(config, dict):
-        raise SourceError(Problem("must be a JSON object", str(path)))
+        raise SourceError(Problem("must be a JSON object", f"{path}:1", _FETCH))
     return config
 
 
-def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
-    where = str(folder / "config.json")
+def _json_problem(error: Exception, path: Path) -> Problem:
+    """Say what is wrong with a JSON file that could not be read."""
+    if isinstance(error, json.JSONDecodeError):
+        return Problem(f"not valid JSON: {error.msg}", f"{path}:{error.lineno}", _FETCH)
+    if isinstance(error, OSError):
+        return Problem(f"cannot be read: {error.strerror}", str(path))
+    return Problem("not valid JSON: damaged, or not text", str(path), _FETCH)
+
+
+def check_architecture(config: Mapping[str, Any], where: Callable[[str], str]) -> Architecture:
+    """Return the architecture of a config.json; raises SourceError if it is none of ours.
+
+    `where` says where a key of it was written.
+    """
     names = config.get("architectures") or []
+    names = names if isinstance(names, list) else [names]
     kind = str(config.get("model_type", ""))
     if kind in _UNSUPPORTED:
         raise SourceError(
             Problem(
                 f"{_UNSUPPORTED[kind]} is not supported yet (model_type {kind!r})",
-                where,
-                "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)",
+                where("model_type"),
+                _SUPPORTED,
             )
         )
     if kind != "phi3" or (names and "Phi3ForCausalLM" not in names):
@@ -118,27 +145,45 @@ def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
         raise SourceError(
             Problem(
                 f"not a Phi-3-architecture model ({found})",
-                where,
-                "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)",
+                where("architectures" if names else "model_type"),
+                _SUPPORTED,
             )
         )
     if config.get("quantization_config"):
         raise SourceError(
-            Problem("the checkpoint is quantized already", where, "start from the original weights")
+            Problem(
+                "the checkpoint is quantized already",
+                where("quantization_config"),
+                "start from the original weights",
+            )
         )
     try:
         return read_architecture(config)
     except KeyError as error:
-        raise SourceError(Problem(f"key {error.args[0]!r} is missing", where)) from error
+        raise SourceError(
+            Problem(f"key {error.args[0]!r} is missing", where(""), _ORIGINAL_CONFIG)
+        ) from error
     except (TypeError, ValueError) as error:
-        raise SourceError(Problem(str(error), where)) from error
+        key = str(error).split(maxsplit=1)[0]
+        raise SourceError(Problem(str(error), where(key), _ORIGINAL_CONFIG)) from error
+
+
+def _json_place(path: Path) -> Callable[[str], str]:
+    """Return (key) -> file:line of its first line in a JSON file, or the file alone."""
+
+    def where(key: str) -> str:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        numbers = [number for number, line in enumerate(lines, 1) if key and f'"{key}"' in line]
+        return f"{path}:{numbers[0]}" if numbers else str(path)
+
+    return where
 
 
 def _read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo]:
     try:
         paths = shard_paths(folder)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        problems.append(Problem("the index is damaged", str(folder / INDEX), "fetch it again"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        problems.append(Problem("the index is damaged", str(folder / INDEX), _FETCH))
         return {}
     if not paths:
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
@@ -151,7 +196,11 @@ def _read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo
                 )
             )
         else:
-            problems.append(Problem("no model*.safetensors", str(folder)))
+            problems.append(
+                Problem(
+                    "no weights (model*.safetensors)", str(folder), "fetch the checkpoint again"
+                )
+            )
         return {}
     tensors: dict[str, TensorInfo] = {}
     for path in paths:
@@ -165,68 +214,103 @@ def _read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo
         try:
             tensors.update(read_header(path))
         except (ValueError, OSError) as error:
-            problems.append(Problem(str(error), str(path), "fetch this file again"))
+            problems.append(Problem(str(error), str(path), _FETCH))
     return {} if problems else tensors
 
 
 def _check_tensors(
     tensors: Mapping[str, TensorInfo], architecture: Architecture, folder: Path
-) -> Iterable[Problem]:
+) -> Iterator[Problem]:
+    together = "config.json and the weights must belong together"
+    if architecture.layers > len(tensors):
+        yield Problem(
+            f"config.json says {architecture.layers:,} layers, there are {len(tensors):,} tensors",
+            str(folder),
+            together,
+        )
+        return
     expected = dict(architecture.tensors())
     missing = [name for name in expected if name not in tensors]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        yield Problem(
-            f"{len(missing)} tensor(s) missing: {', '.join(missing[:3])}{more}",
-            str(folder),
-            "config.json and the weights must belong together",
+        yield Problem(f"{len(missing)} tensor(s) missing: {_some(missing)}", str(folder), together)
+    there = {name: tensors[name] for name in expected if name in tensors}
+    yield from _some_problems(
+        Problem(
+            f"tensor {name} has shape {list(found.shape)}, config.json says {list(expected[name])}",
+            str(found.path),
+            together,
         )
-    for name, shape in expected.items():
-        found = tensors.get(name)
-        if found and found.shape != shape:
-            yield Problem(
-                f"tensor {name} has shape {list(found.shape)}, config.json says {list(shape)}",
-                str(found.path),
-                "config.json and the weights must belong together",
-            )
-        if found and found.dtype not in DTYPES:
-            yield Problem(
-                f"tensor {name} is {found.dtype}",
-                str(found.path),
-                f"start from the original weights ({', '.join(DTYPES)})",
-            )
+        for name, found in there.items()
+        if found.shape != expected[name]
+    )
+    yield from _some_problems(
+        Problem(
+            f"tensor {name} is {found.dtype}",
+            str(found.path),
+            f"start from the original weights ({', '.join(DTYPES)})",
+        )
+        for name, found in there.items()
+        if found.dtype not in DTYPES
+    )
     known = set(expected) | {"lm_head.weight"}
     surplus = [
         name for name in tensors if name not in known and not name.endswith("rotary_emb.inv_freq")
     ]
     if surplus:
         yield Problem(
-            f"{len(surplus)} tensor(s) that Phi3ForCausalLM has not: {', '.join(surplus[:3])}",
+            f"{len(surplus)} tensor(s) that Phi3ForCausalLM has not: {_some(surplus)}",
             str(folder),
             "merge adapters and remove extra heads first",
         )
 
 
-def _check_tokenizer(folder: Path) -> Iterable[Problem]:
-    remedy = "copy the tokenizer files of the original checkpoint into the folder"
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _some_problems(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield three problems of a kind, the third with how many there are besides."""
+    found = list(problems)
+    yield from found[:2]
+    if len(found) > 2:
+        more = f" (and {len(found) - 3} more tensors)" if len(found) > 3 else ""
+        yield replace(found[2], what=found[2].what + more)
+
+
+def _read_tokenizer(folder: Path, problems: list[Problem]) -> SourceFiles | None:
+    """Return the facts of the tokenizer's files, None with the problems if they are not usable."""
+    found: dict[str, dict[str, Any]] = {}
     for name in ("tokenizer.json", "tokenizer_config.json"):
         path = folder / name
         if not path.is_file():
-            yield Problem(f"{name} is missing", str(folder), remedy)
+            problems.append(Problem(f"{name} is missing", str(folder), _TOKENIZER))
             continue
         try:
-            if not isinstance(json.loads(path.read_text(encoding="utf-8")), dict):
-                raise ValueError("not a JSON object")
-        except (OSError, ValueError) as error:
-            yield Problem(f"not a valid tokenizer file: {error}", str(path), remedy)
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(replace(_json_problem(error, path), remedy=_TOKENIZER))
+            continue
+        if isinstance(data, dict):
+            found[name] = data
+        else:
+            problems.append(Problem("must be a JSON object", f"{path}:1", _TOKENIZER))
+    if "tokenizer.json" not in found:
+        return None
+    try:
+        return _source_files(folder, found["tokenizer.json"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        path = folder / "tokenizer.json"
+        problems.append(Problem("its vocabulary is damaged", str(path), _TOKENIZER))
+        return None
 
 
-def _source_files(folder: Path) -> SourceFiles:
+def _source_files(folder: Path, tokenizer: Mapping[str, Any]) -> SourceFiles:
     sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    model = data.get("model") or {}
-    vocabulary: dict[str, Any] = model.get("vocab") or {}
-    tokens = set(vocabulary) | {entry["content"] for entry in data.get("added_tokens") or []}
+    model = tokenizer["model"]
+    vocabulary: dict[str, int] = model["vocab"]
+    added = [entry["content"] for entry in tokenizer.get("added_tokens") or []]
+    tokens = {*vocabulary.keys(), *added}
     merges = model.get("merges") or []
     return SourceFiles(
         files=sizes,
@@ -241,10 +325,18 @@ def _source_files(folder: Path) -> SourceFiles:
 
 
 def catalogue_checkpoint(
-    name: str, reference: str, config: Mapping[str, Any], tokenizer_bytes: int, license: str
+    name: str,
+    reference: str,
+    config: Mapping[str, Any],
+    tokenizer_bytes: int,
+    license: str,
+    where: Callable[[str], str],
 ) -> Checkpoint:
-    """Return the facts of a published model that is not on this machine, from the catalogue."""
-    architecture = read_architecture(_with_factors(config))
+    """Return the facts of a published model that is not on this machine. `where` says where a
+    key of its configuration was written."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        config = _with_factors(config)
+    architecture = check_architecture(config, where)
     vocabulary = architecture.vocab_size
     sentencepiece = vocabulary < 64_000
     return Checkpoint(

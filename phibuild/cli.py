@@ -36,10 +36,20 @@ exit codes: 0 built, gates met; 1 a cell failed; 2 wrong usage or input; 3 a gat
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors like all others of phibuild."""
+
+    def error(self, message: str) -> NoReturn:
+        word = next((word for word in message.split() if word.startswith("-")), "")
+        near = suggest(word, self._option_string_actions) if "unrecognized" in message else ""
+        remedy = near if near.startswith("did") else f"'{self.prog} --help' shows what there is"
+        raise PhibuildError(Problem(message, "command line", remedy))
+
+
 def _parser(verb: str | None) -> argparse.ArgumentParser:
     if verb is None:
         verbs = "\n".join(f"  {name:10} {text}" for name, text in VERBS.items())
-        parser = argparse.ArgumentParser(
+        parser = _Parser(
             prog="phibuild",
             usage="phibuild [VERB] [options] [key=value ...]",
             description="Build one Phi checkpoint for every device; see what each artifact lost.",
@@ -50,9 +60,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         parser.add_argument("--version", action="version", version=f"phibuild {__version__}")
         verb = "build"
     else:
-        parser = argparse.ArgumentParser(
-            prog=f"phibuild {verb}", description=VERBS[verb], allow_abbrev=False
-        )
+        parser = _Parser(prog=f"phibuild {verb}", description=VERBS[verb], allow_abbrev=False)
     add = parser.add_argument
     if verb in ("build", "plan"):
         add(
@@ -95,10 +103,9 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text!r}")
+    return int(text)
 
 
 def _split_verb(words: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -153,4 +160,10 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         # The reader of our output has gone (a pager, head): nothing is wrong with us.
         sys.stderr.close()
         code = EXIT_USAGE if sys.stdout.closed else 0
+    except OSError as error:
+        # A full disk, a name that is too long, a folder without permission.
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        code = EXIT_USAGE
     sys.exit(code)

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -55,23 +56,26 @@ class BuildConfig(Frozen):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A composed recipe, the files it came from (itself first) and the overrides on top."""
+    """A composed recipe, the files it came from (itself first), the overrides on top, and
+    the files of conf/ that are chosen by name (evaluation, executor)."""
 
     name: str
     config: BuildConfig
     files: tuple[YamlFile, ...]
     overrides: dict[Path_, str]
+    group_files: tuple[YamlFile, ...] = ()
 
     def where(self, path: Path_) -> str | None:
         """Return where `path` of the configuration was written: a command-line word, file:line."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
                 return f"{COMMAND_LINE}: {self.overrides[path[:length]]}"
-        if not any(file.line_of(path)[0] == len(path) for file in self.files):
+        files = (*self.files, *self.group_files)
+        if not any(file.line_of(path)[0] == len(path) for file in files):
             for key, word in self.overrides.items():
                 if key[: len(path)] == path:
                     return f"{COMMAND_LINE}: {word}"
-        return locate(self.files, path) or f"{self.files[0].shown}:1"
+        return locate(files, path) or f"{self.files[0].shown}:1"
 
 
 @dataclass(frozen=True)
@@ -293,8 +297,9 @@ def _recipe_chain(name: str, catalogue: Catalogue) -> tuple[YamlFile, ...]:
         problems.extend(wrong)
         entries = file.entries("defaults")
         if entries is None:
-            problems.append(Problem("defaults must be a list of recipes",
-                                    locate([file], ("defaults",)), "for example [mobile, _self_]"))  # fmt: skip
+            where = locate([file], ("defaults",))
+            what = "defaults must be a list of recipes"
+            problems.append(Problem(what, where, "for example [mobile, _self_]"))
         seen: set[str] = set()
         for entry, line in entries or ():
             where = f"{file.shown}:{line}"
@@ -358,8 +363,8 @@ def _compose_recipe(
 ) -> tuple[Recipe, list[Problem]]:
     """Return the recipe and what is wrong with it, which it then lacks. Raises ConfigError where
     nothing can be made of it."""
-    files = (*_recipe_chain(name, catalogue), *_group_files(rest, catalogue))
-    clashes = list(_clashes(files))
+    files, groups = _recipe_chain(name, catalogue), _group_files(rest, catalogue)
+    clashes = list(_clashes((*files, *groups)))
     if clashes:
         raise ConfigError(clashes)
     words = [f"recipes@_global_={name}"]
@@ -374,9 +379,9 @@ def _compose_recipe(
             # advice for a misspelled key would be to add it.
             words.append("++" + line.lstrip("+"))
             written[tuple(key.split("."))] = line
-    shell = Recipe(name, BuildConfig(model="", devices={}), files, written)
+    shell = Recipe(name, BuildConfig(model="", devices={}), files, written, groups)
     data = _hydra_compose(words, catalogue, shell)
-    if "model" in axes:
+    if len(axes.get("model", ())) == 1:
         data["model"] = axes["model"][0]
     config, problems = _validate(data, shell)
     return replace(shell, config=config), problems + _text_problems(config, shell)
@@ -407,7 +412,7 @@ def _validate(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, list[Pr
     """Return the configuration without what is wrong with it, and that."""
     problems: list[Problem] = []
     for file in shell.files:
-        if not file.prefix and file.line_of(("hydra",))[0]:
+        if file.line_of(("hydra",))[0]:
             problems.append(Problem("unknown key 'hydra'", locate([file], ("hydra",)),
                                     "a recipe has no settings of Hydra"))  # fmt: skip
     if not data.get("devices"):
@@ -465,7 +470,7 @@ def _hydra_compose(words: list[str], catalogue: Catalogue, recipe: Recipe) -> di
         with initialize_config_dir(str(shipped), job_name="phibuild", version_base="1.3"):
             config = compose(config_name="phibuild", overrides=words)
         data = OmegaConf.to_container(config, resolve=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(_composition_problem(error, words, recipe)) from error
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}

@@ -12,6 +12,7 @@ from typing import Any
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
 from phibuild.checkpoint import LICENSE_NAMES
 from phibuild.errors import Problem, SourceError
+from phibuild.safetensors_io import shard_paths
 
 _FILES = [
     "config.json",
@@ -60,24 +61,21 @@ def config(repo: str, revision: str | None) -> dict[str, Any]:
 
     with _explained(repo, revision):
         path = hf_hub_download(repo, "config.json", revision=revision)
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(data, dict) or data.get("model_type") != "phi3":
-        raise SourceError(
-            Problem(
-                f"not a Phi-3-architecture model (model_type {data.get('model_type')!r})",
-                repo,
-                "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)",
-            )
-        )
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise SourceError(Problem("config.json on the Hub is damaged", repo))
     return data
 
 
 def _weights_complete(folder: Path) -> bool:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return all((folder / name).exists() for name in names)
-    return any(folder.glob("model*.safetensors"))
+    try:
+        paths = shard_paths(folder)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(paths) and all(path.exists() for path in paths)
 
 
 @contextmanager

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from phibuild.architecture import Architecture
-from phibuild.backends.base import BackendSpec
 from phibuild.backends.registry import BACKENDS, backend
-from phibuild.catalogue import Catalogue, locate
+from phibuild.catalogue import Catalogue, explain, locate
 from phibuild.checkpoint import Checkpoint
 from phibuild.compose import COMMAND_LINE, Composition, Recipe
 from phibuild.errors import ConfigError, PhibuildError, Problem, SourceError, suggest
 from phibuild.models import model_name, resolve_model
 from phibuild.schema import PRECISIONS, Cell, Device, Options, Precision, Skip, Variant
+from phibuild.yamlfile import Path_, YamlFile
 
 
 @dataclass(frozen=True)
@@ -33,12 +31,13 @@ class Matrix:
 
 @dataclass(frozen=True)
 class _Square:
-    """What a recipe asks for at one place: where it was written, and the options given there."""
+    """What a recipe asks for at one place: where it was written, and all options that hold there
+    (None if they are wrong, which is noted)."""
 
     device: str
     backend: str
     precision: Precision
-    options: Options
+    options: BaseModel | None
     path: tuple[str, ...]
 
 
@@ -50,7 +49,7 @@ class _Expansion:
     catalogue: Catalogue
     problems: list[Problem] = field(default_factory=list)
     devices: dict[str, Device] = field(default_factory=dict)
-    variants: dict[tuple[str, ...], Variant | Skip | None] = field(default_factory=dict)
+    variants: dict[tuple[str, ...], Variant | Skip] = field(default_factory=dict)
 
     @cached_property
     def defaults(self) -> dict[str, dict[str, Options]]:
@@ -64,11 +63,21 @@ class _Expansion:
                       suggest(name, self.catalogue.device_files))  # fmt: skip
             return None
         try:
-            self.devices[name] = self.catalogue.device(name)
+            device = self.catalogue.device(name)
         except PhibuildError as error:
             self.problems += [p for p in error.problems if p not in self.problems]
             return None
-        return self.devices[name]
+        self.devices[name] = device
+        file = [self.catalogue.device_files[name]]
+        for backend_name, precisions in device.backends.items():
+            if backend_name not in BACKENDS:
+                self.note(f"unknown backend {backend_name!r}",
+                          locate(file, ("backends", backend_name)),
+                          suggest(backend_name, BACKENDS))  # fmt: skip
+                continue
+            for precision in precisions:
+                _options(backend_name, precision, self, device=device)
+        return device
 
     def note(self, what: str, where: str | None, remedy: str | None = None) -> None:
         problem = Problem(what, where, remedy)
@@ -88,9 +97,10 @@ def expand(
 
     Raises ConfigError or SourceError with all that is wrong.
     """
-    state = _Expansion(composition, catalogue)
+    state = _Expansion(composition, catalogue, list(composition.problems))
     squares = [(recipe, list(_squares(recipe, state))) for recipe in composition.recipes]
-    _check_axes(squares, state)
+    if not composition.problems:
+        _check_axes(state)
     models: dict[str, Checkpoint] = {}
     source_problems: list[Problem] = []
     for recipe in composition.recipes:
@@ -107,6 +117,14 @@ def expand(
         raise ConfigError([*state.problems, *source_problems])
     if source_problems:
         raise SourceError(source_problems)
+    if not cells:
+        words = " ".join(composition.axis_words.values())
+        raise ConfigError(
+            Problem(
+                "the recipe has no cell with all of these", f"{COMMAND_LINE}: {words}",
+                "'phibuild plan' without them shows what it has",
+            )
+        )  # fmt: skip
     chosen = _choose(tuple(cells.values()), only, skip)
     used = {cell.model for cell in chosen}
     return Matrix(
@@ -123,64 +141,63 @@ def _add_model(
     *,
     fetch: bool,
 ) -> None:
+    if not reference and state.composition.problems:
+        return
     name = model_name(reference)
+    word = state.composition.axis_words.get("model")
+    where = f"{COMMAND_LINE}: {word}" if word else recipe.where(("model",))
     if name in models:
         if models[name].reference != reference:
             state.note(
                 f"models {models[name].reference!r} and {reference!r} would both be "
                 f"called {name!r}",
-                recipe.where(("model",)),
+                where,
                 "rename one of the folders",
             )
         return
-    word = state.composition.axis_words.get("model")
-    where = f"{COMMAND_LINE}: {word}" if word else recipe.where(("model",))
     try:
         models[name] = resolve_model(reference, state.catalogue, where=where, fetch=fetch)
-    except SourceError as error:
+    except PhibuildError as error:
         problems += [problem for problem in error.problems if problem not in problems]
 
 
 def _squares(recipe: Recipe, state: _Expansion) -> Iterator[_Square]:
     """Yield what the recipe names, restricted to the axes; note what it names wrongly."""
     axes = state.composition.axes
-    for name, options in _recipe_options(recipe, state):
-        del name, options  # checked for problems alone; merged per square below
-    for device, backends in recipe.config.devices.items():
-        if state.device(device, recipe) is None:
+    _check_recipe_options(recipe, state)
+    for device_name, backends in recipe.config.devices.items():
+        device = state.device(device_name, recipe)
+        if device is None:
             continue
         if not backends:
-            state.note("names no backend", recipe.where(("devices", device)),
+            state.note(f"device {device_name!r} names no backend",
+                       recipe.where(("devices", device_name)),
                        f"known: {', '.join(BACKENDS)}")  # fmt: skip
         for name, precisions in backends.items():
-            path = ("devices", device, name)
+            path = ("devices", device_name, name)
             if name not in BACKENDS:
                 state.note(f"unknown backend {name!r}", recipe.where(path), suggest(name, BACKENDS))
                 continue
-            for precision, options in _precisions(precisions, path, recipe, state):
+            for precision, own in _precisions(precisions, path, recipe, state):
+                here = (*path, precision)
+                options = _options(name, precision, state, device, recipe, here, own)
                 if all(
                     value in axes.get(axis, (value,))
                     for axis, value in (
-                        ("device", device), ("backend", name), ("precision", precision),
+                        ("device", device_name), ("backend", name), ("precision", precision),
                     )
                 ):  # fmt: skip
-                    yield _Square(device, name, precision, options, (*path, precision))
+                    yield _Square(device_name, name, precision, options, here)
 
 
-def _recipe_options(recipe: Recipe, state: _Expansion) -> Iterator[tuple[str, Options]]:
+def _check_recipe_options(recipe: Recipe, state: _Expansion) -> None:
     for name, precisions in recipe.config.backends.items():
         path = ("backends", name)
         if name not in BACKENDS:
             state.note(f"unknown backend {name!r}", recipe.where(path), suggest(name, BACKENDS))
             continue
-        for precision, options in _precisions(precisions, path, recipe, state):
-            try:
-                backend(name).options.model_validate(
-                    {**state.defaults[name].get(precision, {}), **options}
-                )
-            except ValidationError as error:
-                _note_options(error, backend(name), recipe, (*path, precision), state)
-            yield name, options
+        for precision, _ in _precisions(precisions, path, recipe, state):
+            _options(name, precision, state, recipe=recipe)
 
 
 def _precisions(
@@ -190,7 +207,7 @@ def _precisions(
     if isinstance(value, list) and value:
         items: dict[str, Any] = {str(name): {} for name in value}
     elif isinstance(value, Mapping) and value:
-        items = {str(name): options or {} for name, options in value.items()}
+        items = {str(name): {} if options is None else options for name, options in value.items()}
     else:
         state.note(
             f"{path[-1]}: needs a list of precisions, or a mapping of precisions to options",
@@ -209,29 +226,85 @@ def _precisions(
             yield precision, dict(options)
 
 
-def _check_axes(squares: list[tuple[Recipe, list[_Square]]], state: _Expansion) -> None:
+def _options(
+    name: str,
+    precision: Precision,
+    state: _Expansion,
+    device: Device | None = None,
+    recipe: Recipe | None = None,
+    path: tuple[str, ...] = (),
+    own: Options | None = None,
+) -> BaseModel | None:
+    """Merge the options of a backend: its defaults, the device's, the recipe's, those of the cell
+    at `path`. None if they are wrong, which is noted where each wrong one was written."""
+    layers = [(state.defaults[name].get(precision, {}), _in(state.catalogue.backend_files.get(name),
+                                                            (precision,)))]  # fmt: skip
+    if device is not None:
+        file = state.catalogue.device_files.get(device.name)
+        layers.append(((device.backends.get(name) or {}).get(precision, {}),
+                       _in(file, ("backends", name, precision))))  # fmt: skip
+    if recipe is not None:
+        wide: Any = recipe.config.backends.get(name, {}).get(precision)
+        if isinstance(wide, Mapping):
+            layers.append((dict(wide), _within(recipe, ("backends", name, precision))))
+        layers.append((own or {}, _within(recipe, path)))
+    merged: dict[str, Any] = {}
+    for options, _ in layers:
+        merged.update(options)
+    spec = backend(name)
+    try:
+        return spec.options.model_validate(merged)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            option = str(detail["loc"][0]) if detail["loc"] else ""
+            wrote = [where for options, where in layers if option in options] or [layers[-1][1]]
+            where = wrote[-1](option)
+            if detail["type"] == "extra_forbidden":
+                state.note(f"unknown option {option!r} of {name}", where,
+                           suggest(option, spec.options.model_fields) or "it has none")  # fmt: skip
+            else:
+                reason, remedy = explain(detail)
+                state.note(f"option {option!r} of {name}: {reason}", where, remedy)
+        return None
+
+
+def _in(file: YamlFile | None, path: Path_) -> Callable[[str], str | None]:
+    """Return (option) -> where a file has it, below `path`."""
+    return lambda option: locate([file], (*path, option)) if file else None
+
+
+def _within(recipe: Recipe, path: Path_) -> Callable[[str], str | None]:
+    return lambda option: recipe.where((*path, option))
+
+
+def _check_axes(state: _Expansion) -> None:
     """Refuse a selected name that no recipe of the run has."""
+    recipes = state.composition.recipes
+    names = " and ".join(recipe.name for recipe in recipes)
     for axis in ("device", "backend", "precision"):
         chosen = state.composition.axes.get(axis)
         if chosen is None:
             continue
         named: dict[str, None] = {}
-        for recipe, _ in squares:
+        for recipe in recipes:
             for device, backends in recipe.config.devices.items():
-                for name, precisions in (backends or {}).items():
-                    for precision in precisions or ():
+                for name, precisions in backends.items():
+                    for precision in precisions if isinstance(precisions, (list, dict)) else ():
                         square = {"device": device, "backend": name, "precision": str(precision)}
                         named[square[axis]] = None
-        word = state.composition.axis_words.get(axis, axis)
+        where = f"{COMMAND_LINE}: {state.composition.axis_words.get(axis, axis)}"
+        has = f"it has: {', '.join(named)}"
+        if axis in state.composition.globs:
+            if not any(value in named for value in chosen):
+                state.note(f"no {axis} of recipe {names} matches", where, has)
+            continue
         for value in chosen:
             if value not in named:
-                names = " and ".join(recipe.name for recipe, _ in squares)
                 near = suggest(value, named)
-                has = f"it has: {', '.join(named)}"
                 state.note(
                     f"recipe {names} has no {axis} {value!r}",
-                    f"{COMMAND_LINE}: {word}",
-                    f"{near}; {has}" if near.startswith("did") else has,
+                    where,
+                    f"{near} {has}" if near.startswith("did") else has,
                 )
 
 
@@ -243,7 +316,7 @@ def _add_cell(
     state: _Expansion,
 ) -> None:
     device = state.devices[square.device]
-    found = _variant(square, recipe, device, checkpoint.architecture, checkpoint.name, state)
+    found = _variant(square, device, checkpoint, state)
     if found is None:
         return
     cell = Cell(
@@ -268,67 +341,18 @@ def _add_cell(
 
 
 def _variant(
-    square: _Square,
-    recipe: Recipe,
-    device: Device,
-    architecture: Architecture,
-    model: str,
-    state: _Expansion,
+    square: _Square, device: Device, checkpoint: Checkpoint, state: _Expansion
 ) -> Variant | Skip | None:
-    """Merge the options (backend's defaults, the device's, the recipe's, the cell's) and ask the
-    backend; None if they are wrong, which is noted."""
-    precision = square.precision
-    recipe_wide = (recipe.config.backends.get(square.backend) or {}).get(precision) or {}
-    merged = {
-        **state.defaults[square.backend].get(precision, {}),
-        **(device.backends.get(square.backend) or {}).get(precision, {}),
-        **recipe_wide,
-        **square.options,
-    }
-    key = (
-        model,
-        device.name,
-        square.backend,
-        precision,
-        json.dumps(merged, sort_keys=True, default=str),
-    )
+    """Ask the backend what to build; None if the options are wrong."""
+    if square.options is None:
+        return None
+    options = square.options.model_dump_json()
+    key = (checkpoint.name, device.name, square.backend, square.precision, options)
     if key not in state.variants:
-        spec = backend(square.backend)
-        state.variants[key] = None
-        try:
-            options: BaseModel = spec.options.model_validate(merged)
-        except ValidationError as error:
-            _note_options(error, spec, recipe, square.path, state, device)
-        else:
-            state.variants[key] = spec.variant(precision, options, device, architecture)
+        state.variants[key] = backend(square.backend).variant(
+            square.precision, square.options, device, checkpoint.architecture
+        )
     return state.variants[key]
-
-
-def _note_options(
-    error: ValidationError,
-    spec: BackendSpec,
-    recipe: Recipe,
-    path: tuple[str, ...],
-    state: _Expansion,
-    device: Device | None = None,
-) -> None:
-    known = list(spec.options.model_fields)
-    for detail in error.errors(include_url=False, include_context=False):
-        option = str(detail["loc"][0]) if detail["loc"] else ""
-        where = recipe.where((*path, option))
-        own = dict((device.backends if device else {}).get(path[2]) or {})
-        if device is not None and any(option in own[name] for name in own if name == path[3]):
-            files = [state.catalogue.device_files[device.name]]
-            where = locate(files, ("backends", path[2], path[3], option)) or where
-        if detail["type"] == "extra_forbidden":
-            state.note(f"unknown option {option!r} of {spec.name}", where, suggest(option, known))
-        else:
-            message = detail["msg"].removeprefix("Value error, ")
-            state.note(
-                f"option {option!r} of {spec.name}: {message[:1].lower()}{message[1:]}"
-                f", not {detail['input']!r}",
-                where,
-            )
 
 
 def _choose(cells: tuple[Cell, ...], only: Sequence[str], skip: Sequence[str]) -> tuple[Cell, ...]:
@@ -339,9 +363,7 @@ def _choose(cells: tuple[Cell, ...], only: Sequence[str], skip: Sequence[str]) -
                     Problem(
                         f"no cell matches {pattern!r}",
                         f"{COMMAND_LINE}: {flag} {pattern}",
-                        f"ids look like {cells[0].id}; 'phibuild plan' lists them"
-                        if cells
-                        else None,
+                        f"ids look like {cells[0].id}; 'phibuild plan' lists them",
                     )
                 )
     chosen = tuple(

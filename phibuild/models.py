@@ -6,9 +6,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from phibuild.catalogue import DATA, Catalogue, ModelEntry
+from phibuild.catalogue import DATA, Catalogue, ModelEntry, locate
 from phibuild.checkpoint import Checkpoint, catalogue_checkpoint, load_checkpoint
 from phibuild.errors import Problem, SourceError, suggest
+from phibuild.yamlfile import YamlFile
 
 _HUB = re.compile(r"^([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?$")
 
@@ -29,11 +30,23 @@ def resolve_model(
     With `fetch`, a Hub model is downloaded unless it is in the Hub's cache; without, its facts
     come from the cache, from the catalogue, or from its config.json on the Hub. Raises SourceError.
     """
+    if not reference.strip():
+        raise SourceError(
+            Problem("model needs a name", where, "a model name, ./folder, or org/name@revision")
+        )
     if reference in catalogue.model_files:
-        return _from_catalogue(catalogue.model(reference), fetch=fetch, where=where)
-    folder = Path(reference).expanduser()
-    if reference.startswith((".", "/", "~")) or folder.is_dir():
-        return load_checkpoint(folder.resolve(), model_name(reference), reference)
+        return _from_catalogue(reference, catalogue, fetch=fetch)
+    try:
+        folder = Path(reference).expanduser()
+        is_folder = reference.startswith((".", "/", "~")) or folder.is_dir()
+        if is_folder:
+            return load_checkpoint(folder.resolve(), model_name(reference), reference, where)
+    except (OSError, RuntimeError, ValueError) as error:
+        # A name too long, a folder that may not be read, ~nobody.
+        reason = getattr(error, "strerror", None) or error
+        raise SourceError(
+            Problem(f"model {reference!r} cannot be read: {reason}", where)
+        ) from error
     hub = _HUB.match(reference)
     if not hub:
         raise SourceError(
@@ -43,18 +56,20 @@ def resolve_model(
                 f"{suggest(reference, catalogue.model_files)}; or ./folder, or org/name@revision",
             )
         )
-    return _from_hub(model_name(reference), reference, hub[1], hub[2], None, fetch=fetch)
+    return _from_hub(model_name(reference), reference, hub[1], hub[2], fetch=fetch)
 
 
-def _from_catalogue(entry: ModelEntry, *, fetch: bool, where: str | None) -> Checkpoint:
+def _from_catalogue(name: str, catalogue: Catalogue, *, fetch: bool) -> Checkpoint:
+    entry = catalogue.model(name)
+    file = catalogue.model_files[name]
     if entry.builtin:
-        checkpoint = load_checkpoint(DATA / entry.builtin, entry.name, entry.name)
+        checkpoint = load_checkpoint(DATA / entry.builtin, name, name, locate([file], ("builtin",)))
         return replace(checkpoint, license=entry.license)
     if not entry.repo:
         raise SourceError(
-            Problem(f"model {entry.name!r} names neither 'repo' nor 'builtin'", where)
+            Problem("key 'repo' is missing", f"{file.shown}:1", "write repo: org/name of the Hub")
         )
-    return _from_hub(entry.name, entry.name, entry.repo, entry.revision, entry, fetch=fetch)
+    return _from_hub(name, name, entry.repo, entry.revision, entry, file, fetch=fetch)
 
 
 def _from_hub(
@@ -62,7 +77,8 @@ def _from_hub(
     reference: str,
     repo: str,
     revision: str | None,
-    entry: ModelEntry | None,
+    entry: ModelEntry | None = None,
+    file: YamlFile | None = None,
     *,
     fetch: bool,
 ) -> Checkpoint:
@@ -74,10 +90,21 @@ def _from_hub(
     if folder is not None:
         checkpoint = load_checkpoint(folder, name, reference)
         return replace(checkpoint, license=entry.license) if entry else checkpoint
-    config, tokenizer_bytes = (
-        (entry.config, entry.tokenizer_bytes)
-        if entry and entry.config
-        else (hub.config(repo, revision), 4_000_000)
+    if entry and entry.config and file:
+        # The catalogue has figures alone: every one of its models is of this architecture.
+        return catalogue_checkpoint(
+            name,
+            reference,
+            {"model_type": "phi3", **entry.config},
+            entry.tokenizer_bytes,
+            entry.license,
+            lambda key: locate([file], ("config", key)) or file.shown,
+        )
+    return catalogue_checkpoint(
+        name,
+        reference,
+        hub.config(repo, revision),
+        entry.tokenizer_bytes if entry else 4_000_000,
+        entry.license if entry else "see the model card",
+        lambda key: f"config.json of {repo}",
     )
-    license = entry.license if entry else "see the model card"
-    return catalogue_checkpoint(name, reference, config, tokenizer_bytes, license)

@@ -86,7 +86,7 @@ def uv_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def no_index(environ: Mapping[str, str] = os.environ) -> bool:
-    """Say whether pip takes packages from find-links alone; uv has an option for it, no variable."""
+    """Say whether pip uses find-links alone; uv has an option for it but no variable."""
     return pip_settings(environ).get("no-index", ["no"])[-1].lower() in (
         "1", "true", "yes", "y", "t", "on",
     )  # fmt: skip

@@ -130,7 +130,7 @@ class YamlFile:
         if not problems:
             try:
                 self.data()
-            except (yaml.YAMLError, ValueError, TypeError) as error:
+            except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
                 mark = getattr(error, "problem_mark", None)
                 where = f"{self.shown}:{mark.line + 1}" if mark else self.shown
                 reason = getattr(error, "problem", None) or error

@@ -45,6 +45,8 @@ def test_contract(
         assert (latest / "logs" / f"{cell['id']}.log").is_file()
     verified = phibuild("verify", PHIBUILD_STORE=store)
     assert verified.returncode == 0, verified.stdout
+    if shape != "phi3":
+        return  # one shape shows that a person can try what was built
     int8 = next(cell for cell in report["cells"] if cell["precision"] == "int8")
     said = phibuild("run", int8["id"], "def ", "--max-tokens", "8", PHIBUILD_STORE=store)
     assert said.returncode == 0, said.stderr

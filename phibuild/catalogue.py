@@ -165,7 +165,6 @@ def validation_problems(
 ) -> list[Problem]:
     """Turn pydantic's errors into problems; `where` says where a path of the data was written."""
     problems = []
-    known = [field.alias or name for name, field in kind.model_fields.items()]
     for detail in error.errors(include_url=False):
         # A union's branches stand in the location under their type names; one line is enough.
         path = tuple(
@@ -180,7 +179,7 @@ def validation_problems(
         name = ".".join(str(part) for part in path)
         remedy: str | None = None
         if detail["type"] == "extra_forbidden":
-            at = nested_fields(kind, path[:-1]) or known
+            at = nested_fields(kind, path[:-1]) or _keys(kind)
             inside = ".".join(str(part) for part in path[:-1])
             what = f"unknown key {str(path[-1])!r}" + (f" in {inside}" if inside else "")
             remedy = suggest(str(path[-1]), at)
@@ -220,7 +219,12 @@ def nested_fields(kind: type[BaseModel], path: Path_) -> list[str]:
     for part in path:
         field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
         current = field.annotation if field else None
-    return list(current.model_fields) if hasattr(current, "model_fields") else []
+    return _keys(current) if hasattr(current, "model_fields") else []
+
+
+def _keys(kind: type[BaseModel]) -> list[str]:
+    """Return the keys as they are written in a file; the name is the file's own."""
+    return [field.alias or name for name, field in kind.model_fields.items() if name != "name"]
 
 
 def locate(files: Iterable[YamlFile], path: Path_) -> str | None:

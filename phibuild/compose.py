@@ -404,7 +404,7 @@ def _clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
             for key, child in value.items():
                 yield from visit(child, (*path, key), file)
 
-    for file in files:
+    for file in reversed(files):
         yield from visit(file.data(), file.prefix, file)
 
 

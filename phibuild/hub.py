@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import fnmatch
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
-from phibuild.checkpoint import LICENSE_NAMES
+from phibuild.checkpoint import LICENSE_NAMES, check_architecture
 from phibuild.errors import Problem, SourceError
-from phibuild.safetensors_io import shard_paths
+from phibuild.safetensors_io import INDEX, shard_paths
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
+
+# The client reads these when it is imported: errors are told here, and a log needs no bars.
+os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+if not sys.stderr.isatty():
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+_WEIGHTS = "model*.safetensors"
 _FILES = [
     "config.json",
     *TOKENIZER_FILES,
     *GENERATION_FILES,
     *LICENSE_NAMES,
-    "model*.safetensors",
-    "model.safetensors.index.json",
+    _WEIGHTS,
+    INDEX,
 ]
+_AGAIN = "try again: it is downloaded anew"
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
@@ -48,25 +61,85 @@ def _cache_folder() -> Path:
 
 
 def fetch(repo: str, revision: str | None) -> Path:
-    """Download the files that a build reads; an interrupted download goes on where it stopped."""
-    from huggingface_hub import snapshot_download
+    """Download the files that a build reads; an interrupted download goes on where it stopped.
 
+    Of a model that cannot be built, config.json alone is downloaded. Content is compared with the
+    digests that the Hub lists, since its client compares sizes only; what differs is removed.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.hf_api import RepoFile
+
+    path = _config_file(repo, revision)
+    check_architecture(_read_config(path, repo), lambda key: f"config.json of {repo}")
+    folder = path.parent
     with _explained(repo, revision):
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_FILES))
+        entries = list(HfApi().list_repo_tree(repo, revision=folder.name))
+    files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    if not fnmatch.filter(files, _WEIGHTS):
+        pickles = fnmatch.filter(files, "*.bin")
+        remedy = "pickled weights can run code when loaded and are not read" if pickles else None
+        raise SourceError(Problem(f"the repository has no {_WEIGHTS}", repo, remedy))
+    with _explained(repo, revision):
+        snapshot_download(repo, revision=folder.name, allow_patterns=_FILES)
+    wanted = {name: files[name] for pattern in _FILES for name in fnmatch.filter(files, pattern)}
+    _remove_damaged(folder, wanted, repo)
+    return folder
+
+
+def _remove_damaged(folder: Path, files: Mapping[str, RepoFile], repo: str) -> None:
+    """Take files that are not what the Hub lists out of the cache; raise SourceError for them."""
+    damaged = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name in files and not _is_intact(path, files[path.name])
+    ]
+    if not damaged:
+        return
+    for path in damaged:
+        path.resolve().unlink(missing_ok=True)  # the link to it stays, and counts as missing
+    # Without its config.json no version of the Hub client takes the folder for complete.
+    (folder / "config.json").unlink(missing_ok=True)
+    names = ", ".join(path.name for path in damaged)
+    raise SourceError(
+        Problem(f"content differs from the Hub's, removed from the cache: {names}", repo, _AGAIN)
+    )
+
+
+def _is_intact(path: Path, listed: RepoFile) -> bool:
+    """Compare a file with its sha256, or with its git blob's sha1 where git itself holds it."""
+    with path.open("rb") as file:
+        if listed.lfs:
+            return hashlib.file_digest(file, "sha256").hexdigest() == listed.lfs.sha256
+        data = file.read()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == listed.blob_id
 
 
 def config(repo: str, revision: str | None) -> dict[str, Any]:
     """Return the config.json of a model on the Hub."""
-    from huggingface_hub import hf_hub_download
+    return _read_config(_config_file(repo, revision), repo)
 
+
+def _config_file(repo: str, revision: str | None) -> Path:
+    """Download config.json alone and return its path, in the folder of the revision's commit."""
+    from huggingface_hub import snapshot_download
+
+    # Unlike hf_hub_download this does not try again for half a minute where there is no network.
     with _explained(repo, revision):
-        path = hf_hub_download(repo, "config.json", revision=revision)
+        folder = snapshot_download(repo, revision=revision, allow_patterns=["config.json"])
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise SourceError(Problem("it has no config.json", repo, "is it a Transformers model?"))
+    return path
+
+
+def _read_config(path: Path, repo: str) -> dict[str, Any]:
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
-        raise SourceError(Problem("config.json on the Hub is damaged", repo))
+        path.resolve().unlink(missing_ok=True)
+        raise SourceError(Problem("its config.json is damaged", repo, _AGAIN))
     return data
 
 
@@ -98,24 +171,39 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
                 "no such model on the Hub, or it is private", name, "check the name; hf auth login"
             )
         ) from error
-    except errors.EntryNotFoundError as error:
-        offline = isinstance(error, errors.LocalEntryNotFoundError)
-        problem = _no_network(name) if offline else Problem(str(error), name)
-        raise SourceError(problem) from error
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError) as error:
-        raise SourceError(_no_network(name, error)) from error
+    except errors.RemoteEntryNotFoundError as error:
+        raise SourceError(
+            Problem("the repository has no config.json", name, "is this a checkpoint's repository?")
+        ) from error
     except Exception as error:
-        # The Hub client lets its HTTP library's own errors through (no common base class).
-        if "Connect" in type(error).__name__ or "Timeout" in type(error).__name__:
-            raise SourceError(_no_network(name, error)) from error
-        raise
+        problem = _failure(name, error)
+        if problem is None:
+            raise
+        raise SourceError(problem) from error
 
 
-def _no_network(name: str, error: Exception | None = None) -> Problem:
-    reason = str(error).strip().splitlines()[0][:160] if error and str(error).strip() else ""
+def _failure(name: str, error: Exception) -> Problem | None:
+    """Say why the Hub client failed; None for an error that is not the Hub's nor the network's."""
+    from huggingface_hub import errors
+
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, errors.HFValidationError):
+            return Problem("not a name that the Hub allows", name, "org/name or org/name@revision")
+        if isinstance(link, errors.HfHubHTTPError):
+            answer = f"{link.response.status_code} {link.response.reason_phrase}"
+            return Problem(f"the Hub answered {answer}", name, "try again later")
+    network = (ConnectionError, TimeoutError, errors.LocalEntryNotFoundError)
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, network):
+        return Problem(f"cannot be put into the Hub's cache: {error.strerror}", name)
+    # The Hub client lets its HTTP library's errors through, and changed that library once.
+    if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
+        return None
+    reason = " ".join(str(chain[-1]).split())[:160]
     return Problem(
-        "the Hub cannot be reached and the model is not in its cache"
-        + (f" ({reason})" if reason else ""),
+        f"the Hub cannot be reached and the model is not in its cache ({reason})",
         name,
         "check the network (HF_ENDPOINT, proxy), or give a folder: model=./my-phi",
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 _KEYS = (
     "index-url", "extra-index-url", "find-links", "no-index", "cert", "proxy", "trusted-host",
 )  # fmt: skip
+_SYSTEM_FILE = Path("/etc/pip.conf")
 
 
 def pip_settings(environ: Mapping[str, str] = os.environ) -> dict[str, list[str]]:
@@ -54,7 +55,7 @@ def _files(environ: Mapping[str, str]) -> list[Path]:
     home = Path(environ.get("HOME") or Path.home())
     folders = [Path(folder) for folder in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")]
     files = [folder / "pip" / "pip.conf" for folder in folders]
-    files.append(Path("/etc/pip.conf"))
+    files.append(_SYSTEM_FILE)
     if not (own and Path(own).exists()):  # pip leaves the user's files out then
         files.append(home / ".pip" / "pip.conf")
         files.append(Path(environ.get("XDG_CONFIG_HOME", home / ".config")) / "pip" / "pip.conf")

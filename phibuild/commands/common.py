@@ -12,8 +12,9 @@ from phibuild.compose import Composition, compose_build
 from phibuild.errors import ConfigError, Problem
 from phibuild.matrix import expand
 from phibuild.places import store_folder
-from phibuild.plan import Plan, make_plan
+from phibuild.plan import make_plan
 from phibuild.schema import ExecutorSettings
+from phibuild.steps import Plan
 from phibuild.store import Store
 
 

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from phibuild.commands.common import compose, prepare
 from phibuild.errors import EXIT_OK
-from phibuild.plan import Plan, PlanCell
+from phibuild.steps import Plan, PlanCell
 from phibuild.units import format_mb, format_size
 
 

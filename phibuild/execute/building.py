@@ -13,8 +13,8 @@ from phibuild.backends.registry import backend
 from phibuild.checkpoint import license_file
 from phibuild.execute.context import Context
 from phibuild.execute.items import run_items
-from phibuild.plan import Artifact, BuildStep
 from phibuild.readme import artifact_readme
+from phibuild.steps import Artifact, BuildStep
 from phibuild.toolchains import toolchain
 
 

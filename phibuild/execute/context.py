@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from phibuild.errors import PhibuildError
 from phibuild.execute.items import Runner
 from phibuild.execute.process import Runners
-from phibuild.plan import Artifact, Plan
+from phibuild.steps import Artifact, Plan
 from phibuild.store import Store
 from phibuild.toolchains import toolchain
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from phibuild.execute.context import Context
 from phibuild.execute.items import run_items
-from phibuild.plan import MeasureStep, ReferenceStep, evaluation_text
+from phibuild.plan import evaluation_text
+from phibuild.steps import MeasureStep, ReferenceStep
 
 
 def reference_folder(context: Context, step: ReferenceStep) -> Path:

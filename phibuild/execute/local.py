@@ -18,8 +18,8 @@ from phibuild.execute.building import build
 from phibuild.execute.context import Context, Listener, Result
 from phibuild.execute.judging import measure, reference, reference_folder
 from phibuild.execute.scheduler import Task, run_tasks
-from phibuild.plan import Plan
 from phibuild.schema import ExecutorSettings
+from phibuild.steps import Plan
 from phibuild.store import Store
 from phibuild.toolchains import toolchain
 

@@ -51,7 +51,10 @@ def run_tasks(
                             waiting.remove(task)
                             running[pool.submit(task.run)] = task
                 if not running:
-                    continue
+                    if stop.is_set():
+                        break
+                    names = ", ".join(task.id for task in waiting)
+                    raise ValueError(f"tasks that need each other: {names}")
                 # A short wait: the main thread must see Ctrl-C and a stop soon.
                 done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in done:

@@ -12,8 +12,8 @@ import psutil
 from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.execute.context import Result
-from phibuild.plan import Plan, PlanCell
 from phibuild.report.gates import check_gates
+from phibuild.steps import Plan, PlanCell
 from phibuild.store import Store
 
 SCHEMA_VERSION = 1

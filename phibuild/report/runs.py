@@ -11,9 +11,9 @@ from typing import Any
 
 from phibuild.errors import ConfigError, Problem, StoreError, suggest
 from phibuild.execute.context import Result
-from phibuild.plan import Plan
 from phibuild.report.data import artifact_folder
 from phibuild.report.table import report_markdown
+from phibuild.steps import Plan
 from phibuild.store import Store, link_tree, write_atomically
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from phibuild.architecture import read_architecture
 from phibuild.backends.openvino.spec import SPEC
-from support.openvino_build import OPTIONS, RunWorker, variants
+from support.openvino_build import OPTIONS, RunWorker, build, variants
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # What devices get unless a recipe says otherwise: of every checkpoint.
 DEFAULTS = ("int4-asym-g64", "int4-sym-g128", "int8-asym", "fp16", "fp32")
-NAMES = {which: DEFAULTS for which in CHECKPOINTS} | {"phi3": tuple(OPTIONS)}
+NAMES = dict.fromkeys(CHECKPOINTS, DEFAULTS) | {"phi3": tuple(OPTIONS)}
 LAYERS = 2
 COMPARED = {
     "graph": tuple(OPTIONS),

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from phibuild.architecture import Architecture, read_architecture
 from phibuild.backends.ort_genai.spec import SPEC, OrtGenaiOptions
-from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.schema import Device, Precision, Variant
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +54,14 @@ CASES: dict[str, tuple[Precision, dict[str, Any], str, list[str]]] = {
         "cpu",
         ["algo_config=k_quant", "matmul_mixed_precision=last_matmul:int8"],
     ),
+}
+DEFAULTS = ("int4-cpu", "int8-cpu", "fp32-cpu", "fp16-webgpu")
+TIED = ("int8-cuda", "int4-trt_rtx", "int4-k_quant-last")  # what the vendor does otherwise there
+# name: shape, arguments of the checkpoint, cases.
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "phi3": ("phi3", {}, tuple(CASES)),
+    "phi4mini-fp32-sharded": ("phi4mini", {"dtype": "fp32", "shards": 2}, (*DEFAULTS, *TIED)),
+    "phi4-fp16": ("phi4", {"dtype": "fp16"}, DEFAULTS),
 }
 # One process runs the vendor's command for every line of arguments: importing it takes 13 s.
 RUN_VENDOR = """
@@ -130,7 +139,7 @@ def _python(interpreter: Path, program: str, stdin: Any = None) -> str:
     return done.stdout
 
 
-def _variants(arch: Architecture) -> dict[str, Variant]:
+def _variants(arch: Architecture, names: tuple[str, ...]) -> dict[str, Variant]:
     device = Device.model_validate(
         {
             "name": "pc",
@@ -144,74 +153,113 @@ def _variants(arch: Architecture) -> dict[str, Variant]:
         }
     )
     variants = {}
-    for name, (precision, options, _, _) in CASES.items():
+    for name in names:
+        precision, options, _, _ = CASES[name]
         result = SPEC.variant(precision, OrtGenaiOptions.model_validate(options), device, arch)
-        if not isinstance(result, Skip):
-            variants[name] = result
+        assert isinstance(result, Variant), name
+        variants[name] = result
     return variants
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype", "shards"),
-    [("phi3", "bf16", 1), ("phi4mini", "fp32", 2), ("phi4", "fp16", 1)],
-)
-def test_artifacts_equal_the_vendors(
-    shape: str,
-    dtype: str,
-    shards: int,
+@dataclass(frozen=True)
+class Built:
+    """Artifacts of one checkpoint in `ours`/<case>, the vendor's in `theirs`/<case>."""
+
+    arch: Architecture
+    variants: dict[str, Variant]
+    results: dict[str, dict[str, Any]]
+    ours: Path
+    theirs: Path
+
+
+@pytest.fixture(scope="module")
+def built(
     checkpoint: Callable[..., Path],
     run_worker: RunWorker,
     toolchain_python: Callable[[str], Path],
-    tmp_path: Path,
-) -> None:
-    source = checkpoint(shape, dtype=dtype, shards=shards)
-    arch = read_architecture(json.loads((source / "config.json").read_text(encoding="utf-8")))
-    variants = _variants(arch)
-    assert len(variants) == len(CASES) - (1 if arch.tied else 0)  # asymmetric and tied
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Built]:
+    """Build every case of every checkpoint: ours, then the vendor's in one process."""
+    folder = tmp_path_factory.mktemp("ort_genai")
+    made, arguments = {}, []
+    for which, (shape, options, names) in CHECKPOINTS.items():
+        source = checkpoint(shape, **options)
+        ours, theirs = folder / which / "ours", folder / which / "theirs"
+        arch = read_architecture(json.loads((source / "config.json").read_text(encoding="utf-8")))
+        variants = _variants(arch, names)
+        results = _build(run_worker, source, arch, variants, ours)
+        made[which] = Built(arch, variants, results, ours, theirs)
+        for name in variants:
+            output = theirs / name
+            arguments.append(_vendor_arguments(name, source, output, arch.tied, folder / "cache"))
+    _python(toolchain_python("ort_genai"), RUN_VENDOR, arguments)
+    return made
+
+
+def _build(
+    run_worker: RunWorker,
+    source: Path,
+    arch: Architecture,
+    variants: dict[str, Variant],
+    output: Path,
+) -> dict[str, dict[str, Any]]:
     items = []
     for name, variant in variants.items():
-        (tmp_path / name).mkdir()
+        (output / name).mkdir(parents=True)
         json_variant = variant.model_dump(mode="json")
-        items.append({"item": name, "variant": json_variant, "output": str(tmp_path / name)})
+        items.append({"item": name, "variant": json_variant, "output": str(output / name)})
     events = run_worker(
         "ort_genai",
         {
             "verb": "build",
             "source": str(source),
             "architecture": arch.to_json(),
-            "model": shape,
+            "model": "test",
             "threads": 2,
             "items": items,
         },
     )
     assert not [event for event in events if event["event"] == "failed"]
-    results = {event["item"]: event["result"] for event in events if event["event"] == "item"}
-    assert results.keys() == variants.keys()
-    for name, variant in variants.items():
-        _check_sizes(arch, variant, results[name])
+    return {event["item"]: event["result"] for event in events if event["event"] == "item"}
 
-    vendors = {}
-    arguments = []
-    for name in variants:
-        precision, options, provider, extra = CASES[name]
-        if arch.tied and options.get("provider") == "trt_rtx":
-            extra = ["shared_embeddings=false"]  # the vendor's own default fails there
-        vendors[name] = tmp_path / f"vendor-{name}"
-        line = ["-m", "", "-i", str(source), "-o", str(vendors[name]), "-p", precision]
-        line += ["-e", provider, "-c", str(tmp_path / "cache")]
-        arguments.append([*line, "--extra_options", *extra] if extra else line)
-    python = toolchain_python("ort_genai")
-    _python(python, RUN_VENDOR, arguments)
-    for name, variant in variants.items():
-        reordered = variant.options.get("algorithm", "default") != "default"
-        for theirs in sorted(vendors[name].iterdir()):
-            if not (reordered and theirs.name.startswith("model.onnx")):
-                ours = tmp_path / name / theirs.name
+
+def _vendor_arguments(name: str, source: Path, output: Path, tied: bool, cache: Path) -> list[str]:
+    precision, options, provider, extra = CASES[name]
+    if tied and options.get("provider") == "trt_rtx":
+        extra = ["shared_embeddings=false"]  # the vendor's own default fails there
+    line = ["-m", "", "-i", str(source), "-o", str(output), "-c", str(cache)]
+    line += ["-p", precision, "-e", provider]
+    return [*line, "--extra_options", *extra] if extra else line
+
+
+@pytest.mark.parametrize("which", CHECKPOINTS)
+def test_artifacts_equal_the_vendors(
+    which: str, built: dict[str, Built], toolchain_python: Callable[[str], Path]
+) -> None:
+    pair = built[which]
+    reordered = []
+    for name, variant in pair.variants.items():
+        ordered = variant.options.get("algorithm", "default") == "default"
+        if not ordered:
+            reordered.append(name)
+        files = sorted((pair.theirs / name).iterdir())
+        assert {"genai_config.json", "model.onnx", "model.onnx.data"} <= {f.name for f in files}
+        for theirs in files:
+            if ordered or not theirs.name.startswith("model.onnx"):
+                ours = pair.ours / name / theirs.name
                 assert ours.read_bytes() == theirs.read_bytes(), f"{name}: {theirs.name}"
-        if reordered:
-            pair = [str(tmp_path / name), str(vendors[name])]
-            ours_, theirs_ = json.loads(_python(python, DIGEST, pair))
-            assert ours_ == theirs_, name
+    folders = [str(side / name) for name in reordered for side in (pair.ours, pair.theirs)]
+    if folders:
+        contents = json.loads(_python(toolchain_python("ort_genai"), DIGEST, folders))
+        assert contents[::2] == contents[1::2], reordered
+
+
+@pytest.mark.parametrize("which", CHECKPOINTS)
+def test_artifacts_hold_what_the_spec_promises(which: str, built: dict[str, Built]) -> None:
+    pair = built[which]
+    assert pair.results.keys() == pair.variants.keys() == set(CHECKPOINTS[which][2])
+    for name, variant in pair.variants.items():
+        _check_sizes(pair.arch, variant, pair.results[name])
 
 
 def _check_sizes(arch: Architecture, variant: Variant, result: dict[str, Any]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,38 @@ pytestmark = pytest.mark.slow
 
 RunWorker = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
 
-HELD_OUT = Path(__file__).parents[2] / "phibuild" / "data" / "phi3-tiny-trained" / "heldout.txt"
+ROOT = Path(__file__).resolve().parents[2]
+HELD_OUT = ROOT / "phibuild" / "data" / "phi3-tiny-trained" / "heldout.txt"
+SHAPES = ("phi3", "phi4mini", "phi4")
+# The worker's function for one request after the other: importing Transformers takes longer.
+REFERENCES = """
+import io, json, sys
+from phibuild.backends.pytorch import worker
+from phibuild.worker import Report
+answers = []
+for request in json.load(sys.stdin):
+    events = io.StringIO()
+    worker.reference(request, Report(events))
+    answers.append([json.loads(line) for line in events.getvalue().splitlines()])
+json.dump(answers, sys.stdout)
+"""
 
 
-def _reference(
-    run_worker: RunWorker, source: Path, output: Path, text: Path = HELD_OUT, **changes: Any
-) -> dict[str, Any]:
-    output.mkdir()
+@dataclass(frozen=True)
+class Reference:
+    """A request's checkpoint and output folder, and the event that ended it."""
+
+    source: Path
+    output: Path
+    final: dict[str, Any]
+
+
+def _request(source: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    output.mkdir(parents=True)
     request = {
         "verb": "reference",
         "source": str(source),
-        "text": str(text),
+        "text": str(HELD_OUT),
         "windows": 4,
         "window_tokens": 32,
         "long": False,
@@ -33,35 +57,77 @@ def _reference(
         "output": str(output),
         "item": "reference",
     }
-    events = run_worker("pytorch", request | changes)
+    return request | changes
+
+
+def _final(events: list[dict[str, Any]]) -> dict[str, Any]:
     (final,) = (event for event in events if event["event"] in ("item", "failed"))
     return final
 
 
-@pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])
-def test_files_of_a_reference(
-    shape: str, checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
-) -> None:
-    source = checkpoint(shape)
-    result = _reference(run_worker, source, tmp_path / "reference", long=True)["result"]
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    windows = np.load(tmp_path / "reference" / "windows.npy")
+@pytest.fixture(scope="module")
+def references(
+    checkpoint: Callable[..., Path],
+    toolchain_python: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Reference]:
+    """Return every reference that a test looks at, by name, made by one process."""
+    folder = tmp_path_factory.mktemp("references")
+    short, tiny, latin = (folder / f"{name}.txt" for name in ("short", "tiny", "latin"))
+    short.write_text(HELD_OUT.read_text(encoding="utf-8")[:200], encoding="utf-8")
+    tiny.write_text("def main():\n", encoding="utf-8")
+    latin.write_bytes("café".encode("latin-1"))
+    phi3 = checkpoint("phi3")
+    wanted: dict[str, tuple[Path, dict[str, Any]]] = {
+        **{shape: (checkpoint(shape), {"long": True}) for shape in SHAPES},
+        "two-windows": (phi3, {"max_bytes": 2 * 32 * 2112 * 4 + 1000}),
+        "short-text": (phi3, {"text": str(short)}),
+        "tiny-text": (phi3, {"text": str(tiny)}),
+        "latin-text": (phi3, {"text": str(latin)}),
+        "no-bytes": (phi3, {"max_bytes": 1000}),
+        "smaller": (checkpoint("phi3", vocab_size=1024, layers=1), {}),
+    }
+    requests = {
+        name: _request(source, folder / name, **changes)
+        for name, (source, changes) in wanted.items()
+    }
+    done = subprocess.run(
+        [toolchain_python("pytorch"), "-c", REFERENCES],
+        input=json.dumps(list(requests.values())),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {
+        name: Reference(wanted[name][0], folder / name, _final(events))
+        for name, events in zip(requests, json.loads(done.stdout), strict=True)
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_files_of_a_reference(shape: str, references: dict[str, Reference]) -> None:
+    reference = references[shape]
+    result, output = reference.final["result"], reference.output
+    config = json.loads((reference.source / "config.json").read_text(encoding="utf-8"))
+    windows = np.load(output / "windows.npy")
     assert windows.dtype == np.int32
     assert windows.shape == (4, 33)
     # Llama's tokenizer puts BOS first, those of Phi-4 do not.
     assert bool((windows[:, 0] == config["bos_token_id"]).all()) == (shape == "phi3")
     assert not (windows[:, 1:] == config["bos_token_id"]).any()
-    logits = np.load(tmp_path / "reference" / "logits.npy")
+    logits = np.load(output / "logits.npy")
     assert logits.dtype == np.float32
     assert logits.shape == (4, 32, config["vocab_size"])  # with the padding of the vocabulary
-    long = tmp_path / "reference" / "logits_long.npy"
+    long = output / "logits_long.npy"
     assert long.exists() == ("rope_scaling" in config and config["rope_scaling"] is not None)
     if long.exists():
         changed = np.load(long)
         # The first token has position 0, which no frequency turns.
         np.testing.assert_allclose(changed[:, 0], logits[:, 0], atol=1e-5)
         assert np.abs(changed[:, -1] - logits[:, -1]).max() > 1e-3
-    meta = json.loads((tmp_path / "reference" / "meta.json").read_text(encoding="utf-8"))
+    meta = json.loads((output / "meta.json").read_text(encoding="utf-8"))
     assert meta["tokens"] == result["tokens"] == 4 * 32
     assert {"torch", "transformers"} <= set(meta["versions"])
     wide = logits.astype(np.float64)
@@ -71,39 +137,31 @@ def test_files_of_a_reference(
 
 
 def test_same_windows_every_time_and_fewer_within_bounds(
-    checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
+    references: dict[str, Reference], run_worker: RunWorker, tmp_path: Path
 ) -> None:
-    source = checkpoint("phi3")
-    _reference(run_worker, source, tmp_path / "a")
-    _reference(run_worker, source, tmp_path / "b", threads=1)
-    windows = np.load(tmp_path / "a" / "windows.npy")
-    assert np.array_equal(windows, np.load(tmp_path / "b" / "windows.npy"))
-    two = 2 * 32 * 2112 * 4
-    _reference(run_worker, source, tmp_path / "c", max_bytes=two + 1000)
-    fewer = np.load(tmp_path / "c" / "windows.npy")
+    request = _request(references["phi3"].source, tmp_path / "again", threads=1)
+    assert _final(run_worker("pytorch", request))["event"] == "item"
+    windows = np.load(references["phi3"].output / "windows.npy")
+    assert np.array_equal(windows, np.load(tmp_path / "again" / "windows.npy"))
+    assert not (tmp_path / "again" / "logits_long.npy").exists()  # not asked for
+    fewer = np.load(references["two-windows"].output / "windows.npy")
     assert len(fewer) == 2
     assert np.array_equal(fewer[[0, -1]], windows[[0, -1]])  # both ends of the text
-    text = tmp_path / "short.txt"
-    text.write_text(HELD_OUT.read_text(encoding="utf-8")[:200], encoding="utf-8")
-    _reference(run_worker, source, tmp_path / "d", text=text)
-    assert 1 <= len(np.load(tmp_path / "d" / "windows.npy")) < 4
+    assert 1 <= len(np.load(references["short-text"].output / "windows.npy")) < 4
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny-text", "the held-out text tiny.txt has"),
+        ("latin-text", "latin.txt is not UTF-8"),
+        ("no-bytes", "more than the 1,000 bytes allowed"),
+        ("smaller", "tokenizer and weights are not of the same model"),
+    ],
+)
 def test_what_cannot_be_a_reference_says_why(
-    checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
+    name: str, message: str, references: dict[str, Reference]
 ) -> None:
-    source = checkpoint("phi3")
-    short, latin = tmp_path / "short.txt", tmp_path / "latin.txt"
-    short.write_text("def main():\n", encoding="utf-8")
-    latin.write_bytes("café".encode("latin-1"))
-    smaller = checkpoint("phi3", vocab_size=1024, layers=1)
-    cases: list[tuple[Path, Path, dict[str, Any], str]] = [
-        (source, short, {}, "the held-out text short.txt has"),
-        (source, latin, {}, "latin.txt is not UTF-8"),
-        (source, HELD_OUT, {"max_bytes": 1000}, "more than the 1,000 bytes allowed"),
-        (smaller, HELD_OUT, {}, "tokenizer and weights are not of the same model"),
-    ]
-    for number, (folder, text, changes, message) in enumerate(cases):
-        final = _reference(run_worker, folder, tmp_path / str(number), text, **changes)
-        assert final["event"] == "failed"
-        assert message in final["error"]
+    final = references[name].final
+    assert final["event"] == "failed"
+    assert message in final["error"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ VENDORS: dict[str, tuple[Choice, dict[str, Any]]] = {
         {"dtype": "auto", "preset": "W8A16", "symmetric": False, "group_size": 32},
     ),
 }
+# One process makes all of them: importing Transformers takes longer than that.
 # What llm-compressor's oneshot does for round to nearest: its memoryless min-max observer, then
 # compressed-tensors' own compressor, and the order of its wrapped save_pretrained.
 VENDOR = """
@@ -56,9 +58,7 @@ from compressed_tensors.quantization import (
 from compressed_tensors.quantization.utils import calculate_qparams
 from transformers import AutoModelForCausalLM
 
-source, output, choices = json.load(sys.stdin)
-for name, choice in choices.items():
-    folder = f"{output}/{name}"
+for source, folder, choice in json.load(sys.stdin):
     model = AutoModelForCausalLM.from_pretrained(source, dtype=choice.pop("dtype"))
     if "preset" not in choice:
         model.save_pretrained(folder)
@@ -107,6 +107,7 @@ for folder in json.load(sys.stdin):
     generated = model.generate(ids, max_new_tokens=4, do_sample=False)
     assert generated.shape[1] > ids.shape[1]
 """
+SHAPES = ("phi3", "phi4mini", "phi4")
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
     "phi3-fp32-sharded": ("phi3", {"dtype": "fp32", "shards": 3}),
@@ -121,6 +122,21 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 128, "num_attention_heads": 16, "num_key_value_heads": 1},
     ),
 }
+ZEROS = "zeros"  # a checkpoint with groups of zeros
+NAMES: dict[str, list[str]] = {which: list(VENDORS) for which in CHECKPOINTS} | {
+    ZEROS: ["w8a16", "w4a16", "w4a16-asym", "w8a16-asym-g32"],
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """Artifacts of one checkpoint in `ours`/<variant>, the vendor's in `theirs`/<variant>."""
+
+    source: Path
+    variants: dict[str, Variant]
+    results: dict[str, dict[str, Any]]
+    ours: Path
+    theirs: Path
 
 
 def _variants(source: Path, choices: Mapping[str, Choice]) -> dict[str, Variant]:
@@ -215,18 +231,38 @@ def _run(python: Path, script: str, given: object, home: Path) -> None:
     assert result.returncode == 0, result.stderr[-4000:]
 
 
-def _assert_equal_to_vendor(
-    source: Path, names: list[str], run_worker: RunWorker, python: Path, tmp_path: Path
-) -> None:
-    arch = read_architecture(_json(source / "config.json"))
-    variants = _variants(source, {name: VENDORS[name][0] for name in names})
-    events = _build(run_worker, source, variants, tmp_path / "ours")
-    results = _of("item", "result", events)
-    (tmp_path / "vendors").mkdir()
-    theirs = {name: VENDORS[name][1] for name in names}
-    _run(python, VENDOR, [str(source), str(tmp_path / "vendors"), theirs], tmp_path)
-    for name, variant in variants.items():
-        mine, vendors = tmp_path / "ours" / name, tmp_path / "vendors" / name
+@pytest.fixture(scope="module")
+def built(
+    checkpoint: Callable[..., Path],
+    run_worker: RunWorker,
+    toolchain_python: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Built]:
+    """Build all of `NAMES`: ours, then the vendor's in one process."""
+    root = tmp_path_factory.mktemp("pytorch")
+    sources = {which: checkpoint(shape, **more) for which, (shape, more) in CHECKPOINTS.items()}
+    layer = "model.layers.0.mlp.gate_up_proj.weight"
+    # A group of the smallest bf16 subnormals, whose scale underflows, then two rows of zeros.
+    data = b"\x01\x00" * 128 + bytes(2048)
+    sources[ZEROS] = _copy_with(sources["phi3"], root / "source", layer, data)
+    made, wanted = {}, []
+    for which, source in sources.items():
+        variants = _variants(source, {name: VENDORS[name][0] for name in NAMES[which]})
+        ours, theirs = root / which / "ours", root / which / "theirs"
+        results = _of("item", "result", _build(run_worker, source, variants, ours))
+        made[which] = Built(source, variants, results, ours, theirs)
+        theirs.mkdir()
+        wanted += [(str(source), str(theirs / name), VENDORS[name][1]) for name in variants]
+    _run(toolchain_python("pytorch"), VENDOR, wanted, root)
+    return made
+
+
+@pytest.mark.parametrize("which", NAMES)
+def test_equal_to_the_vendor(which: str, built: dict[str, Built]) -> None:
+    pair = built[which]
+    arch = read_architecture(_json(pair.source / "config.json"))
+    for name, variant in pair.variants.items():
+        mine, vendors = pair.ours / name, pair.theirs / name
         assert _weights(mine) == _weights(vendors), name
         configs = [_json(folder / "config.json") for folder in (mine, vendors)]
         assert configs[0].get("quantization_config") == configs[1].get("quantization_config")
@@ -234,54 +270,18 @@ def _assert_equal_to_vendor(
         types: dict[str, int] = {}
         for tensor in SPEC.layout(arch, variant):
             types[tensor.kind] = types.get(tensor.kind, 0) + tensor.parameters
-        assert results[name]["types"] == types
-        assert results[name]["weight_bytes"] == sum(t.nbytes for t in SPEC.layout(arch, variant))
+        result = pair.results[name]
+        assert result["types"] == types
+        assert result["weight_bytes"] == sum(t.nbytes for t in SPEC.layout(arch, variant))
 
 
-@pytest.mark.parametrize("which", CHECKPOINTS)
-def test_equal_to_the_vendor(
-    which: str,
-    checkpoint: Callable[..., Path],
-    run_worker: RunWorker,
-    toolchain_python: Callable[[str], Path],
-    tmp_path: Path,
-) -> None:
-    shape, arguments = CHECKPOINTS[which]
-    source = checkpoint(shape, **arguments)
-    _assert_equal_to_vendor(
-        source, list(VENDORS), run_worker, toolchain_python("pytorch"), tmp_path
-    )
-
-
-def test_groups_of_zeros_equal_the_vendors(
-    checkpoint: Callable[..., Path],
-    run_worker: RunWorker,
-    toolchain_python: Callable[[str], Path],
-    tmp_path: Path,
-) -> None:
-    layer = "model.layers.0.mlp.gate_up_proj.weight"
-    # A group of the smallest bf16 subnormals, whose scale underflows, then two rows of zeros.
-    data = b"\x01\x00" * 128 + bytes(2048)
-    source = _copy_with(checkpoint("phi3"), tmp_path / "source", layer, data)
-    names = ["w8a16", "w4a16", "w4a16-asym", "w8a16-asym-g32"]
-    _assert_equal_to_vendor(source, names, run_worker, toolchain_python("pytorch"), tmp_path)
-
-
-@pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])
 def test_artifacts_load_as_users_load_them(
-    shape: str,
-    checkpoint: Callable[..., Path],
-    run_worker: RunWorker,
-    toolchain_python: Callable[[str], Path],
-    tmp_path: Path,
+    built: dict[str, Built], toolchain_python: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    source = checkpoint(shape)
-    variants = _variants(source, {**SHIPPED, "w4a16-asym": VENDORS["w4a16-asym"][0]})
-    _build(run_worker, source, variants, tmp_path / "artifacts")
-    folders = [str(tmp_path / "artifacts" / name) for name in variants]
-    _run(toolchain_python("pytorch"), LOAD, folders, tmp_path)
+    folders = [built[shape].ours / name for shape in SHAPES for name in (*SHIPPED, "w4a16-asym")]
+    _run(toolchain_python("pytorch"), LOAD, [str(folder) for folder in folders], tmp_path)
     for folder in folders:
-        names = {path.name for path in Path(folder).iterdir()}
+        names = {path.name for path in folder.iterdir()}
         assert {"tokenizer.json", "chat_template.jinja", "generation_config.json"} <= names
 
 
@@ -324,8 +324,15 @@ def test_a_damaged_checkpoint_fails_every_variant(
     assert set(_of("failed", "error", events)) == set(SHIPPED)
 
 
-def test_quality_orders_by_precision(run_worker: RunWorker, tmp_path: Path) -> None:
-    _build(run_worker, EMBEDDED, _variants(EMBEDDED, SHIPPED), tmp_path / "artifacts")
+@pytest.fixture(scope="module")
+def embedded(run_worker: RunWorker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the embedded model's artifacts."""
+    folder = tmp_path_factory.mktemp("embedded")
+    _build(run_worker, EMBEDDED, _variants(EMBEDDED, SHIPPED), folder)
+    return folder
+
+
+def test_quality_orders_by_precision(embedded: Path, run_worker: RunWorker, tmp_path: Path) -> None:
     (tmp_path / "reference").mkdir()
     request = {
         "verb": "reference",
@@ -347,9 +354,7 @@ def test_quality_orders_by_precision(run_worker: RunWorker, tmp_path: Path) -> N
             "reference": str(tmp_path / "reference"),
             "decode_tokens": 16,
             "threads": 2,
-            "items": [
-                {"item": name, "folder": str(tmp_path / "artifacts" / name)} for name in SHIPPED
-            ],
+            "items": [{"item": name, "folder": str(embedded / name)} for name in SHIPPED],
         },
     )
     quality = {item: result["quality"] for item, result in _of("item", "result", judged).items()}
@@ -359,11 +364,10 @@ def test_quality_orders_by_precision(run_worker: RunWorker, tmp_path: Path) -> N
     assert all(values["cached_decoding_kl"] < 1e-6 for values in quality.values())
 
 
-def test_generated_text_continues_the_prompt(run_worker: RunWorker, tmp_path: Path) -> None:
-    _build(run_worker, EMBEDDED, _variants(EMBEDDED, {"fp16": SHIPPED["fp16"]}), tmp_path)
+def test_generated_text_continues_the_prompt(embedded: Path, run_worker: RunWorker) -> None:
     request = {
         "verb": "generate",
-        "folder": str(tmp_path / "fp16"),
+        "folder": str(embedded / "fp16"),
         "prompt": "import os\nimport ",
         "max_tokens": 24,
         "threads": 2,

@@ -11,8 +11,9 @@ from phibuild.compose import compose_build
 from phibuild.execute.building import check_and_publish
 from phibuild.execute.context import Context, Result
 from phibuild.matrix import expand
-from phibuild.plan import Artifact, make_plan
+from phibuild.plan import make_plan
 from phibuild.progress import PlainProgress
+from phibuild.steps import Artifact
 from phibuild.store import Store
 
 

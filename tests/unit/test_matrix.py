@@ -148,7 +148,7 @@ def test_options_are_merged_one_by_one(folder: Path) -> None:
     ("device", "backend", "cell", "reason"),
     [
         ("ai_pc_intel", "ort_genai", "fp16: {provider: cpu}", "cpu"),
-        ("ai_pc_rtx", "ort_genai", "int8: {provider: trt_rtx}", "trt_rtx"),
+        ("ai_pc_rtx", "ort_genai", "int8: {provider: trt_rtx}", "no int8"),
         ("raspberry_pi_5", "ort_genai", "int4: {provider: cuda}", "cuda"),
         ("copilot_pc_intel", "openvino", "int4: {mode: int4_asym, target: npu}", "npu"),
         ("raspberry_pi_5", "llamacpp", "int4: {type: Q8_0}", "Q8_0 is not int4"),

@@ -1,0 +1,73 @@
+"""Content keys: the digest of everything that decides an artifact's or a measurement's content."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from phibuild import __version__
+from phibuild.checkpoint import Checkpoint, combine_digests, digest_files
+from phibuild.schema import Variant
+from phibuild.store import Store, content_key
+from phibuild.toolchains import BACKENDS, toolchain
+
+_PACKAGE = Path(__file__).resolve().parent
+_SHARED_CODE = (
+    "worker.py",
+    "architecture.py",
+    "safetensors_io.py",
+    "readme.py",
+    "backends/companions.py",
+)
+_JUDGE_CODE = ("evaluate/judge.py", "evaluate/metrics.py", "worker.py")
+
+
+def source_digest(checkpoint: Checkpoint, store: Store, *, read_weights: bool) -> str | None:
+    """Return the digest of a checkpoint's files; None if it is not known and not to be read."""
+    if checkpoint.folder is None:
+        return None
+    digests: dict[str, str] = {}
+    for path in digest_files(checkpoint.folder):
+        digest = store.file_digest(path) if read_weights else store.known_digest(path)
+        if digest is None:
+            return None
+        digests[path.name] = digest
+    return combine_digests(digests)
+
+
+@cache
+def _code_digest(files: tuple[str, ...]) -> str:
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update(name.encode() + b"\0" + (_PACKAGE / name).read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def builder_digest(name: str) -> str:
+    """Return the digest of what builds a backend's artifacts: its code and its locked toolchain."""
+    code = sorted(path.relative_to(_PACKAGE).as_posix() for path in (BACKENDS / name).glob("*.py"))
+    return content_key(
+        {"code": _code_digest((*code, *_SHARED_CODE)), "toolchain": toolchain(name).digest}
+    )
+
+
+def artifact_key(source: str, variant: Variant, model: str) -> str:
+    """Return the content key of an artifact. The model's name is in some formats' metadata."""
+    return content_key(
+        {
+            "source": source,
+            "model": model,
+            "variant": variant.model_dump(mode="json"),
+            "builder": builder_digest(variant.backend),
+            "phibuild": __version__,
+        }
+    )
+
+
+def measure_key(artifact: str, reference: str) -> str:
+    """Return the content key of a measurement: the artifact, the original's logits, the judge."""
+    return content_key(
+        {"artifact": artifact, "reference": reference, "judge": _code_digest(_JUDGE_CODE)}
+    )

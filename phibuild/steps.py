@@ -1,0 +1,124 @@
+"""What a plan consists of: artifacts, cells with estimates, and the steps that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from phibuild.estimate import ArtifactEstimate
+from phibuild.matrix import Matrix
+from phibuild.schema import Cell, Evaluation, Variant
+
+REFERENCE_BACKEND = "pytorch"
+"""The backend that runs the original."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact to be there at the end: `key` in the store, and the cells that want it."""
+
+    key: str
+    measure_key: str | None
+    model: str
+    variant: Variant
+    estimate: ArtifactEstimate
+    cells: tuple[str, ...]
+    cached: bool
+    judged: bool
+
+
+@dataclass(frozen=True)
+class PlanCell:
+    """A cell with its estimates; without a variant it is skipped."""
+
+    cell: Cell
+    artifact: Artifact | None
+    device_memory_bytes: int | None
+    budget: int
+
+    @property
+    def fits_budget(self) -> bool | None:
+        if self.device_memory_bytes is None:
+            return None
+        return self.device_memory_bytes <= self.budget
+
+
+@dataclass(frozen=True)
+class BuildStep:
+    """One pass of a backend over one checkpoint, for the artifacts that are not there yet."""
+
+    model: str
+    backend: str
+    artifacts: tuple[Artifact, ...]
+    memory_bytes: int
+
+    @property
+    def id(self) -> str:
+        return f"build.{self.model}.{self.backend}"
+
+
+@dataclass(frozen=True)
+class MeasureStep:
+    """Judging of a backend's artifacts of one model."""
+
+    model: str
+    backend: str
+    artifacts: tuple[Artifact, ...]
+    memory_bytes: int
+
+    @property
+    def id(self) -> str:
+        return f"measure.{self.model}.{self.backend}"
+
+
+@dataclass(frozen=True)
+class ReferenceStep:
+    """The original's logits over the held-out text."""
+
+    model: str
+    key: str
+    memory_bytes: int
+    cached: bool
+
+    @property
+    def id(self) -> str:
+        return f"reference.{self.model}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a run. `source_digests`: model -> digest, absent if it is not known yet."""
+
+    matrix: Matrix
+    evaluation: Evaluation
+    cells: tuple[PlanCell, ...]
+    artifacts: tuple[Artifact, ...]
+    builds: tuple[BuildStep, ...]
+    measures: tuple[MeasureStep, ...]
+    references: tuple[ReferenceStep, ...]
+    source_digests: Mapping[str, str]
+
+    @property
+    def steps(self) -> tuple[ReferenceStep | BuildStep | MeasureStep, ...]:
+        """What there is to do, in the order of its dependences."""
+        originals = tuple(step for step in self.references if not step.cached)
+        return (*originals, *self.builds, *self.measures)
+
+    @property
+    def toolchains(self) -> tuple[str, ...]:
+        """Backends whose environments the steps need."""
+        steps: list[BuildStep | MeasureStep] = [*self.builds, *self.measures]
+        names = [step.backend for step in steps]
+        if any(not reference.cached for reference in self.references):
+            names.append(REFERENCE_BACKEND)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of all artifacts that are not there yet."""
+        return sum(a.estimate.artifact_bytes for a in self.artifacts if not a.cached)
+
+    @property
+    def peak_build_memory(self) -> int:
+        """Largest memory of a single build step."""
+        return max((step.memory_bytes for step in self.builds), default=0)

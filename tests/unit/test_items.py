@@ -1,0 +1,360 @@
+"""Runners as real processes: the real worker.py over a small backend that does as it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from phibuild.execute import process
+from phibuild.execute.items import Runner, run_items
+from phibuild.execute.process import Outcome, Runners, run_worker
+
+PACKAGE = process.WORKER.parent
+
+BACKEND = '''
+"""Does with each item what the request says."""
+import os, signal, subprocess, sys, time
+from pathlib import Path
+from phibuild.worker import WorkerError
+
+def build(request, report):
+    for item in request["items"]:
+        key, what = item["item"], item["do"]
+        report.stage("working", 0.5, key)
+        print("a library says something about", key)
+        if what == "segv":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif what == "abort":
+            os.abort()
+        elif what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif what == "exit":
+            os._exit(0)
+        elif what == "exit 7":
+            print("the last words", file=sys.stderr)
+            sys.exit(7)
+        elif what == "raise":
+            raise MemoryError
+        elif what == "silent":
+            os.close(2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif what == "garbage":
+            report._stream.write("Segmentation fault (core dumped)\\n")
+            report._stream.flush()
+            time.sleep(60)
+        elif what == "odd":
+            report._stream.write('[1, 2]\\n')
+            report._stream.flush()
+            time.sleep(60)
+        elif what == "half":
+            report._stream.write('{"event": "it')
+            report._stream.flush()
+            os._exit(0)
+        elif what == "once":
+            mark = Path(request["folder"]) / f"{key}.tried"
+            if not mark.exists():
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            report.item(key, {"size": 1})
+        elif what in ("grandchild", "orphan"):
+            # A child that ignores TERM and holds the streams of its parent.
+            child = os.fork()
+            if child == 0:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                (Path(request["folder"]) / "child").write_text(str(os.getpid()))
+                time.sleep(120)
+                os._exit(0)
+            while not (Path(request["folder"]) / "child").exists():
+                time.sleep(0.01)
+            if what == "orphan":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(120)
+        elif what == "hang":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            time.sleep(120)
+        elif what == "refuse":
+            report.failed(key, WorkerError("this cannot be"))
+        elif what == "error":
+            try:
+                {}["missing"]
+            except KeyError as error:
+                report.failed(key, error)
+        elif what == "environment":
+            report.item(key, {"path": sys.path, "threads": os.environ["OMP_NUM_THREADS"],
+                              "environ": sorted(os.environ), "modules": sorted(sys.modules)})
+        elif what == "nothing":
+            pass
+        else:
+            report.item(key, {"size": len(key)})
+'''
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package as far as a worker needs it, with one more backend."""
+    package = tmp_path_factory.mktemp("copy") / "phibuild"
+    (package / "backends" / "told").mkdir(parents=True)
+    for name in ("worker.py", "__init__.py", "backends/__init__.py"):
+        shutil.copyfile(PACKAGE / name, package / name)
+    (package / "backends" / "told" / "__init__.py").touch()
+    (package / "backends" / "told" / "worker.py").write_text(BACKEND, encoding="utf-8")
+    return package / "worker.py"
+
+
+@dataclass
+class Run:
+    """One call of run_items, and all that it said."""
+
+    folder: Path
+    timeout: float = 30.0
+    runners: Runners = field(default_factory=Runners)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[list[str]] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "step.log"
+
+    def __call__(self, **items: str) -> Run:
+        def request(keys: Sequence[str]) -> dict[str, Any]:
+            self.asked.append(list(keys))
+            entries = [{"item": key, "do": items[key]} for key in keys]
+            return {"verb": "build", "items": entries, "folder": str(self.folder), "threads": 3}
+
+        def done(key: str, result: dict[str, Any]) -> None:
+            assert key not in self.results
+            assert key not in self.failures
+            self.results[key] = result
+
+        def failed(key: str, reason: str) -> None:
+            assert key not in self.results
+            assert key not in self.failures
+            self.failures[key] = reason
+
+        run_items(
+            Runner(Path(sys.executable), "told", self.log, self.timeout, self.runners),
+            list(items),
+            request,
+            on_result=done,
+            on_failure=failed,
+            on_stage=self.stages.append,
+        )
+        assert set(self.results) | set(self.failures) >= set(items)
+        return self
+
+
+@pytest.fixture
+def run(worker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    monkeypatch.setattr(process, "WORKER", worker)
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield Run(tmp_path)
+    left = {child.pid for child in psutil.Process().children(recursive=True)} - before
+    assert not left, "a runner is still there"
+
+
+def gone(folder: Path) -> bool:
+    pid = int((folder / "child").read_text(encoding="ascii"))
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_all_goes_well(run: Run) -> None:
+    run(one="ok", three="ok")
+    assert {key: result["size"] for key, result in run.results.items()} == {"one": 3, "three": 5}
+    assert run.asked == [["one", "three"]]
+    assert run.stages[0] == {"event": "stage", "stage": "working", "fraction": 0.5, "item": "one"}
+    assert all(result["seconds"] >= 0 for result in run.results.values())
+    assert run.results["one"]["peak_rss_bytes"] > 1 << 20
+    # What libraries print on standard output is in the log, not among the events.
+    assert "a library says something about three" in run.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("segv", "crashed (SIGSEGV)"),
+        ("abort", "crashed (SIGABRT)"),
+        ("kill", "killed by SIGKILL"),
+        ("exit", "the runner ended without a result"),
+        ("exit 7", "the runner ended with exit code 7\n"),
+        ("raise", "out of memory; the runner ended with exit code 1"),
+        ("garbage", "the runner wrote something that is no event: 'Segmentation fault"),
+        ("odd", "the runner wrote something that is no event: '[1, 2]"),
+        ("half", 'the runner wrote something that is no event: \'{"event": "it\''),
+        ("nothing", "the runner said nothing about it"),
+        ("refuse", "this cannot be"),
+        ("error", "KeyError: 'missing'"),
+    ],
+)
+def test_one_item_fails_with_the_reason(run: Run, what: str, reason: str) -> None:
+    run(item=what)
+    assert run.failures["item"].startswith(reason)
+    assert run.asked == [["item"]]
+
+
+def test_the_last_words_of_the_log_are_in_the_reason(run: Run) -> None:
+    run(item="exit 7")
+    assert run.failures["item"].splitlines()[-2:] == [
+        "a library says something about item", "the last words",
+    ]  # fmt: skip
+
+
+def test_the_last_words_are_the_attempts_own(run: Run) -> None:
+    run(one="exit 7", two="silent")
+    assert "the last words" in run.failures["one"]
+    assert "the last words" not in run.failures["two"]
+
+
+@pytest.mark.parametrize("what", ["segv", "kill", "exit", "garbage", "raise"])
+def test_a_crash_costs_only_the_item_that_caused_it(run: Run, what: str) -> None:
+    run(before="ok", bad=what, after="ok", last="ok")
+    assert set(run.results) == {"before", "after", "last"}
+    assert set(run.failures) == {"bad"}
+    # What was done before the crash is kept; the others are run alone.
+    assert run.asked == [["before", "bad", "after", "last"], ["bad"], ["after"], ["last"]]
+
+
+def test_a_crash_that_does_not_come_again_costs_nothing(run: Run) -> None:
+    run(one="once", two="ok")
+    assert set(run.results) == {"one", "two"}
+    assert run.failures == {}
+
+
+def test_every_item_may_crash(run: Run) -> None:
+    run(one="segv", two="kill", three="exit")
+    assert {key: reason.splitlines()[0] for key, reason in run.failures.items()} == {
+        "one": "crashed (SIGSEGV)", "two": "killed by SIGKILL",
+        "three": "the runner ended without a result",
+    }  # fmt: skip
+
+
+def test_a_refusal_does_not_stop_the_others(run: Run) -> None:
+    run(one="refuse", two="ok", three="error")
+    assert (set(run.results), set(run.failures)) == ({"two"}, {"one", "three"})
+    assert len(run.asked) == 1
+
+
+def test_a_time_out_ends_the_runner_and_its_children(run: Run) -> None:
+    run.timeout = 1.5
+    started = time.monotonic()
+    run(item="grandchild")
+    assert run.failures["item"].startswith("timed out after 1.5 s")
+    assert time.monotonic() - started < 12
+    assert gone(run.folder)
+
+
+def test_a_runner_that_ignores_the_polite_signal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_GRACE_SECONDS", 0.5)
+    run.timeout = 1.0
+    run(item="hang")
+    assert run.failures["item"].startswith("timed out")
+
+
+def test_a_child_that_outlives_its_runner_does_not_hold_it_up(run: Run) -> None:
+    """It has the event stream open; the runner's death is noticed all the same."""
+    started = time.monotonic()
+    run(item="orphan")
+    assert run.failures["item"].startswith("killed by SIGKILL")
+    assert time.monotonic() - started < 15
+    assert gone(run.folder)
+
+
+def test_an_interruption_ends_what_runs_and_starts_nothing(run: Run) -> None:
+    def interrupt() -> None:
+        while not run.stages:
+            time.sleep(0.02)
+        run.runners.stop()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    run(one="grandchild", two="ok")
+    thread.join()
+    assert run.failures == {"one": "interrupted", "two": "interrupted"}
+    assert len(run.asked) == 1
+    assert gone(run.folder)
+    run(late="grandchild")
+    assert run.failures["late"] == "interrupted"
+
+
+def test_nothing_of_the_core_leaks_into_a_runner(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTHONPATH", "VIRTUAL_ENV"):
+        monkeypatch.setenv(name, "/nowhere")
+    result = run(item="environment").results["item"]
+    assert not {"PYTHONPATH", "VIRTUAL_ENV"} & set(result["environ"])
+    assert "/nowhere" not in result["path"]
+    assert str(process.WORKER.parent) not in result["path"]
+    assert not {"pydantic", "hydra", "omegaconf", "numpy"} & set(result["modules"])
+    assert result["threads"] == "3"
+
+
+def test_a_request_larger_than_a_pipe(run: Run) -> None:
+    run(**{f"item{number:05}": "ok" for number in range(3000)})
+    assert len(run.results) == 3000
+
+
+def test_an_interpreter_that_dies_before_it_reads(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho broken environment >&2\nexit 3\n", encoding="ascii")
+    script.chmod(0o755)
+    outcome: Outcome = run_worker(
+        script, "told", {"items": "x" * 1_000_000}, run.log, runners=Runners(), timeout=30,
+        on_event=lambda event: None,
+    )  # fmt: skip
+    assert outcome.crash == "the runner ended with exit code 3\nbroken environment"
+
+
+def test_a_runner_dies_with_phibuild(worker: Path, tmp_path: Path) -> None:
+    """Even if phibuild is killed: the kernel ends the runner (Linux)."""
+    if sys.platform != "linux":
+        pytest.skip("PR_SET_PDEATHSIG is Linux's")
+    request = {"verb": "build", "folder": str(tmp_path), "items": [{"item": "a", "do": "hang"}]}
+    program = f"""
+import sys
+from pathlib import Path
+from phibuild.execute import process
+process.WORKER = Path({str(worker)!r})
+process.run_worker(Path(sys.executable), "told", {request!r}, Path({str(tmp_path / "log")!r}),
+                   runners=process.Runners(), timeout=60, on_event=lambda e: print(e, flush=True))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    with parent:
+        try:
+            assert parent.stdout is not None
+            assert json.loads(parent.stdout.readline().replace("'", '"'))["stage"] == "working"
+            (runner,) = psutil.Process(parent.pid).children()
+            parent.kill()
+            parent.wait()
+            assert runner.wait(timeout=5) is None or not runner.is_running()
+        finally:
+            parent.kill()
+
+
+def test_a_garbled_exit_status_has_a_name() -> None:
+    assert process._reason(-64, None, "") == "killed by SIGRTMAX"
+    assert process._reason(-65, None, "") == "killed by signal 65"
+    assert process._reason(-9, 1, "") in (
+        "killed by SIGKILL", "out of memory: the system killed the runner",
+    )  # fmt: skip
+    assert process._reason(-9, -1, "") == "out of memory: the system killed the runner" or (
+        not os.path.exists("/proc/vmstat")
+    )

@@ -1,0 +1,264 @@
+"""Plans: what shares a key, what changes it, what is cached, what it takes; and a large one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phibuild.catalogue import Catalogue
+from phibuild.compose import compose_build
+from phibuild.matrix import expand
+from phibuild.plan import make_plan
+from phibuild.steps import Plan
+from phibuild.store import Store
+
+RECIPE = """\
+devices:
+  intel_n100: {llamacpp: [int4, int8], openvino: [int4]}
+  ai_pc_intel: {llamacpp: [int4]}
+  raspberry_pi_5: {llamacpp: [int4]}
+"""
+
+
+class Planner:
+    """Plans in a working directory of its own, with a store of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / "store")
+        self.recipe(RECIPE)
+
+    def recipe(self, text: str) -> None:
+        path = self.folder / "recipes" / "mine.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def __call__(self, *words: str, hashed: bool = True, config_dir: Path | None = None) -> Plan:
+        catalogue = Catalogue(config_dir)
+        composition = compose_build(("recipe=mine", *words), catalogue, sweep=False)
+        return make_plan(
+            expand(composition, catalogue),
+            composition.recipes[0].config.evaluation,
+            self.store,
+            read_weights=hashed,
+        )
+
+    def keys(self, *words: str) -> dict[str, str]:
+        """Return cell, without its model -> key."""
+        return {
+            cell.cell.id.split(".", 1)[1]: cell.artifact.key
+            for cell in self(*words).cells
+            if cell.artifact
+        }
+
+    def build(self, plan: Plan) -> None:
+        """Put something into the store under every key of the plan."""
+        self.store.prepare()
+        for artifact in plan.artifacts:
+            if not artifact.cached:
+                with self.store.workspace() as folder:
+                    (folder / "model.bin").write_bytes(artifact.key.encode())
+                    self.store.publish(artifact.key, folder, {})
+
+    def judge(self, plan: Plan) -> None:
+        for artifact in plan.artifacts:
+            assert artifact.measure_key is not None
+            self.store.publish_measure(artifact.measure_key, {"quality": {}})
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return Planner(folder)
+
+
+PI, NUC, PC = (f"{name}.llamacpp.int4" for name in ("raspberry_pi_5", "intel_n100", "ai_pc_intel"))
+
+
+def test_cells_share_a_key_when_they_need_the_same(plan: Planner) -> None:
+    keys = plan.keys()
+    assert keys[NUC] == keys[PC]
+    assert len(set(keys.values())) == 4
+    (shared,) = (artifact for artifact in plan().artifacts if len(artifact.cells) > 1)
+    assert [name.split(".", 1)[1] for name in shared.cells] == [NUC, PC]
+
+
+def test_steps_are_one_pass_for_each_backend(plan: Planner) -> None:
+    found = plan()
+    assert [step.id for step in found.steps] == [
+        "reference.phi3-tiny-trained",
+        "build.phi3-tiny-trained.llamacpp",
+        "build.phi3-tiny-trained.openvino",
+        "measure.phi3-tiny-trained.llamacpp",
+        "measure.phi3-tiny-trained.openvino",
+    ]
+    assert [len(step.artifacts) for step in found.builds] == [3, 1]
+    assert set(found.toolchains) == {"llamacpp", "openvino", "pytorch"}
+    assert all(step.memory_bytes > 0 for step in found.steps)
+
+
+def test_without_judging(plan: Planner) -> None:
+    found = plan("evaluation=none")
+    assert (found.measures, found.references) == ((), ())
+    assert found.toolchains == ("llamacpp", "openvino")
+    assert all(artifact.measure_key is None for artifact in found.artifacts)
+
+
+def test_a_key_does_not_depend_on_the_run(plan: Planner) -> None:
+    keys = plan.keys()
+    assert plan.keys() == keys
+    assert plan.keys("evaluation=quick", "gates.kl=1", "executor.cores=1") == keys
+    plan.recipe(RECIPE.replace("ai_pc_intel", "ai_pc_rtx"))  # another device, the same variant
+    assert plan.keys()["ai_pc_rtx.llamacpp.int4"] == keys[PC]
+
+
+def test_editing_one_cell_changes_that_one_alone(plan: Planner) -> None:
+    before = plan.keys()
+    plan.recipe(RECIPE.replace("ai_pc_intel: {llamacpp: [int4]}",
+                               "ai_pc_intel: {llamacpp: {int4: {type: Q5_K_M}}}"))  # fmt: skip
+    after = plan.keys()
+    assert {cell for cell in before if before[cell] != after[cell]} == {PC}
+
+
+def test_another_name_or_source_changes_every_key(
+    plan: Planner, checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    keys = []
+    for number, (name, seed) in enumerate([("a", 0), ("b", 0), ("a", 1)]):
+        folder = tmp_path / str(number) / name
+        shutil.copytree(checkpoint("phi3", seed=seed), folder)
+        keys.append(plan.keys(f"model={folder}"))
+    for one, two in [(0, 1), (0, 2), (1, 2)]:
+        assert not set(keys[one].values()) & set(keys[two].values())
+    copy = tmp_path / "again" / "a"
+    shutil.copytree(tmp_path / "0" / "a", copy)
+    assert plan.keys(f"model={copy}") == keys[0]  # where it lies does not matter
+    tokenizer = copy / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert not set(plan.keys(f"model={copy}").values()) & set(keys[0].values())
+
+
+def test_what_is_in_the_store_is_cached(plan: Planner) -> None:
+    first = plan()
+    assert not any(artifact.cached or artifact.judged for artifact in first.artifacts)
+    plan.build(first)
+    second = plan()
+    assert all(artifact.cached and not artifact.judged for artifact in second.artifacts)
+    assert [step.id.split(".")[0] for step in second.steps] == ["reference", "measure", "measure"]
+    assert second.disk_bytes == 0
+    plan.judge(second)
+    third = plan()
+    assert third.steps == ()
+    assert third.toolchains == ()
+    assert third.peak_build_memory == 0
+
+
+def test_an_edited_cell_is_the_only_work(plan: Planner) -> None:
+    first = plan()
+    plan.build(first)
+    plan.judge(first)
+    plan.recipe(RECIPE.replace("raspberry_pi_5: {llamacpp: [int4]}",
+                               "raspberry_pi_5: {llamacpp: {int4: {type: IQ4_XS}}}"))  # fmt: skip
+    found = plan()
+    (step,) = found.builds
+    assert [name.split(".", 1)[1] for a in step.artifacts for name in a.cells] == [PI]
+    assert [len(measure.artifacts) for measure in found.measures] == [1]
+    assert found.disk_bytes == step.artifacts[0].estimate.artifact_bytes
+
+
+def test_another_judging_keeps_the_artifacts(plan: Planner, tmp_path: Path) -> None:
+    first = plan()
+    plan.build(first)
+    plan.judge(first)
+    text = tmp_path / "text.txt"
+    text.write_text("another text\n" * 500, encoding="utf-8")
+    for word in ("evaluation=quick", "evaluation.windows=3", f"evaluation.text={text}"):
+        found = plan(word)
+        assert found.builds == ()
+        assert [len(step.artifacts) for step in found.measures] == [3, 1], word
+    digits = plan(f"evaluation.text={text}").references[0].key
+    text.write_text("one more\n" * 500, encoding="utf-8")
+    assert plan(f"evaluation.text={text}").references[0].key != digits
+
+
+def test_a_checkpoint_that_was_never_hashed_counts_as_not_cached(plan: Planner) -> None:
+    assert plan(hashed=False).source_digests == {}
+    plan.build(plan())
+    found = plan(hashed=False)  # remembered now
+    assert all(artifact.cached for artifact in found.artifacts)
+
+
+def test_planning_writes_nothing(plan: Planner) -> None:
+    plan(hashed=False)
+    assert not plan.store.root.exists()
+
+
+def test_skipped_cells_have_no_artifact(plan: Planner) -> None:
+    plan.recipe("devices: {mac: {mlx: [int4]}, ai_pc_intel: {ort_genai: {fp16: {provider: cpu}}}}")
+    one, two = plan().cells
+    assert one.artifact is not None
+    assert (two.artifact, two.fits_budget) == (None, None)
+    assert len(plan().artifacts) == 1
+
+
+def test_memory_on_the_device(plan: Planner) -> None:
+    """Weights, KV cache of the device's context (fp16), activations and the runtime."""
+    plan.recipe("model: phi-4\ndevices: {raspberry_pi_5: {llamacpp: [int4, fp16]}}\n")
+    small, large = plan(hashed=False).cells
+    assert small.artifact is not None
+    assert small.device_memory_bytes is not None
+    (device,) = plan(hashed=False).matrix.devices.values()
+    kv = 2 * 40 * 10 * 128 * device.context_length * 2
+    rest = small.device_memory_bytes - small.artifact.estimate.weight_bytes - kv
+    assert 100e6 < rest < 400e6
+    assert large.fits_budget is False
+    assert small.fits_budget == (small.device_memory_bytes <= device.budget)
+    assert small.budget == device.budget
+
+
+def test_a_model_that_is_not_here_is_planned_from_the_catalogue(plan: Planner) -> None:
+    found = plan("model=phi-3.5-mini", hashed=False)
+    (name,) = found.matrix.models
+    assert found.matrix.models[name].is_estimate
+    sizes = {a.variant.name: a.estimate.artifact_bytes / 1e9 for a in found.artifacts}
+    assert sizes["Q8_0"] == pytest.approx(4.06, rel=0.01)  # as published: 4.06 GB
+    assert sizes["Q4_K_M"] == pytest.approx(2.39, rel=0.01)  # 2.39 GB
+
+
+def test_ten_thousand_cells(
+    plan: Planner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    (own / "device").mkdir(parents=True)
+    (own / "recipes").mkdir()
+    backends = {
+        name: ["int4", "int8", "fp16", "fp32"]
+        for name in ("llamacpp", "ort_genai", "openvino", "mlx", "pytorch")
+    }
+    for number in range(500):
+        device = {
+            "title": f"Device {number}", "class": "iot", "memory": f"{4 + number % 12} GB",
+            "budget": f"{3 + number % 12} GB", "accelerators": ["cpu", "webgpu", "metal"],
+            "context_length": 1024 + 64 * (number % 32), "sources": {"memory": "made up"},
+        }  # fmt: skip
+        (own / "device" / f"d{number:03}.yaml").write_text(json.dumps(device), encoding="utf-8")
+    recipe = {"devices": {f"d{number:03}": backends for number in range(500)}}
+    (own / "recipes" / "mine.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    started = time.process_time()
+    found = plan(hashed=False, config_dir=own)
+    seconds = time.process_time() - started
+    with capsys.disabled():
+        print(f"\n10,000 cells planned in {seconds:.2f} s of CPU")
+    assert len(found.cells) == 10_000
+    assert len({cell.cell.id for cell in found.cells}) == 10_000
+    assert sum(len(artifact.cells) for artifact in found.artifacts) == sum(
+        cell.cell.skip is None for cell in found.cells
+    )
+    assert 16 <= len(found.artifacts) <= 20

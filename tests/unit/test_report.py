@@ -1,0 +1,281 @@
+"""Reports: the contract of report.json, the best mark, tables, Markdown, run folders, exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phibuild.catalogue import Catalogue
+from phibuild.commands.build import exit_code
+from phibuild.compose import compose_build
+from phibuild.errors import ConfigError, StoreError
+from phibuild.execute.context import Result
+from phibuild.matrix import expand
+from phibuild.plan import make_plan
+from phibuild.report.data import make_report
+from phibuild.report.runs import check_output, create_run, find_run, read_report, write_run
+from phibuild.report.table import headline, report_markdown, report_table, summary_lines
+from phibuild.steps import Plan
+from phibuild.store import Store, check_artifact, read_artifact
+
+RECIPE = """\
+devices:
+  ai_pc_intel:
+    llamacpp: [int4, int8]
+    openvino: [int4]
+    ort_genai: {fp16: {provider: cpu}}
+  intel_n100: {llamacpp: [int4]}
+gates: {kl: {int4: 0.2}, size: 3 MB}
+"""
+CELL_KEYS = {
+    "id", "device", "backend", "precision", "variant", "format", "status", "reason", "size_bytes",
+    "estimated_bytes", "bits_per_weight", "ratio_to_source", "build_seconds", "peak_rss_bytes",
+    "quality", "speed", "device_memory_bytes", "fits_budget", "gates", "artifact",
+    "artifact_digest",
+}  # fmt: skip
+
+
+def measure(kl: float) -> dict[str, Any]:
+    return {
+        "quality": {"kl_mean": kl, "kl_p99": 9 * kl, "perplexity": 8.5, "top1": 0.9,
+                    "reference_perplexity": 8.0, "cached_decoding_kl": 0.0},
+        "speed": {"load_seconds": 0.1, "prefill_tokens_per_second": 1234.5,
+                  "decode_tokens_per_second": 56.0}, "peak_rss_bytes": 5,
+    }  # fmt: skip
+
+
+class Run:
+    """A run whose artifacts are small files: a plan, a store, results."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "recipes").mkdir()
+        (folder / "recipes" / "mine.yaml").write_text(RECIPE, encoding="utf-8")
+        self.store = Store(folder / "store")
+        self.store.prepare()
+        self.output = folder / "outputs"
+        catalogue = Catalogue()
+        composition = compose_build(["recipe=mine"], catalogue, sweep=False)
+        config = composition.recipes[0].config
+        self.plan: Plan = make_plan(
+            expand(composition, catalogue), config.evaluation, self.store, read_weights=True
+        )
+        self.results = {a.key: Result(a) for a in self.plan.artifacts}
+
+    def result(self, variant: str) -> Result:
+        return next(r for r in self.results.values() if r.artifact.variant.name == variant)
+
+    def built(self, variant: str, size: int, kl: float | None, status: str = "built") -> None:
+        result = self.result(variant)
+        with self.store.workspace() as folder:
+            (folder / "model.bin").write_bytes(bytes(size))
+            self.store.publish(
+                result.artifact.key,
+                folder,
+                {"bits_per_weight": 4.5, "build_seconds": 1.5, "peak_rss_bytes": 1 << 20},
+            )
+        result.status = status
+        result.measure = None if kl is None else measure(kl)
+
+    def report(self, *, interrupted: bool = False) -> dict[str, Any]:
+        return make_report(
+            self.plan, self.results, self.store, recipe="mine", command="phibuild recipe=mine",
+            seconds=12.3, interrupted=interrupted,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    return Run(tmp_path)
+
+
+@pytest.fixture
+def done(run: Run) -> Run:
+    """int4 of llama.cpp for two devices, int8 too big, OpenVINO lost too much, one skipped."""
+    run.built("Q4_K_M", 2_000_000, 0.1)
+    run.built("Q8_0", 4_000_000, 0.001, "cached")
+    (name,) = {a.variant.name for a in run.plan.artifacts} - {"Q4_K_M", "Q8_0"}
+    run.built(name, 1_000_000, 0.3)
+    return run
+
+
+def cells(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {cell["id"].split(".", 1)[1]: cell for cell in report["cells"]}
+
+
+def test_the_contract(done: Run) -> None:
+    report = json.loads(json.dumps(done.report(), allow_nan=False))
+    assert {"schema_version", "recipe", "command", "host", "model", "cells", "totals"} <= set(
+        report
+    )
+    assert {"name", "source_digest", "parameters", "bytes"} <= set(report["model"])
+    assert report["schema_version"] == 1
+    for cell in report["cells"]:
+        assert set(cell) >= CELL_KEYS
+        assert cell["status"] in ("built", "cached", "skipped", "failed")
+        for gate in cell["gates"]:
+            assert set(gate) == {"name", "limit", "value", "passed"}
+    built = cells(report)["ai_pc_intel.llamacpp.int4"]
+    assert {"kl_mean", "kl_p99", "perplexity", "reference_perplexity", "top1"} <= set(
+        built["quality"]
+    )
+    assert set(built["speed"]) == {
+        "load_seconds", "prefill_tokens_per_second", "decode_tokens_per_second",
+    }  # fmt: skip
+
+
+def test_figures_of_a_cell(done: Run) -> None:
+    report = done.report()
+    cell = cells(report)["ai_pc_intel.llamacpp.int4"]
+    assert (cell["status"], cell["variant"], cell["format"]) == ("built", "Q4_K_M", "GGUF")
+    assert (cell["size_bytes"], cell["bits_per_weight"]) == (2_000_000, 4.5)
+    assert cell["ratio_to_source"] == pytest.approx(2_000_000 / report["model"]["bytes"])
+    assert cell["quality"]["kl_mean"] == 0.1
+    assert cell["artifact"] == "artifacts/ai_pc_intel/phi3-tiny-trained-llamacpp-int4"
+    assert cell["device_memory_bytes"] > cell["estimated_bytes"]
+    assert cell["fits_budget"] is True
+    assert {gate["name"]: gate["passed"] for gate in cell["gates"]} == {"kl": True, "size": True}
+
+
+def test_shared_cells_have_the_same_artifact(done: Run) -> None:
+    found = cells(done.report())
+    one, two = found["ai_pc_intel.llamacpp.int4"], found["intel_n100.llamacpp.int4"]
+    assert one["artifact_digest"] == two["artifact_digest"]
+    assert one["artifact"] != two["artifact"]
+
+
+def test_totals(done: Run) -> None:
+    totals = done.report()["totals"]
+    assert [totals[key] for key in ("built", "cached", "skipped", "failed")] == [3, 1, 1, 0]
+    assert totals["gates_failed"] == 2
+    assert totals["size_bytes"] == 7_000_000  # the shared artifact counts once
+
+
+def test_a_skipped_cell(done: Run) -> None:
+    cell = cells(done.report())["ai_pc_intel.ort_genai.fp16"]
+    assert cell["status"] == "skipped"
+    assert cell["reason"]
+    assert (cell["artifact"], cell["size_bytes"], cell["gates"]) == (None, None, [])
+
+
+def test_the_best_of_each_device(done: Run) -> None:
+    """The smallest that fits and keeps its gates: OpenVINO's is smaller but lost too much."""
+    best = [name for name, cell in cells(done.report()).items() if cell["best"]]
+    assert best == ["ai_pc_intel.llamacpp.int4", "intel_n100.llamacpp.int4"]
+
+
+def test_a_failed_cell(run: Run) -> None:
+    run.built("Q4_K_M", 2_000_000, 0.1)
+    run.result("Q8_0").reason = "killed by SIGKILL\nthe last line"
+    cell = cells(run.report())["ai_pc_intel.llamacpp.int8"]
+    assert (cell["status"], cell["artifact"], cell["best"]) == ("failed", None, False)
+    assert cell["reason"].startswith("killed by SIGKILL")
+    lines = summary_lines(run.report())
+    position = next(n for n, text in enumerate(lines) if "ai_pc_intel.llamacpp.int8" in text)
+    assert lines[position].startswith("FAILED")
+    assert lines[position + 1].strip() == "the last line"
+
+
+def test_exit_codes(run: Run) -> None:
+    assert exit_code(run.report()) == 1
+    assert exit_code(run.report(interrupted=True)) == 130
+    for artifact in run.plan.artifacts:
+        run.built(artifact.variant.name, 2_000_000, 0.3)
+    assert exit_code(run.report()) == 3
+    for result in run.results.values():
+        result.measure = measure(0.01)
+    assert exit_code(run.report()) == 0
+    for result in run.results.values():
+        result.measure = None
+    assert exit_code(run.report()) == 0  # built without judging
+
+
+def test_the_table(done: Run) -> None:
+    report = done.report()
+    lines = report_table(report).splitlines()
+    assert len(lines) == 2 + 4  # the skipped one is below
+    assert "Q4_K_M *" in lines[2]
+    assert "2.00" in lines[2]
+    assert "gate failed: kl" in "\n".join(lines)
+    notes = "\n".join(summary_lines(report))
+    assert "skipped phi3-tiny-trained.ai_pc_intel.ort_genai.fp16: " in notes
+    assert re.search(r"GATE .*openvino\.int4: kl 0\.3, limit 0\.2", notes)
+
+
+def test_nothing_to_do_is_said(done: Run) -> None:
+    assert "nothing to do" not in headline(done.report())
+    for artifact in done.plan.artifacts:
+        assert artifact.measure_key is not None
+        done.store.publish_measure(artifact.measure_key, measure(0.1))
+    again = make_plan(done.plan.matrix, done.plan.evaluation, done.store)
+    for result in done.results.values():
+        result.status = "cached"
+    report = make_report(again, done.results, done.store, recipe="mine", command="x", seconds=1,
+                         interrupted=False)  # fmt: skip
+    assert report["totals"]["skipped"] == 1
+    assert "nothing to do" in headline(report)
+
+
+def test_markdown(done: Run) -> None:
+    text = report_markdown(done.report())
+    assert text.startswith("# mine\n")
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4
+    assert len({row.count("|") for row in rows}) == 1
+    assert "`phibuild recipe=mine`" in text
+
+
+def test_a_run_folder(done: Run) -> None:
+    folder = create_run(done.output, "mine")
+    second = create_run(done.output, "mine")
+    assert folder != second
+    assert sorted([second.name, folder.name])[0] == folder.name
+    log = folder / "logs" / "build.log"
+    log.write_text("what the runner said\n", encoding="utf-8")
+    done.result("Q4_K_M").logs.append(log)
+    report = done.report()
+    write_run(folder, done.plan, done.results, done.store, report)
+    assert read_report(folder) == json.loads(json.dumps(report))
+    assert (folder / "report.md").read_text(encoding="utf-8").startswith("# mine")
+    assert (done.output / "mine" / "latest").resolve() == folder.resolve()
+    for cell in report["cells"]:
+        if cell["artifact"]:
+            linked = read_artifact(folder / cell["artifact"])
+            assert linked is not None
+            assert check_artifact(linked) == []
+            assert linked.digest == cell["artifact_digest"]
+            assert (linked.folder / "model.bin").stat().st_nlink > 1
+            said = (folder / "logs" / f"{cell['id']}.log").read_text(encoding="utf-8")
+            assert said.endswith(f"{cell['id']}: {cell['status']}\n")
+    first = folder / "logs" / "phi3-tiny-trained.ai_pc_intel.llamacpp.int4.log"
+    assert first.read_text(encoding="utf-8").startswith("what the runner said")
+    for name in (None, "mine", str(folder), f"mine/{folder.name}"):
+        assert find_run(done.output, name).resolve() == folder.resolve()
+
+
+def test_runs_that_are_not_there(tmp_path: Path, done: Run) -> None:
+    with pytest.raises(ConfigError, match="no runs here"):
+        find_run(done.output, None)
+    write_run(create_run(done.output, "mine"), done.plan, done.results, done.store, done.report())
+    with pytest.raises(ConfigError, match="did you mean 'mine'"):
+        find_run(done.output, "mina")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_damaged_reports(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"report.json"):
+        read_report(tmp_path)
+
+
+def test_an_output_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "outputs"):
+        with pytest.raises(StoreError, match="--output"):
+            check_output(output)
+    check_output(tmp_path / "a" / "b")
+    assert not (tmp_path / "a").exists()

@@ -18,7 +18,7 @@ from phibuild.errors import Problem, SourceError
 from phibuild.safetensors_io import INDEX, shard_paths
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.hf_api import RepoSibling
 
 # The client reads these when it is imported: errors are told here, and a log needs no bars.
 os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -34,6 +34,7 @@ _FILES = [
     _WEIGHTS,
     INDEX,
 ]
+_TIMEOUT = 10.0  # seconds; the client would wait for ever
 _AGAIN = "try again: it is downloaded anew"
 
 
@@ -67,14 +68,13 @@ def fetch(repo: str, revision: str | None) -> Path:
     digests that the Hub lists, since its client compares sizes only; what differs is removed.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.hf_api import RepoFile
 
     path = _config_file(repo, revision)
     check_architecture(_read_config(path, repo), lambda key: f"config.json of {repo}")
     folder = path.parent
     with _explained(repo, revision):
-        entries = list(HfApi().list_repo_tree(repo, revision=folder.name))
-    files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+        info = HfApi().model_info(repo, revision=folder.name, files_metadata=True, timeout=_TIMEOUT)
+    files = {file.rfilename: file for file in info.siblings or ()}
     if not fnmatch.filter(files, _WEIGHTS):
         pickles = fnmatch.filter(files, "*.bin")
         remedy = "pickled weights can run code when loaded and are not read" if pickles else None
@@ -86,7 +86,7 @@ def fetch(repo: str, revision: str | None) -> Path:
     return folder
 
 
-def _remove_damaged(folder: Path, files: Mapping[str, RepoFile], repo: str) -> None:
+def _remove_damaged(folder: Path, files: Mapping[str, RepoSibling], repo: str) -> None:
     """Take files that are not what the Hub lists out of the cache; raise SourceError for them."""
     damaged = [
         path
@@ -105,7 +105,7 @@ def _remove_damaged(folder: Path, files: Mapping[str, RepoFile], repo: str) -> N
     )
 
 
-def _is_intact(path: Path, listed: RepoFile) -> bool:
+def _is_intact(path: Path, listed: RepoSibling) -> bool:
     """Compare a file with its sha256, or with its git blob's sha1 where git itself holds it."""
     with path.open("rb") as file:
         if listed.lfs:
@@ -121,15 +121,13 @@ def config(repo: str, revision: str | None) -> dict[str, Any]:
 
 def _config_file(repo: str, revision: str | None) -> Path:
     """Download config.json alone and return its path, in the folder of the revision's commit."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
-    # Unlike hf_hub_download this does not try again for half a minute where there is no network.
     with _explained(repo, revision):
-        folder = snapshot_download(repo, revision=revision, allow_patterns=["config.json"])
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise SourceError(Problem("it has no config.json", repo, "is it a Transformers model?"))
-    return path
+        if not isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
+            # This fails at once where the download would try for 25 seconds.
+            HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT)
+        return Path(hf_hub_download(repo, "config.json", revision=revision))
 
 
 def _read_config(path: Path, repo: str) -> dict[str, Any]:
@@ -194,7 +192,9 @@ def _failure(name: str, error: Exception) -> Problem | None:
             return Problem("not a name that the Hub allows", name, "org/name or org/name@revision")
         if isinstance(link, errors.HfHubHTTPError):
             answer = f"{link.response.status_code} {link.response.reason_phrase}"
-            return Problem(f"the Hub answered {answer}", name, "try again later")
+            return Problem(
+                f"the Hub answered {answer}", name, "try again later, or check HF_ENDPOINT"
+            )
     network = (ConnectionError, TimeoutError, errors.LocalEntryNotFoundError)
     if isinstance(error, OSError) and error.strerror and not isinstance(error, network):
         return Problem(f"cannot be put into the Hub's cache: {error.strerror}", name)

@@ -96,9 +96,7 @@ class YamlFile:
         for key in path[start:]:
             found = None
             if isinstance(node, yaml.MappingNode):
-                for name, value in node.value:
-                    if isinstance(name, yaml.ScalarNode) and name.value == str(key):
-                        found, line = value, name.start_mark.line + 1
+                found, line = self._keys(node).get(str(key), (None, line))
             elif isinstance(node, yaml.SequenceNode):
                 position = next(
                     (
@@ -118,6 +116,21 @@ class YamlFile:
                 break
             node, depth = found, depth + 1
         return depth, line
+
+    def _keys(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, int]]:
+        """Return key -> value and line of a mapping; large recipes are asked thousands of times."""
+        index = self._indexes.get(id(node))
+        if index is None:
+            index = self._indexes[id(node)] = {
+                name.value: (value, name.start_mark.line + 1)
+                for name, value in node.value
+                if isinstance(name, yaml.ScalarNode)
+            }
+        return index
+
+    @cached_property
+    def _indexes(self) -> dict[int, dict[str, tuple[yaml.Node, int]]]:
+        return {}
 
     def check(self) -> list[Problem]:
         """Return what is wrong with the file as data, whatever its keys mean."""

@@ -76,7 +76,9 @@ def started(work: CommandLine, *words: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def workers(process: subprocess.Popen[str], backend: str) -> list[psutil.Process]:
@@ -265,8 +267,8 @@ def test_life_of_a_recipe(work: CommandLine) -> None:
     assert verified.returncode == 0, verified.stdout
     assert verified.stdout.count("ok ") == 4
 
-    for what in ("phi3-tiny-trained.intel_n100.llamacpp.int8",
-                 str(run / "artifacts" / "ai_pc_rtx" / "phi3-tiny-trained-pytorch-int8")):  # fmt: skip
+    pytorch = run / "artifacts" / "ai_pc_rtx" / "phi3-tiny-trained-pytorch-int8"
+    for what in ("phi3-tiny-trained.intel_n100.llamacpp.int8", str(pytorch)):
         generated = work("run", what, "def main(", "--max-tokens", "8")
         assert generated.returncode == 0, generated.stderr
         assert len(generated.stdout.strip()) > 3

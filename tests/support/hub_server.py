@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit
 
 _API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
-_LFS = (".safetensors", ".bin", ".model")
 
 
 @dataclass
@@ -97,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif match[2] == "tree":
                 self._send_json([_entry(name, data) for name, data in sorted(files.items())])
             else:
-                siblings = [{"rfilename": name} for name in sorted(files)]
+                siblings = [_sibling(name, data) for name, data in sorted(files.items())]
                 self._send_json({"id": repo, "sha": commit, "tags": [], "siblings": siblings})
 
     do_HEAD = do_GET
@@ -136,15 +135,27 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _entry(name: str, data: bytes) -> dict[str, object]:
-    entry: dict[str, object] = {"type": "file", "path": name, "size": len(data)}
-    entry["oid"] = _git_sha1(data)
-    if name.endswith(_LFS):
-        entry["lfs"] = {"oid": _sha256(data), "size": len(data), "pointerSize": 134}
-    return entry
+    """Return a file as the list of a tree has it."""
+    entry = {"type": "file", "path": name, "size": len(data), "oid": _git_sha1(data)}
+    return entry | ({"lfs": {"oid": _sha256(data), **_sizes(data)}} if _is_lfs(name) else {})
+
+
+def _sibling(name: str, data: bytes) -> dict[str, object]:
+    """Return a file as the description of a model has it, with `blobs`."""
+    entry = {"rfilename": name, "size": len(data), "blobId": _git_sha1(data)}
+    return entry | ({"lfs": {"sha256": _sha256(data), **_sizes(data)}} if _is_lfs(name) else {})
+
+
+def _sizes(data: bytes) -> dict[str, int]:
+    return {"size": len(data), "pointerSize": 134}
+
+
+def _is_lfs(name: str) -> bool:
+    return name.endswith((".safetensors", ".bin", ".model"))
 
 
 def _etag(name: str, data: bytes) -> str:
-    return _sha256(data) if name.endswith(_LFS) else _git_sha1(data)
+    return _sha256(data) if _is_lfs(name) else _git_sha1(data)
 
 
 def _sha256(data: bytes) -> str:

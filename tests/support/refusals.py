@@ -34,7 +34,7 @@ def check_refusal(code: object, out: str, err: str) -> list[str]:
     for error in errors:
         lines = error.splitlines()
         assert len(lines) <= 2, f"more than a line and a remedy: {error}"
-        assert len(lines[0]) < 400
+        assert len(lines[0]) < 900
     return errors
 
 

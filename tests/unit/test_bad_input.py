@@ -415,7 +415,7 @@ WORD_CASES: list[tuple[str, str, str, str | None]] = [
      "give a checkpoint folder, a model name or org/name"),
     ("model='~nobody-here/x'", "",
      "model '~nobody-here/x' cannot be read: Could not determine home directory.", ""),
-    ("model=/" + "x" * 300, "", "model '/" + "x" * 300 + "' cannot be read: File name too long", ""),
+    ("model=/" + "x" * 300, "", f"model '/{'x' * 300}' cannot be read: File name too long", ""),
 ]  # fmt: skip
 
 

@@ -14,8 +14,8 @@ from conftest import CommandLine
 from phibuild import __version__
 from phibuild.cli import VERBS
 
-HEAVY = ("hydra", "omegaconf", "pydantic", "numpy", "rich", "yaml", "tabulate", "psutil", "filelock",
-         "huggingface_hub", "asyncio", "subprocess")  # fmt: skip
+HEAVY = ("hydra", "omegaconf", "pydantic", "numpy", "rich", "yaml", "tabulate", "psutil",
+         "filelock", "huggingface_hub", "asyncio", "subprocess")  # fmt: skip
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["plan", "--help"]])

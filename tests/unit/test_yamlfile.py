@@ -127,7 +127,8 @@ YAMLISH = st.lists(
     st.sampled_from(
         ["a", "b: ", "- ", "\n", "  ", "{", "}", "[", "]", ", ", "'", '"', "&x ", "*x", "!!int ",
          "!!timestamp ", "!!bool ", "!!binary ", "!!set ", "!!python/object:os.system ",
-         "2001-99-99", "? ", ": ", "|", ">", "#", "<<: ", "0x", "1:99", "null", "---\n", "...\n", "%YAML", "\t"]
+         "2001-99-99", "? ", ": ", "|", ">", "#", "<<: ", "0x", "1:99", "null",
+         "---\n", "...\n", "%YAML", "\t"]
     ),
     max_size=25,
 ).map("".join)  # fmt: skip

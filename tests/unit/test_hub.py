@@ -1,0 +1,178 @@
+"""Models of the Hub through the command line and the real Hub client, against a Hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import CommandLine
+from support.hub_server import Hub, serve
+from support.refusals import check_refusal
+
+SUPPORTED = "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)"
+NETWORK = "check the network (HF_ENDPOINT, proxy), or give a folder: model=./my-phi"
+ONE_CELL = ("evaluation=none", "device=raspberry_pi_5", "backend=llamacpp", "precision=int4")
+
+
+@dataclass
+class Client:
+    """phibuild that knows one Hub, with an empty cache at first."""
+
+    hub: Hub
+    phibuild: CommandLine
+    home: Path
+
+    def plan(self, model: str) -> str:
+        """Return the plan of one cell of a model."""
+        done = self.phibuild("plan", f"model={model}", *ONE_CELL, **self.hub.environ(self.home))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def refused(self, verb: str, model: str) -> str:
+        """Run a command that must be refused; return its error with the remedy."""
+        done = self.phibuild(verb, f"model={model}", *ONE_CELL, **self.hub.environ(self.home))
+        errors = check_refusal(done.returncode, done.stdout, done.stderr)
+        assert len(errors) == 1, errors
+        return errors[0]
+
+    def cached(self, name: str) -> list[Path]:
+        """Return the files of that name in the cache that are really there."""
+        return [path for path in self.home.rglob(name) if path.is_file()]
+
+
+@pytest.fixture
+def client(tmp_path: Path, phibuild: CommandLine) -> Iterator[Client]:
+    with serve(Hub()) as hub:
+        yield Client(hub, phibuild, tmp_path / "hf")
+
+
+@pytest.fixture
+def source(checkpoint: Callable[..., Path]) -> Path:
+    return checkpoint("phi3", layers=2, shards=2)
+
+
+def test_plan_reads_only_the_config_of_the_pinned_commit(
+    client: Client, source: Path, checkpoint: Callable[..., Path]
+) -> None:
+    old = client.hub.add("org/phi", source)
+    client.hub.add("org/phi", checkpoint("phi3", layers=3))
+
+    def parameters_mb(plan: str) -> float:
+        assert "figures are those of its published config.json" in plan
+        row = next(line for line in plan.splitlines() if line.startswith("phi.raspberry_pi_5."))
+        return float(row.split()[3])
+
+    pinned, newest = client.plan(f"org/phi@{old}"), client.plan("org/phi")
+    assert parameters_mb(pinned) < parameters_mb(newest)
+    assert client.hub.sent() == {"config.json"}
+
+
+@pytest.mark.parametrize("verb", ["plan", "build"])
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+         "not a Phi-3-architecture model (LlamaForCausalLM)"),
+        ({"model_type": "phi4mm", "architectures": ["Phi4MMForCausalLM"]},
+         "Phi-4-multimodal is not supported yet (model_type 'phi4mm')"),
+    ],
+    ids=["llama", "multimodal"],
+)  # fmt: skip
+def test_other_architecture_is_refused_before_its_weights_are_downloaded(
+    client: Client, source: Path, verb: str, config: dict[str, object], what: str
+) -> None:
+    client.hub.add("org/other", source, {"config.json": json.dumps(config).encode()})
+    error = client.refused(verb, "org/other")
+    assert error == f"config.json of org/other: {what}\n    {SUPPORTED}"
+    assert client.hub.sent() == {"config.json"}
+
+
+def test_pickled_weights_are_refused_before_they_are_downloaded(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
+    client.hub.add("org/phi", folder, {"pytorch_model.bin": b"pickle"})
+    assert client.refused("build", "org/phi") == (
+        "org/phi: the repository has no model*.safetensors\n"
+        "    pickled weights can run code when loaded and are not read"
+    )
+    assert client.hub.sent() == {"config.json"}
+
+
+def test_what_the_hub_refuses_is_one_clear_error(client: Client, source: Path) -> None:
+    client.hub.add("org/phi", source)
+    assert client.refused("build", "org/missing") == (
+        "org/missing: no such model on the Hub, or it is private\n    check the name; hf auth login"
+    )
+    assert client.refused("build", "org/phi@v9") == "org/phi@v9: no such revision on the Hub"
+    assert client.refused("build", "a--b/phi") == (
+        "a--b/phi: not a name that the Hub allows\n    org/name or org/name@revision"
+    )
+    client.hub.add("org/empty", source)
+    for files in client.hub.repos["org/empty"].values():
+        files.pop("config.json", None)
+    assert client.refused("build", "org/empty") == (
+        "org/empty: the repository has no config.json\n    is this a checkpoint's repository?"
+    )
+    client.hub.gated.add("org/phi")
+    assert client.refused("build", "org/phi") == (
+        "org/phi: access to this model is gated\n    accept its terms, then: hf auth login"
+    )
+    client.hub.status = 503
+    assert client.refused("build", "org/phi") == (
+        "org/phi: the Hub answered 503 Service Unavailable\n"
+        "    try again later, or check HF_ENDPOINT"
+    )
+    assert client.hub.sent() == set()
+
+
+@pytest.mark.parametrize("verb", ["plan", "build"])
+def test_hub_that_is_not_there_is_one_error_at_once(client: Client, verb: str) -> None:
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        client.hub.endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        started = time.monotonic()
+        error = client.refused(verb, "org/phi")
+    assert time.monotonic() - started < 15
+    assert error.startswith(
+        "org/phi: the Hub cannot be reached and the model is not in its cache ("
+    )
+    assert error.endswith(f"Connection refused)\n    {NETWORK}")
+
+
+@pytest.mark.parametrize("name", ["model-00002-of-00002.safetensors", "tokenizer_config.json"])
+def test_damaged_download_is_refused_each_time_and_downloaded_anew(
+    client: Client, source: Path, name: str
+) -> None:
+    """The Hub's client takes a file of the right size, whatever is in it."""
+    client.hub.add("org/phi", source)
+    client.hub.damaged.add(name)
+    for _ in range(2):
+        client.hub.log.clear()
+        assert client.refused("build", "org/phi") == (
+            f"org/phi: content differs from the Hub's, removed from the cache: {name}\n"
+            "    try again: it is downloaded anew"
+        )
+        assert name in client.hub.sent()
+        assert not client.cached(name)
+    assert client.cached("model-00001-of-00002.safetensors")
+    assert "figures are those of its published config.json" in client.plan("org/phi")
+
+
+def test_damaged_config_is_downloaded_anew(client: Client, source: Path) -> None:
+    config = (source / "config.json").read_bytes().rstrip()
+    client.hub.add("org/phi", source, {"config.json": config})
+    client.hub.damaged.add("config.json")  # its last byte: the closing brace
+    assert client.refused("plan", "org/phi") == (
+        "org/phi: its config.json is damaged\n    try again: it is downloaded anew"
+    )
+    client.hub.damaged.clear()
+    assert "phi.raspberry_pi_5.llamacpp.int4" in client.plan("org/phi")

@@ -1,81 +1,34 @@
-"""Overrides to a build configuration. The only module that imports Hydra.
+"""Overrides to a build configuration: Hydra composes each recipe once.
 
-Hydra composes each recipe once; sweeps (`-m`) become axes that `matrix.py` expands. Overrides are
-parsed with Hydra's own grammar. `recipe` picks a file of `recipes/`; `model`, `device`, `backend`
-and `precision` select from what the recipe names.
+Sweeps (`-m`) become axes that `matrix.py` expands. `recipe` picks a file of `recipes/`; `model`,
+`device`, `backend` and `precision` select from what the recipe names. Hydra is imported here and,
+for its grammar, in `overrides.py` alone.
 """
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, ValidationError
 
-from phibuild.catalogue import Catalogue, locate, shipped_root, validation_problems
+from phibuild.catalogue import Catalogue, shipped_root
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.schema import PRECISIONS, Evaluation, ExecutorSettings, Frozen, Gates
-from phibuild.yamlfile import Path_, YamlFile, refused_interpolation
+from phibuild.overrides import COMMAND_LINE, GROUPS, Words, plain_value, read_words
+from phibuild.recipe import BuildConfig, Recipe, clashes, recipe_chain, validate_recipe
+from phibuild.yamlfile import Path_, YamlFile
 
-AXES = ("recipe", "model", "device", "backend", "precision")
-# Groups of conf/ besides the axes, with what conf/phibuild.yaml chooses.
-_GROUPS = {"evaluation": "standard", "executor": "local"}
-_MAPPINGS = ("devices", "backends", "gates", *_GROUPS)
-_EXAMPLE = "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}"
-_MAX_NAMES = 1000
-COMMAND_LINE = "command line"
-
-
-class BuildConfig(Frozen):
-    """One recipe, composed. `devices`: device -> backend -> precisions, as a list or as a mapping
-    to options; `backends`: backend -> precision -> options, for the whole recipe."""
-
-    description: str = ""
-    model: str
-    devices: dict[str, dict[str, Any]]
-    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    gates: Gates = Gates()
-    evaluation: Evaluation = Field(default_factory=Evaluation)
-    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A composed recipe, the files it came from (itself first), the overrides on top, and
-    the files of conf/ that are chosen by name (evaluation, executor)."""
-
-    name: str
-    config: BuildConfig
-    files: tuple[YamlFile, ...]
-    overrides: dict[Path_, str]
-    group_files: tuple[YamlFile, ...] = ()
-
-    def where(self, path: Path_) -> str | None:
-        """Return where `path` of the configuration was written: a command-line word, file:line."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.overrides:
-                return f"{COMMAND_LINE}: {self.overrides[path[:length]]}"
-        files = (*self.files, *self.group_files)
-        if not any(file.line_of(path)[0] == len(path) for file in files):
-            for key, word in self.overrides.items():
-                if key[: len(path)] == path:
-                    return f"{COMMAND_LINE}: {word}"
-        return locate(files, path) or f"{self.files[0].shown}:1"
+_DEFAULT_RECIPE = "quickstart"
 
 
 @dataclass(frozen=True)
@@ -110,49 +63,13 @@ class Composition:
 
 def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) -> Composition:
     """Compose the overrides `words`; `sweep` is `-m`. Raises ConfigError with every problem."""
-    overrides = _parse(words)
-    problems: list[Problem] = []
-    axes: dict[str, tuple[str, ...]] = {}
-    axis_words: dict[str, str] = {}
-    globs: set[str] = set()
-    rest: list[Override] = []
-    for override in overrides:
-        key = override.key_or_group
-        word = override.input_line or key
-        if refused := refused_interpolation(word):
-            problems.append(Problem(refused, f"{COMMAND_LINE}: {word}", "write the value itself"))
-        elif key not in AXES:
-            problems += _check_plain(override)
-            rest.append(override)
-        elif key in axis_words:
-            where = f"{COMMAND_LINE}: {word}"
-            problems.append(Problem(f"{key} is given twice", where, f"to sweep: -m {key}=a,b"))
-        else:
-            axis_words[key] = word
-            try:
-                axes[key] = _axis_values(override, catalogue, sweep=sweep)
-            except ConfigError as error:
-                problems += error.problems
-            if isinstance(override.value(), Glob):
-                globs.add(key)
-    recipe_names = axes.get("recipe", ("quickstart",))
-    for name in recipe_names:
-        if name not in catalogue.recipe_files:
-            problems.append(
-                Problem(
-                    f"unknown recipe {name!r}",
-                    f"{COMMAND_LINE}: {axis_words.get('recipe', name)}",
-                    suggest(name, catalogue.recipe_files),
-                )
-            )
-    if problems:
-        raise ConfigError(problems)
+    sorted_words = read_words(words, catalogue, sweep=sweep)
     recipes = []
     found: dict[Problem, None] = {}
     complete = True
-    for name in recipe_names:
+    for name in sorted_words.axes.get("recipe", (_DEFAULT_RECIPE,)):
         try:
-            recipe, wrong = _compose_recipe(name, rest, axes, catalogue)
+            recipe, wrong = _compose_recipe(name, sorted_words, catalogue)
             recipes.append(recipe)
             found.update(dict.fromkeys(wrong))
         except ConfigError as error:
@@ -160,109 +77,13 @@ def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) ->
             found.update(dict.fromkeys(error.problems))
     if not complete:
         raise ConfigError(found)
-    return Composition(tuple(recipes), axes, axis_words, frozenset(globs), tuple(found))
-
-
-def _parse(words: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
-    parsed, problems = [], []
-    for word in words:
-        try:
-            override: Override = parser.parse_override(word)
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            problems.append(
-                Problem(
-                    f"not an override: {reason}",
-                    f"{COMMAND_LINE}: {word}",
-                    "overrides are key=value, +key=value or ~key; quote values with spaces",
-                )
-            )
-            continue
-        if override.key_or_group:
-            parsed.append(override)
-        else:
-            problems.append(Problem("not an override: no key", f"{COMMAND_LINE}: {word}",
-                                    "overrides are key=value, +key=value or ~key"))  # fmt: skip
-    if problems:
-        raise ConfigError(problems)
-    return parsed
-
-
-def _check_plain(override: Override) -> Iterator[Problem]:
-    """Refuse what cannot be composed into a build: sweeps of other keys, Hydra's own settings."""
-    where = f"{COMMAND_LINE}: {override.input_line}"
-    key = override.key_or_group
-    if override.is_sweep_override():
-        yield Problem(
-            f"{key!r} cannot be swept",
-            where,
-            f"axes of a sweep: {', '.join(AXES)}; a list is written [a,b]",
-        )
-    if key.split(".")[0].split("/")[0] == "hydra":
-        yield Problem("Hydra's own settings do not apply", where, "use --output DIR for the folder")
-    elif key == "recipes":
-        yield Problem("unknown key 'recipes'", where, suggest(key, AXES))
-    elif override.package is not None:
-        yield Problem("a package (@) cannot be given", where, f"{key}=VALUE")
-    elif key in _GROUPS and (override.is_add() or override.is_delete()):
-        yield Problem(f"{key} can only be set", where, f"{key}=NAME")
-
-
-def _axis_values(override: Override, catalogue: Catalogue, *, sweep: bool) -> tuple[str, ...]:
-    where = f"{COMMAND_LINE}: {override.input_line}"
-    key = override.key_or_group
-    if override.is_delete() or override.is_add() or override.package is not None:
-        raise ConfigError(Problem(f"{key} can only be set", where, f"{key}=NAME"))
-    if override.is_sweep_override():
-        if not sweep:
-            example = (override.input_line or "").strip()
-            raise ConfigError(
-                Problem(f"several values for {key!r}", where, f"add -m to sweep: -m {example}")
-            )
-        value = override.value()
-        if isinstance(value, Glob):
-            known = _known_names(key, catalogue)
-            chosen = [
-                name
-                for name in known
-                if any(fnmatch.fnmatchcase(name, pattern) for pattern in value.include)
-                and not any(fnmatch.fnmatchcase(name, pattern) for pattern in value.exclude)
-            ]
-            if not chosen:
-                raise ConfigError(Problem(f"no {key} matches", where, f"known: {', '.join(known)}"))
-            return tuple(chosen)
-        try:
-            values = [_plain(item) for item in islice(override.sweep_iterator(), _MAX_NAMES + 1)]
-        except HydraException as error:
-            raise ConfigError(
-                Problem("this kind of sweep has no list of values", where, f"-m {key}=a,b")
-            ) from error
-        if len(values) > _MAX_NAMES:
-            raise ConfigError(Problem(f"more than {_MAX_NAMES} names for {key!r}", where))
-        return tuple(dict.fromkeys(values))
-    value = override.value()
-    if isinstance(value, (list, dict)):
-        raise ConfigError(
-            Problem(f"{key} takes one name, not {_kind(value)}", where, f"to sweep: -m {key}=a,b")
-        )
-    if value is None or value == "":
-        raise ConfigError(Problem(f"{key} needs a name", where))
-    return (_plain(value),)
-
-
-def _plain(value: object) -> str:
-    return re.sub(r"^(['\"])(.*)\1$", r"\2", str(value))
-
-
-def _kind(value: object) -> str:
-    return "a list" if isinstance(value, list) else "a mapping"
-
-
-def _known_names(axis: str, catalogue: Catalogue) -> list[str]:
-    if axis == "precision":
-        return list(PRECISIONS)
-    return sorted(catalogue.files(axis))
+    return Composition(
+        tuple(recipes),
+        sorted_words.axes,
+        sorted_words.axis_words,
+        frozenset(sorted_words.globs),
+        tuple(found),
+    )
 
 
 class _UserRoots(SearchPathPlugin):
@@ -279,69 +100,14 @@ class _UserRoots(SearchPathPlugin):
             search_path.append(provider="phibuild-recipes", path=f"file://{root}")
 
 
-def _recipe_chain(name: str, catalogue: Catalogue) -> tuple[YamlFile, ...]:
-    """Return the recipe's file and those of the recipes in its defaults list, checked as data."""
-    found: dict[str, YamlFile] = {}
-    problems: list[Problem] = []
-
-    def visit(current: str, above: tuple[str, ...]) -> None:
-        file = catalogue.recipe_files[current]
-        found[current] = file
-        try:
-            wrong = file.check()
-        except ConfigError as error:
-            problems.extend(error.problems)
-            return
-        if wrong and file.root is None:
-            wrong = [replace(problem, remedy=_EXAMPLE) for problem in wrong]
-        problems.extend(wrong)
-        entries = file.entries("defaults")
-        if entries is None:
-            where = locate([file], ("defaults",))
-            what = "defaults must be a list of recipes"
-            problems.append(Problem(what, where, "for example [mobile, _self_]"))
-        seen: set[str] = set()
-        for entry, line in entries or ():
-            where = f"{file.shown}:{line}"
-            if entry is None:
-                problems.append(
-                    Problem("an entry of the defaults list is the name of a recipe", where,
-                            "set other things by key: evaluation: {windows: 8}")
-                )  # fmt: skip
-            elif entry in seen:
-                problems.append(Problem(f"{entry!r} stands twice in the defaults list", where))
-            elif entry in (current, *above):
-                problems.append(Problem(f"recipe {entry!r} contains itself", where))
-            elif entry != "_self_" and entry not in catalogue.recipe_files:
-                problems.append(
-                    Problem(
-                        f"unknown recipe {entry!r} in the defaults list",
-                        where,
-                        suggest(entry, catalogue.recipe_files),
-                    )
-                )
-            elif entry != "_self_" and entry in found:
-                problems.append(
-                    Problem(f"recipe {entry!r} comes twice", where, "remove it from one list")
-                )
-            elif entry != "_self_":
-                visit(entry, (*above, current))
-            seen.add(entry or "")
-
-    visit(name, ())
-    if problems:
-        raise ConfigError(problems)
-    return tuple(found.values())
-
-
 def _group_files(rest: Sequence[Override], catalogue: Catalogue) -> tuple[YamlFile, ...]:
     """Return the files of conf/evaluation and conf/executor that are chosen, checked as data."""
-    chosen = dict(_GROUPS)
+    chosen = dict(GROUPS)
     problems: list[Problem] = []
     for override in rest:
         key = override.key_or_group
-        if key in _GROUPS:
-            chosen[key] = _plain(override.value())
+        if key in GROUPS:
+            chosen[key] = plain_value(override.value())
             known = catalogue.files(key)
             if chosen[key] not in known:
                 where = f"{COMMAND_LINE}: {override.input_line}"
@@ -358,105 +124,31 @@ def _group_files(rest: Sequence[Override], catalogue: Catalogue) -> tuple[YamlFi
     return tuple(files)
 
 
-def _compose_recipe(
-    name: str, rest: Sequence[Override], axes: dict[str, tuple[str, ...]], catalogue: Catalogue
-) -> tuple[Recipe, list[Problem]]:
+def _compose_recipe(name: str, words: Words, catalogue: Catalogue) -> tuple[Recipe, list[Problem]]:
     """Return the recipe and what is wrong with it, which it then lacks. Raises ConfigError where
     nothing can be made of it."""
-    files, groups = _recipe_chain(name, catalogue), _group_files(rest, catalogue)
-    clashes = list(_clashes((*files, *groups)))
-    if clashes:
-        raise ConfigError(clashes)
-    words = [f"recipes@_global_={name}"]
+    files, groups = recipe_chain(name, catalogue), _group_files(words.rest, catalogue)
+    unmergeable = list(clashes((*files, *groups)))
+    if unmergeable:
+        raise ConfigError(unmergeable)
+    lines = [f"recipes@_global_={name}"]
     written: dict[Path_, str] = {}
-    for override in rest:
+    for override in words.rest:
         line = override.input_line or ""
         key = override.key_or_group
-        if key in _GROUPS or override.is_delete():
-            words.append(line)
+        if key in GROUPS or override.is_delete():
+            lines.append(line)
         else:
             # Unknown keys are found by the schema afterwards, with a suggestion; Hydra's own
             # advice for a misspelled key would be to add it.
-            words.append("++" + line.lstrip("+"))
+            lines.append("++" + line.lstrip("+"))
             written[tuple(key.split("."))] = line
     shell = Recipe(name, BuildConfig(model="", devices={}), files, written, groups)
-    data = _hydra_compose(words, catalogue, shell)
-    if len(axes.get("model", ())) == 1:
-        data["model"] = axes["model"][0]
-    config, problems = _validate(data, shell)
-    return replace(shell, config=config), problems + _text_problems(config, shell)
-
-
-def _clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
-    """Yield where one file has a list and another, or the schema, a mapping: these do not merge."""
-    kinds: dict[Path_, tuple[str, str]] = {(key,): ("a mapping", "") for key in _MAPPINGS}
-
-    def visit(value: object, path: Path_, file: YamlFile) -> Iterator[Problem]:
-        if not isinstance(value, (dict, list)):
-            return
-        kind, where = _kind(value), locate([file], path) or file.shown
-        known, other = kinds.setdefault(path, (kind, where))
-        if kind != known:
-            told = f" as in {other}" if other else ""
-            name = ".".join(str(part) for part in path)
-            yield Problem(f"{name}: must be {known}{told}, not {kind}", where)
-        elif isinstance(value, dict):
-            for key, child in value.items():
-                yield from visit(child, (*path, key), file)
-
-    for file in reversed(files):
-        yield from visit(file.data(), file.prefix, file)
-
-
-def _validate(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, list[Problem]]:
-    """Return the configuration without what is wrong with it, and that."""
-    problems: list[Problem] = []
-    for file in shell.files:
-        if file.line_of(("hydra",))[0]:
-            problems.append(Problem("unknown key 'hydra'", locate([file], ("hydra",)),
-                                    "a recipe has no settings of Hydra"))  # fmt: skip
-    if not data.get("devices"):
-        problems.append(Problem("the recipe names no devices", shell.where(("devices",)), _EXAMPLE))
-        data["devices"] = {}
-    try:
-        return BuildConfig.model_validate(data), problems
-    except ValidationError as error:
-        problems += validation_problems(error, BuildConfig, shell.where)
-        for detail in error.errors(include_url=False, include_context=False):
-            _prune(data, detail["loc"])
-    try:
-        return BuildConfig.model_validate({"model": "", "devices": {}, **data}), problems
-    except ValidationError as error:
-        raise ConfigError(problems) from error
-
-
-def _prune(data: Any, path: Path_) -> None:
-    """Delete the deepest key of `path` that the data has."""
-    last = None
-    for key in path:
-        if not isinstance(data, dict) or key not in data:
-            break
-        last = (data, key)
-        data = data[key]
-    if last is not None:
-        del last[0][last[1]]
-
-
-def _text_problems(config: BuildConfig, recipe: Recipe) -> list[Problem]:
-    """Return what is wrong with a judging text of the user's own."""
-    if config.evaluation.text is None:
-        return []
-    where = recipe.where(("evaluation", "text"))
-    path = Path(config.evaluation.text)
-    name = f"evaluation.text {config.evaluation.text!r}"
-    try:
-        path.expanduser().read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        return [Problem(f"{name} is not UTF-8 text", where)]
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        return [Problem(f"{name} cannot be read: {reason}", where, "give the path of a text file")]
-    return []
+    data = _hydra_compose(lines, catalogue, shell)
+    if len(words.axes.get("model", ())) == 1:
+        data["model"] = words.axes["model"][0]
+    config, problems = validate_recipe(data, shell)
+    return replace(shell, config=config), problems
 
 
 def _hydra_compose(words: list[str], catalogue: Catalogue, recipe: Recipe) -> dict[str, Any]:

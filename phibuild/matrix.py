@@ -13,9 +13,11 @@ from pydantic import BaseModel, ValidationError
 from phibuild.backends.registry import BACKENDS, backend
 from phibuild.catalogue import Catalogue, explain, locate
 from phibuild.checkpoint import Checkpoint
-from phibuild.compose import COMMAND_LINE, Composition, Recipe
+from phibuild.compose import Composition
 from phibuild.errors import ConfigError, PhibuildError, Problem, SourceError, suggest
 from phibuild.models import model_name, resolve_model
+from phibuild.overrides import COMMAND_LINE
+from phibuild.recipe import Recipe
 from phibuild.schema import PRECISIONS, Cell, Device, Options, Precision, Skip, Variant
 from phibuild.yamlfile import Path_, YamlFile
 

@@ -20,7 +20,7 @@ REST = {
 
 def _build(phibuild: CommandLine, model: str, **environ: str) -> tuple[str, str]:
     """Build one cell of a model; return its status and the artifact's digest."""
-    done = phibuild("build", f"model={model}", *WORDS, **environ)
+    done = phibuild("build", f"model={model}", *WORDS, cwd=None, **environ)
     assert done.returncode == 0, done.stderr
     cell = phibuild.report("quickstart")["cells"][0]
     return cell["status"], cell["artifact_digest"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,16 +32,20 @@ class Client:
 
     def plan(self, model: str) -> str:
         """Return the plan of one cell of a model."""
-        done = self.phibuild("plan", f"model={model}", *ONE_CELL, **self.hub.environ(self.home))
+        done = self._run("plan", model)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def refused(self, verb: str, model: str) -> str:
         """Run a command that must be refused; return its error with the remedy."""
-        done = self.phibuild(verb, f"model={model}", *ONE_CELL, **self.hub.environ(self.home))
+        done = self._run(verb, model)
         errors = check_refusal(done.returncode, done.stdout, done.stderr)
         assert len(errors) == 1, errors
         return errors[0]
+
+    def _run(self, verb: str, model: str) -> subprocess.CompletedProcess[str]:
+        environ = self.hub.environ(self.home)
+        return self.phibuild(verb, f"model={model}", *ONE_CELL, cwd=None, **environ)
 
     def cached(self, name: str) -> list[Path]:
         """Return the files of that name in the cache that are really there."""
@@ -64,13 +69,13 @@ def test_plan_reads_only_the_config_of_the_pinned_commit(
     old = client.hub.add("org/phi", source)
     client.hub.add("org/phi", checkpoint("phi3", layers=3))
 
-    def parameters_mb(plan: str) -> float:
+    def megabytes(plan: str) -> float:
         assert "figures are those of its published config.json" in plan
         row = next(line for line in plan.splitlines() if line.startswith("phi.raspberry_pi_5."))
         return float(row.split()[3])
 
     pinned, newest = client.plan(f"org/phi@{old}"), client.plan("org/phi")
-    assert parameters_mb(pinned) < parameters_mb(newest)
+    assert megabytes(pinned) < megabytes(newest)
     assert client.hub.sent() == {"config.json"}
 
 

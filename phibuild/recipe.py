@@ -1,0 +1,185 @@
+"""A recipe: its files, checked as data; what it is once composed; what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from phibuild.catalogue import Catalogue, locate, validation_problems
+from phibuild.errors import ConfigError, Problem, suggest
+from phibuild.overrides import COMMAND_LINE, GROUPS, kind_of
+from phibuild.schema import Evaluation, ExecutorSettings, Frozen, Gates
+from phibuild.yamlfile import Path_, YamlFile
+
+_MAPPINGS = ("devices", "backends", "gates", *GROUPS)
+_EXAMPLE = "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}"
+
+
+class BuildConfig(Frozen):
+    """One recipe, composed. `devices`: device -> backend -> precisions, as a list or as a mapping
+    to options; `backends`: backend -> precision -> options, for the whole recipe."""
+
+    description: str = ""
+    model: str
+    devices: dict[str, dict[str, Any]]
+    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    gates: Gates = Gates()
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A composed recipe, the files it came from (itself first), the overrides on top, and
+    the files of conf/ that are chosen by name (evaluation, executor)."""
+
+    name: str
+    config: BuildConfig
+    files: tuple[YamlFile, ...]
+    overrides: dict[Path_, str]
+    group_files: tuple[YamlFile, ...] = ()
+
+    def where(self, path: Path_) -> str | None:
+        """Return where `path` of the configuration was written: a command-line word, file:line."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.overrides:
+                return f"{COMMAND_LINE}: {self.overrides[path[:length]]}"
+        files = (*self.files, *self.group_files)
+        if not any(file.line_of(path)[0] == len(path) for file in files):
+            for key, word in self.overrides.items():
+                if key[: len(path)] == path:
+                    return f"{COMMAND_LINE}: {word}"
+        return locate(files, path) or f"{self.files[0].shown}:1"
+
+
+def recipe_chain(name: str, catalogue: Catalogue) -> tuple[YamlFile, ...]:
+    """Return the recipe's file and those of the recipes in its defaults list, checked as data."""
+    found: dict[str, YamlFile] = {}
+    problems: list[Problem] = []
+
+    def visit(current: str, above: tuple[str, ...]) -> None:
+        file = catalogue.recipe_files[current]
+        found[current] = file
+        try:
+            wrong = file.check()
+        except ConfigError as error:
+            problems.extend(error.problems)
+            return
+        if wrong and file.root is None:
+            wrong = [replace(problem, remedy=_EXAMPLE) for problem in wrong]
+        problems.extend(wrong)
+        entries = file.entries("defaults")
+        if entries is None:
+            where = locate([file], ("defaults",))
+            what = "defaults must be a list of recipes"
+            problems.append(Problem(what, where, "for example [mobile, _self_]"))
+        seen: set[str] = set()
+        for entry, line in entries or ():
+            where = f"{file.shown}:{line}"
+            if entry is None:
+                problems.append(
+                    Problem("an entry of the defaults list is the name of a recipe", where,
+                            "set other things by key: evaluation: {windows: 8}")
+                )  # fmt: skip
+            elif entry in seen:
+                problems.append(Problem(f"{entry!r} stands twice in the defaults list", where))
+            elif entry in (current, *above):
+                problems.append(Problem(f"recipe {entry!r} contains itself", where))
+            elif entry != "_self_" and entry not in catalogue.recipe_files:
+                problems.append(
+                    Problem(
+                        f"unknown recipe {entry!r} in the defaults list",
+                        where,
+                        suggest(entry, catalogue.recipe_files),
+                    )
+                )
+            elif entry != "_self_" and entry in found:
+                problems.append(
+                    Problem(f"recipe {entry!r} comes twice", where, "remove it from one list")
+                )
+            elif entry != "_self_":
+                visit(entry, (*above, current))
+            seen.add(entry or "")
+
+    visit(name, ())
+    if problems:
+        raise ConfigError(problems)
+    return tuple(found.values())
+
+
+def clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
+    """Yield where one file has a list and another, or the schema, a mapping: these do not merge."""
+    kinds: dict[Path_, tuple[str, str]] = {(key,): ("a mapping", "") for key in _MAPPINGS}
+
+    def visit(value: object, path: Path_, file: YamlFile) -> Iterator[Problem]:
+        if not isinstance(value, (dict, list)):
+            return
+        kind, where = kind_of(value), locate([file], path) or file.shown
+        known, other = kinds.setdefault(path, (kind, where))
+        if kind != known:
+            told = f" as in {other}" if other else ""
+            name = ".".join(str(part) for part in path)
+            yield Problem(f"{name}: must be {known}{told}, not {kind}", where)
+        elif isinstance(value, dict):
+            for key, child in value.items():
+                yield from visit(child, (*path, key), file)
+
+    for file in reversed(files):
+        yield from visit(file.data(), file.prefix, file)
+
+
+def validate_recipe(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, list[Problem]]:
+    """Return the configuration without what is wrong with it, and that."""
+    problems: list[Problem] = []
+    for file in shell.files:
+        if file.line_of(("hydra",))[0]:
+            problems.append(Problem("unknown key 'hydra'", locate([file], ("hydra",)),
+                                    "a recipe has no settings of Hydra"))  # fmt: skip
+    if not data.get("devices"):
+        problems.append(Problem("the recipe names no devices", shell.where(("devices",)), _EXAMPLE))
+        data["devices"] = {}
+    try:
+        config = BuildConfig.model_validate(data)
+        return config, problems + _text_problems(config, shell)
+    except ValidationError as error:
+        problems += validation_problems(error, BuildConfig, shell.where)
+        for detail in error.errors(include_url=False, include_context=False):
+            _prune(data, detail["loc"])
+    try:
+        config = BuildConfig.model_validate({"model": "", "devices": {}, **data})
+        return config, problems + _text_problems(config, shell)
+    except ValidationError as error:
+        raise ConfigError(problems) from error
+
+
+def _prune(data: Any, path: Path_) -> None:
+    """Delete the deepest key of `path` that the data has."""
+    last = None
+    for key in path:
+        if not isinstance(data, dict) or key not in data:
+            break
+        last = (data, key)
+        data = data[key]
+    if last is not None:
+        del last[0][last[1]]
+
+
+def _text_problems(config: BuildConfig, recipe: Recipe) -> list[Problem]:
+    """Return what is wrong with a judging text of the user's own."""
+    if config.evaluation.text is None:
+        return []
+    where = recipe.where(("evaluation", "text"))
+    path = Path(config.evaluation.text)
+    name = f"evaluation.text {config.evaluation.text!r}"
+    try:
+        path.expanduser().read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return [Problem(f"{name} is not UTF-8 text", where)]
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return [Problem(f"{name} cannot be read: {reason}", where, "give the path of a text file")]
+    return []

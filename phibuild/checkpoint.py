@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,15 @@ from phibuild.architecture import Architecture, read_architecture
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
 from phibuild.errors import Problem, SourceError
-from phibuild.safetensors_io import INDEX, TensorInfo, read_header, shard_paths
+from phibuild.safetensors_io import INDEX, TensorInfo, shard_paths
+from phibuild.weights import FETCH, check_tensors, read_tensors
 
-DTYPES = ("BF16", "F16", "F32")
 LICENSE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 # Read by a build, so part of the digest.
 _SMALL_FILES = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES, *LICENSE_NAMES)
 _SUPPORTED = "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)"
-_FETCH = "fetch this file again"
 _TOKENIZER = "copy the tokenizer files of the original checkpoint into the folder"
 _ORIGINAL_CONFIG = "compare it with the config.json of the original checkpoint"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _UNSUPPORTED = {
     "phi4flash": "Phi-4-mini-flash (SambaY, hybrid state-space)",
     "phi4mm": "Phi-4-multimodal",
@@ -79,12 +77,12 @@ def load_checkpoint(
         )
     config = _read_config(folder)
     problems: list[Problem] = []
-    tensors = _read_tensors(folder, problems)
+    tensors = read_tensors(folder, problems)
     architecture = check_architecture(
         _with_dtype(config, tensors), _json_place(folder / "config.json")
     )
     if tensors:
-        problems += _check_tensors(tensors, architecture, folder)
+        problems += check_tensors(tensors, architecture, folder)
     files = _read_tokenizer(folder, problems)
     if problems or files is None:
         raise SourceError(problems)
@@ -111,17 +109,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(_json_problem(error, path)) from error
     if not isinstance(config, dict):
-        raise SourceError(Problem("must be a JSON object", f"{path}:1", _FETCH))
+        raise SourceError(Problem("must be a JSON object", f"{path}:1", FETCH))
     return config
 
 
 def _json_problem(error: Exception, path: Path) -> Problem:
     """Say what is wrong with a JSON file that could not be read."""
     if isinstance(error, json.JSONDecodeError):
-        return Problem(f"not valid JSON: {error.msg}", f"{path}:{error.lineno}", _FETCH)
+        return Problem(f"not valid JSON: {error.msg}", f"{path}:{error.lineno}", FETCH)
     if isinstance(error, OSError):
         return Problem(f"cannot be read: {error.strerror}", str(path))
-    return Problem("not valid JSON: damaged, or not text", str(path), _FETCH)
+    return Problem("not valid JSON: damaged, or not text", str(path), FETCH)
 
 
 def check_architecture(config: Mapping[str, Any], where: Callable[[str], str]) -> Architecture:
@@ -177,105 +175,6 @@ def _json_place(path: Path) -> Callable[[str], str]:
         return f"{path}:{numbers[0]}" if numbers else str(path)
 
     return where
-
-
-def _read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo]:
-    try:
-        paths = shard_paths(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        problems.append(Problem("the index is damaged", str(folder / INDEX), _FETCH))
-        return {}
-    if not paths:
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        if pickles:
-            problems.append(
-                Problem(
-                    f"only pickled weights ({pickles[0]}), which can run code when loaded",
-                    str(folder),
-                    "convert them to safetensors first",
-                )
-            )
-        else:
-            problems.append(
-                Problem(
-                    "no weights (model*.safetensors)", str(folder), "fetch the checkpoint again"
-                )
-            )
-        return {}
-    tensors: dict[str, TensorInfo] = {}
-    for path in paths:
-        if not path.is_file():
-            problems.append(
-                Problem(
-                    "missing shard that the index names", str(path), "fetch the checkpoint again"
-                )
-            )
-            continue
-        try:
-            tensors.update(read_header(path))
-        except (ValueError, OSError) as error:
-            problems.append(Problem(str(error), str(path), _FETCH))
-    return {} if problems else tensors
-
-
-def _check_tensors(
-    tensors: Mapping[str, TensorInfo], architecture: Architecture, folder: Path
-) -> Iterator[Problem]:
-    together = "config.json and the weights must belong together"
-    if architecture.layers > len(tensors):
-        yield Problem(
-            f"config.json says {architecture.layers:,} layers, there are {len(tensors):,} tensors",
-            str(folder),
-            together,
-        )
-        return
-    expected = dict(architecture.tensors())
-    missing = [name for name in expected if name not in tensors]
-    if missing:
-        yield Problem(f"{len(missing)} tensor(s) missing: {_some(missing)}", str(folder), together)
-    there = {name: tensors[name] for name in expected if name in tensors}
-    yield from _some_problems(
-        Problem(
-            f"tensor {name} has shape {list(found.shape)}, config.json says {list(expected[name])}",
-            str(found.path),
-            together,
-        )
-        for name, found in there.items()
-        if found.shape != expected[name]
-    )
-    yield from _some_problems(
-        Problem(
-            f"tensor {name} is {found.dtype}",
-            str(found.path),
-            f"start from the original weights ({', '.join(DTYPES)})",
-        )
-        for name, found in there.items()
-        if found.dtype not in DTYPES
-    )
-    known = set(expected) | {"lm_head.weight"}
-    surplus = [
-        name for name in tensors if name not in known and not name.endswith("rotary_emb.inv_freq")
-    ]
-    if surplus:
-        yield Problem(
-            f"{len(surplus)} tensor(s) that Phi3ForCausalLM has not: {_some(surplus)}",
-            str(folder),
-            "merge adapters and remove extra heads first",
-        )
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
-
-
-def _some_problems(problems: Iterable[Problem]) -> Iterator[Problem]:
-    """Yield three problems of a kind, the third with how many there are besides."""
-    found = list(problems)
-    yield from found[:2]
-    if len(found) > 2:
-        more = f" (and {len(found) - 3} more tensors)" if len(found) > 3 else ""
-        yield replace(found[2], what=found[2].what + more)
 
 
 def _read_tokenizer(folder: Path, problems: list[Problem]) -> SourceFiles | None:

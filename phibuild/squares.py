@@ -1,0 +1,225 @@
+"""What the recipes ask for, square by square, with the options that hold at each; or what is wrong.
+
+Options are merged from the backend's defaults, the device's, the recipe's and the square's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from phibuild.backends.registry import BACKENDS, backend
+from phibuild.catalogue import Catalogue, explain, locate
+from phibuild.compose import Composition
+from phibuild.errors import PhibuildError, Problem, suggest
+from phibuild.overrides import COMMAND_LINE
+from phibuild.recipe import Recipe
+from phibuild.schema import PRECISIONS, Device, Options, Precision, Skip, Variant
+from phibuild.yamlfile import Path_, YamlFile
+
+
+@dataclass(frozen=True)
+class Square:
+    """What a recipe asks for at one place: where it was written, and all options that hold there
+    (None if they are wrong, which is noted)."""
+
+    device: str
+    backend: str
+    precision: Precision
+    options: BaseModel | None
+    path: tuple[str, ...]
+
+
+@dataclass
+class Expansion:
+    """One pass over the recipes; problems are collected, so that all are shown at once."""
+
+    composition: Composition
+    catalogue: Catalogue
+    problems: list[Problem] = field(default_factory=list)
+    devices: dict[str, Device] = field(default_factory=dict)
+    variants: dict[tuple[str, ...], Variant | Skip] = field(default_factory=dict)
+
+    @cached_property
+    def defaults(self) -> dict[str, dict[str, Options]]:
+        return {name: self.catalogue.backend_defaults(name) for name in BACKENDS}
+
+    def device(self, name: str, recipe: Recipe) -> Device | None:
+        if name in self.devices:
+            return self.devices[name]
+        if name not in self.catalogue.device_files:
+            self.note(f"unknown device {name!r}", recipe.where(("devices", name)),
+                      suggest(name, self.catalogue.device_files))  # fmt: skip
+            return None
+        try:
+            device = self.catalogue.device(name)
+        except PhibuildError as error:
+            self.problems += [p for p in error.problems if p not in self.problems]
+            return None
+        self.devices[name] = device
+        file = [self.catalogue.device_files[name]]
+        for backend_name, precisions in device.backends.items():
+            if backend_name not in BACKENDS:
+                self.note(f"unknown backend {backend_name!r}",
+                          locate(file, ("backends", backend_name)),
+                          suggest(backend_name, BACKENDS))  # fmt: skip
+                continue
+            for precision in precisions:
+                _options(backend_name, precision, self, device=device)
+        return device
+
+    def note(self, what: str, where: str | None, remedy: str | None = None) -> None:
+        problem = Problem(what, where, remedy)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+
+def read_squares(recipe: Recipe, state: Expansion) -> Iterator[Square]:
+    """Yield what the recipe names, restricted to the axes; note what it names wrongly."""
+    axes = state.composition.axes
+    _check_recipe_options(recipe, state)
+    for device_name, backends in recipe.config.devices.items():
+        device = state.device(device_name, recipe)
+        if device is None:
+            continue
+        if not backends:
+            state.note(f"device {device_name!r} names no backend",
+                       recipe.where(("devices", device_name)),
+                       f"known: {', '.join(BACKENDS)}")  # fmt: skip
+        for name, precisions in backends.items():
+            path = ("devices", device_name, name)
+            if name not in BACKENDS:
+                state.note(f"unknown backend {name!r}", recipe.where(path), suggest(name, BACKENDS))
+                continue
+            for precision, own in _precisions(precisions, path, recipe, state):
+                here = (*path, precision)
+                options = _options(name, precision, state, device, recipe, here, own)
+                if all(
+                    value in axes.get(axis, (value,))
+                    for axis, value in (
+                        ("device", device_name), ("backend", name), ("precision", precision),
+                    )
+                ):  # fmt: skip
+                    yield Square(device_name, name, precision, options, here)
+
+
+def _check_recipe_options(recipe: Recipe, state: Expansion) -> None:
+    for name, precisions in recipe.config.backends.items():
+        path = ("backends", name)
+        if name not in BACKENDS:
+            state.note(f"unknown backend {name!r}", recipe.where(path), suggest(name, BACKENDS))
+            continue
+        for precision, _ in _precisions(precisions, path, recipe, state):
+            _options(name, precision, state, recipe=recipe)
+
+
+def _precisions(
+    value: Any, path: tuple[str, ...], recipe: Recipe, state: Expansion
+) -> Iterator[tuple[Precision, Options]]:
+    where = recipe.where(path)
+    if isinstance(value, list) and value:
+        items: dict[str, Any] = {str(name): {} for name in value}
+    elif isinstance(value, Mapping) and value:
+        items = {str(name): {} if options is None else options for name, options in value.items()}
+    else:
+        state.note(
+            f"{path[-1]}: needs a list of precisions, or a mapping of precisions to options",
+            where,
+            f"for example {path[-1]}: [int4, int8]",
+        )
+        return
+    for word, options in items.items():
+        here = recipe.where((*path, word))
+        precision = next((known for known in PRECISIONS if known == word), None)
+        if precision is None:
+            state.note(f"unknown precision {word!r}", here, suggest(word, PRECISIONS))
+        elif not isinstance(options, Mapping):
+            state.note(f"options of {word} must be a mapping, not {options!r}", here)
+        else:
+            yield precision, dict(options)
+
+
+def _options(
+    name: str,
+    precision: Precision,
+    state: Expansion,
+    device: Device | None = None,
+    recipe: Recipe | None = None,
+    path: tuple[str, ...] = (),
+    own: Options | None = None,
+) -> BaseModel | None:
+    """Merge the options of a backend: its defaults, the device's, the recipe's, those of the cell
+    at `path`. None if they are wrong, which is noted where each wrong one was written."""
+    layers = [(state.defaults[name].get(precision, {}), _in(state.catalogue.backend_files.get(name),
+                                                            (precision,)))]  # fmt: skip
+    if device is not None:
+        file = state.catalogue.device_files.get(device.name)
+        layers.append(((device.backends.get(name) or {}).get(precision, {}),
+                       _in(file, ("backends", name, precision))))  # fmt: skip
+    if recipe is not None:
+        wide: Any = recipe.config.backends.get(name, {}).get(precision)
+        if isinstance(wide, Mapping):
+            layers.append((dict(wide), _within(recipe, ("backends", name, precision))))
+        layers.append((own or {}, _within(recipe, path)))
+    merged: dict[str, Any] = {}
+    for options, _ in layers:
+        merged.update(options)
+    spec = backend(name)
+    try:
+        return spec.options.model_validate(merged)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            option = str(detail["loc"][0]) if detail["loc"] else ""
+            wrote = [where for options, where in layers if option in options] or [layers[-1][1]]
+            where = wrote[-1](option)
+            if detail["type"] == "extra_forbidden":
+                state.note(f"unknown option {option!r} of {name}", where,
+                           suggest(option, spec.options.model_fields) or "it has none")  # fmt: skip
+            else:
+                reason, remedy = explain(detail)
+                state.note(f"option {option!r} of {name}: {reason}", where, remedy)
+        return None
+
+
+def _in(file: YamlFile | None, path: Path_) -> Callable[[str], str | None]:
+    """Return (option) -> where a file has it, below `path`."""
+    return lambda option: locate([file], (*path, option)) if file else None
+
+
+def _within(recipe: Recipe, path: Path_) -> Callable[[str], str | None]:
+    return lambda option: recipe.where((*path, option))
+
+
+def check_axes(state: Expansion) -> None:
+    """Refuse a selected name that no recipe of the run has."""
+    recipes = state.composition.recipes
+    names = " and ".join(recipe.name for recipe in recipes)
+    for axis in ("device", "backend", "precision"):
+        chosen = state.composition.axes.get(axis)
+        if chosen is None:
+            continue
+        named: dict[str, None] = {}
+        for recipe in recipes:
+            for device, backends in recipe.config.devices.items():
+                for name, precisions in backends.items():
+                    for precision in precisions if isinstance(precisions, (list, dict)) else ():
+                        square = {"device": device, "backend": name, "precision": str(precision)}
+                        named[square[axis]] = None
+        where = f"{COMMAND_LINE}: {state.composition.axis_words.get(axis, axis)}"
+        has = f"it has: {', '.join(named)}"
+        if axis in state.composition.globs:
+            if not any(value in named for value in chosen):
+                state.note(f"no {axis} of recipe {names} matches", where, has)
+            continue
+        for value in chosen:
+            if value not in named:
+                near = suggest(value, named)
+                state.note(
+                    f"recipe {names} has no {axis} {value!r}",
+                    where,
+                    f"{near} {has}" if near.startswith("did") else has,
+                )

@@ -6,6 +6,8 @@ import os
 import sys
 from pathlib import Path
 
+from phibuild.errors import ConfigError, Problem
+
 
 def cache_folder() -> Path:
     """Return phibuild's folder in the user's cache (XDG_CACHE_HOME or the system's place)."""
@@ -25,3 +27,13 @@ def store_folder() -> Path:
 def toolchains_folder() -> Path:
     given = os.environ.get("PHIBUILD_TOOLCHAINS")
     return Path(given or cache_folder() / "toolchains").expanduser().resolve()
+
+
+def user_path(text: str, flag: str) -> Path:
+    """Return a path that the user gave, `~` expanded; raises ConfigError for an unknown home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            Problem(f"no such home folder: {text!r}", f"command line: {flag}")
+        ) from error

@@ -45,9 +45,12 @@ def _limit(value: object) -> object:
         for key, number in value.items():
             if key not in PRECISIONS:
                 raise ValueError(f"unknown precision {key!r}; known: {', '.join(PRECISIONS)}")
-            _limit(number)
             if isinstance(number, dict):
-                raise ValueError("a limit per precision is a number")
+                raise ValueError(f"the limit of {key} must be a number")
+            try:
+                _limit(number)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
         return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError("a limit is a number, or a mapping of precisions to numbers")

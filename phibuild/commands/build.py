@@ -12,6 +12,7 @@ from typing import Any
 from phibuild.commands.common import compose, prepare
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_GATE_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from phibuild.execute.local import run_plan
+from phibuild.places import user_path
 from phibuild.progress import make_progress
 from phibuild.report.data import make_report
 from phibuild.report.runs import check_output, create_run, write_run
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cfg:
         print(composition.yaml(), end="")
         return EXIT_OK
-    output = Path(arguments.output).expanduser().resolve()
+    output = user_path(arguments.output, "--output").resolve()
     check_output(output)
     prepared = prepare(arguments, composition, build=True)
     folder = create_run(output, composition.name)

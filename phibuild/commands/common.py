@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 from phibuild.catalogue import Catalogue
 from phibuild.compose import Composition, compose_build
 from phibuild.errors import ConfigError, Problem
 from phibuild.matrix import expand
-from phibuild.places import store_folder
+from phibuild.places import store_folder, user_path
 from phibuild.plan import make_plan
 from phibuild.schema import ExecutorSettings
 from phibuild.steps import Plan
@@ -32,7 +30,7 @@ def make_catalogue(arguments: argparse.Namespace) -> Catalogue:
     """Return the catalogue with the user's `--config-dir`, which must exist."""
     if not arguments.config_dir:
         return Catalogue()
-    folder = Path(arguments.config_dir).expanduser()
+    folder = user_path(arguments.config_dir, "--config-dir")
     if not folder.is_dir():
         raise ConfigError(Problem("no such folder", f"--config-dir {arguments.config_dir}"))
     return Catalogue(folder.resolve())
@@ -45,7 +43,6 @@ def compose(arguments: argparse.Namespace) -> Composition:
 
 def prepare(arguments: argparse.Namespace, composition: Composition, *, build: bool) -> Prepared:
     """Expand and plan. With `build`, Hub models are fetched and checkpoints hashed."""
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     first = composition.recipes[0].config
     for recipe in composition.recipes[1:]:
         if (recipe.config.evaluation, recipe.config.executor) != (first.evaluation, first.executor):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from phibuild.commands.build import exit_code, show
+from phibuild.places import user_path
 from phibuild.report.runs import find_run, read_report
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show the report of a run; the exit code is the run's."""
-    report = read_report(find_run(Path(arguments.output).expanduser(), arguments.what))
+    report = read_report(find_run(user_path(arguments.output, "--output"), arguments.what))
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:

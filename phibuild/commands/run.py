@@ -10,7 +10,7 @@ from typing import Any
 
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, ConfigError, Problem, suggest
 from phibuild.execute.process import Runners, run_worker
-from phibuild.places import cache_folder
+from phibuild.places import cache_folder, user_path
 from phibuild.report.runs import read_report
 from phibuild.store import MANIFEST, Artifact, read_artifact
 from phibuild.toolchains import toolchain
@@ -18,7 +18,7 @@ from phibuild.toolchains import toolchain
 
 def run(arguments: argparse.Namespace) -> int:
     """Stream the generated text to standard output."""
-    artifact = find_artifact(arguments.what, Path(arguments.output).expanduser())
+    artifact = find_artifact(arguments.what, user_path(arguments.output, "--output"))
     tools = toolchain(artifact.manifest["backend"])
     if tools.problem():
         print(f"setting up the {tools.name} toolchain", file=sys.stderr)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, ConfigError, Problem
+from phibuild.places import user_path
 from phibuild.report.runs import find_run, read_report
 from phibuild.store import MANIFEST, check_artifact, read_artifact
 
@@ -35,7 +36,7 @@ def _folders(arguments: argparse.Namespace) -> list[Path]:
     given = Path(arguments.what) if arguments.what else None
     if given and (given / MANIFEST).is_file():
         return [given]
-    run_folder = find_run(Path(arguments.output).expanduser(), arguments.what)
+    run_folder = find_run(user_path(arguments.output, "--output"), arguments.what)
     report = read_report(run_folder)
     folders = [run_folder / cell["artifact"] for cell in report["cells"] if cell["artifact"]]
     if not folders:

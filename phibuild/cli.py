@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -146,6 +148,8 @@ def run_command(words: Sequence[str]) -> int:
 
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Console entry point: run, show errors as they are meant for users, exit."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as gently as Ctrl-C
     try:
         code = run_command(sys.argv[1:] if words is None else words)
         sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from phibuild.estimate import ArtifactEstimate
 from phibuild.matrix import Matrix
@@ -44,9 +45,11 @@ class PlanCell:
 
 
 @dataclass(frozen=True)
-class BuildStep:
-    """One pass of a backend over one checkpoint, for the artifacts that are not there yet."""
+class BackendStep:
+    """One run of a backend's worker for artifacts of one model; `memory_bytes` bounds what it
+    takes."""
 
+    kind: ClassVar[str]
     model: str
     backend: str
     artifacts: tuple[Artifact, ...]
@@ -54,21 +57,19 @@ class BuildStep:
 
     @property
     def id(self) -> str:
-        return f"build.{self.model}.{self.backend}"
+        return f"{self.kind}.{self.model}.{self.backend}"
 
 
-@dataclass(frozen=True)
-class MeasureStep:
-    """Judging of a backend's artifacts of one model."""
+class BuildStep(BackendStep):
+    """One pass over the checkpoint, for the artifacts that are not there yet."""
 
-    model: str
-    backend: str
-    artifacts: tuple[Artifact, ...]
-    memory_bytes: int
+    kind = "build"
 
-    @property
-    def id(self) -> str:
-        return f"measure.{self.model}.{self.backend}"
+
+class MeasureStep(BackendStep):
+    """Judging of the artifacts that have not been judged yet."""
+
+    kind = "measure"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Plan:
     source_digests: Mapping[str, str]
 
     @property
-    def steps(self) -> tuple[ReferenceStep | BuildStep | MeasureStep, ...]:
+    def steps(self) -> tuple[ReferenceStep | BackendStep, ...]:
         """What there is to do, in the order of its dependences."""
         originals = tuple(step for step in self.references if not step.cached)
         return (*originals, *self.builds, *self.measures)
@@ -107,7 +108,7 @@ class Plan:
     @property
     def toolchains(self) -> tuple[str, ...]:
         """Backends whose environments the steps need."""
-        steps: list[BuildStep | MeasureStep] = [*self.builds, *self.measures]
+        steps: list[BackendStep] = [*self.builds, *self.measures]
         names = [step.backend for step in steps]
         if any(not reference.cached for reference in self.references):
             names.append(REFERENCE_BACKEND)

@@ -19,6 +19,8 @@ from phibuild.toolchains import toolchain
 
 
 def build(context: Context, step: BuildStep, threads: int) -> None:
+    """Build a step's artifacts with `threads` threads; what became of each goes into the
+    context's results."""
     error = context.toolchain_errors.get(step.backend)
     if error:
         for artifact in step.artifacts:

@@ -13,12 +13,15 @@ from phibuild.steps import MeasureStep, ReferenceStep
 
 
 def reference_folder(context: Context, step: ReferenceStep) -> Path:
+    """Return the folder of the original's logits, which must be in the store."""
     folder = context.store.reference(step.key)
     assert folder is not None  # the plan or the step has just seen it
     return folder
 
 
 def reference(context: Context, step: ReferenceStep) -> None:
+    """Run the original in fp32 over the held-out text; the context's references get the folder of
+    its logits, or why there is none."""
     checkpoint = context.plan.matrix.models[step.model]
     evaluation = context.plan.evaluation
     error = context.toolchain_errors.get("pytorch")
@@ -63,6 +66,8 @@ def reference(context: Context, step: ReferenceStep) -> None:
 
 
 def measure(context: Context, step: MeasureStep) -> None:
+    """Judge those of a step's artifacts that were built; what was found goes into the store and
+    the context's results."""
     reference = context.references[step.model]
     error = context.toolchain_errors.get(step.backend)
     present = {

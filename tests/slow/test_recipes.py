@@ -1,0 +1,42 @@
+"""The shipped recipes, as they are, on the embedded model: they build, and their gates hold."""
+
+from __future__ import annotations
+
+from conftest import CommandLine
+
+DEVICE_RECIPES = ("mobile", "iot", "ai_pc", "copilot_pc", "apple")
+
+
+def test_gates_hold_on_the_embedded_model(phibuild: CommandLine) -> None:
+    """All device recipes as one matrix; the judging is the shipped one but for its length."""
+    done = phibuild(
+        "-m", f"recipe={','.join(DEVICE_RECIPES)}", "model=phi3-tiny-trained", "evaluation=quick"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = phibuild.report("+".join(DEVICE_RECIPES))
+    cells = report["cells"]
+    assert {cell["status"] for cell in cells} == {"built"}
+    assert all(gate["passed"] for cell in cells for gate in cell["gates"])
+    assert all({gate["name"] for gate in cell["gates"]} == {"kl", "fits_budget"} for cell in cells)
+    # Every device has one variant that is marked, and cells of one variant share one artifact.
+    best = [cell["device"] for cell in cells if cell["best"]]
+    assert sorted(best) == sorted({cell["device"] for cell in cells})
+    q4 = {cell["artifact_digest"] for cell in cells if cell["variant"] == "Q4_K_M"}
+    assert len(q4) == 1
+    # The whole shelf is these recipes together; its plan needs no network for Phi-3.5-mini.
+    planned = phibuild("plan", "recipe=edge_release", "--json")
+    assert planned.returncode == 0, planned.stderr
+    assert planned.stdout.count('"fits_budget": true') == len(cells)
+
+
+def test_a_broken_gate_ends_with_3(phibuild: CommandLine) -> None:
+    done = phibuild(
+        "build", "backend=llamacpp", "precision=int4", "evaluation=quick", "gates.kl=0.001"
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    (cell,) = phibuild.report("quickstart")["cells"]
+    assert cell["status"] == "built"
+    (kl,) = (gate for gate in cell["gates"] if gate["name"] == "kl")
+    assert kl["passed"] is False
+    assert kl["value"] > kl["limit"] == 0.001
+    assert "gate failed" in done.stdout

@@ -83,9 +83,8 @@ def read_squares(recipe: Recipe, state: Expansion) -> Iterator[Square]:
     axes = state.composition.axes
     _check_recipe_options(recipe, state)
     for device_name, backends in recipe.config.devices.items():
+        # What is wrong below a device that is wrong itself is said all the same.
         device = state.device(device_name, recipe)
-        if device is None:
-            continue
         if not backends:
             state.note(f"device {device_name!r} names no backend",
                        recipe.where(("devices", device_name)),
@@ -98,7 +97,7 @@ def read_squares(recipe: Recipe, state: Expansion) -> Iterator[Square]:
             for precision, own in _precisions(precisions, path, recipe, state):
                 here = (*path, precision)
                 options = _options(name, precision, state, device, recipe, here, own)
-                if all(
+                if device is not None and all(
                     value in axes.get(axis, (value,))
                     for axis, value in (
                         ("device", device_name), ("backend", name), ("precision", precision),

@@ -584,6 +584,21 @@ def test_errors_of_a_device_file_and_of_the_recipe_come_together(refuse: Refuse)
     ]
 
 
+def test_errors_below_an_unknown_device_are_shown_too(refuse: Refuse) -> None:
+    refuse.write(
+        "recipes/mine.yaml",
+        "devices:\n  macc:\n    llamacpp:\n      int4: {typ: Q4_0}\n      int3:\n"
+        "    openvio: [int8]\n",
+    )
+    errors = [error.splitlines()[0] for error in refuse("plan", "recipe=mine")]
+    assert errors == [
+        "recipes/mine.yaml:2: unknown device 'macc'",
+        "recipes/mine.yaml:4: unknown option 'typ' of llamacpp",
+        "recipes/mine.yaml:5: unknown precision 'int3'",
+        "recipes/mine.yaml:6: unknown backend 'openvio'",
+    ]
+
+
 # file below conf/, text, words, line, what, remedy
 CONF_CASES: dict[str, tuple[str, str, str, int, str, str]] = {
     "backend-precision": ("backend/llamacpp.yaml", "int4: {}\nint44: {}\n", "precision=int4", 2,

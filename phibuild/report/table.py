@@ -49,7 +49,7 @@ def _row(cell: dict[str, Any]) -> list[str]:
         format_mb(cell["size_bytes"]),
         _number(cell["ratio_to_source"], "{:.2f}"),
         _number(cell["bits_per_weight"], "{:.2f}"),
-        _small(quality.get("kl_mean")),
+        "<1e-9" if quality.get("kl_mean") == 0 else _small(quality.get("kl_mean")),
         _small(quality.get("kl_p99")),
         _number(quality.get("top1"), "{:.3f}"),
         _perplexity(quality),

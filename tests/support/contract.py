@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 ORDER = ("fp32", "fp16", "int8", "int4")
-# Casting bf16 to fp16 loses next to nothing: the two differ by rounding of the runtime alone.
-ROUNDING = 1e-9
 
 
 def check_report(report: dict[str, Any], backend: str) -> None:
@@ -28,8 +26,7 @@ def check_report(report: dict[str, Any], backend: str) -> None:
         assert 0 < cell["quality"]["perplexity"] < 1e6
     loss = [cells[precision]["quality"]["kl_mean"] for precision in ORDER]
     assert loss[0] < 1e-6
-    assert loss[0] <= loss[1] + ROUNDING
-    assert loss[1] < loss[2] < loss[3]
+    assert loss[0] <= loss[1] < loss[2] < loss[3]
     bits = [cells[precision]["bits_per_weight"] for precision in ORDER]
     assert bits == sorted(bits, reverse=True)
     assert bits[0] >= 31.9

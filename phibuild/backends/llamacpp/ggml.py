@@ -42,8 +42,11 @@ def library() -> ctypes.CDLL:
     if not objects:
         raise WorkerError("the package xllamacpp, which holds llama.cpp, is not installed")
     # llama.cpp's threads wait for each other by spinning: where other steps share the cores, one
-    # token takes as long as a time slice. Read by libgomp when it is loaded.
+    # token takes as long as a time slice. Not to spin at all costs small models most of their
+    # speed (a wake-up for every operation). So: a short spin, then sleep. Read by libgomp when it
+    # is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         engine = ctypes.CDLL(str(objects[0]))
     except OSError as error:

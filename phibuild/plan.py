@@ -175,13 +175,14 @@ def _steps(
         for (model, name), group in builds.items()
     )
     measure_steps = tuple(
-        MeasureStep(model, name, tuple(group), _judging_memory(matrix.models[model]))
+        MeasureStep(
+            model,
+            name,
+            tuple(group),
+            backend(name).judge_memory(
+                matrix.models[model].architecture, [artifact.variant for artifact in group]
+            ),
+        )
         for (model, name), group in measures.items()
     )
     return build_steps, measure_steps
-
-
-def _judging_memory(checkpoint: Checkpoint) -> int:
-    """Bound of a runtime's memory: the weights as fp32, as some runtimes unpack them, and 1 GiB
-    for the runtime and a window's logits."""
-    return 4 * checkpoint.architecture.parameters + (1 << 30)

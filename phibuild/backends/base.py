@@ -68,7 +68,12 @@ class BackendSpec(Protocol):
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
-        """Return an upper bound of the worker's resident bytes when it builds these together."""
+        """Return an upper bound of the worker's anonymous memory in bytes when it builds these
+        together. Pages of mapped files do not count: the system can drop them."""
+
+    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+        """Return an upper bound of the worker's anonymous memory in bytes when it judges these
+        one after the other."""
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the bytes of one element of the KV cache on the device."""

@@ -107,6 +107,10 @@ class LlamaCppSpec:
         it grows with the model's weights or with the number of variants."""
         return BASE_BYTES + MAX_THREADS * CHUNK_BYTES + arch.vocab_size * BYTES_PER_TOKEN
 
+    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+        """Return the bound: the weights as fp32, and 1 GiB for runtime and logits."""
+        return 4 * arch.parameters + (1 << 30)
+
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""
         return 2.0

@@ -173,6 +173,10 @@ class MlxSpec:
         each thread holds one chunk and one variant of it."""
         return _INTERPRETER_BYTES + _THREAD_BYTES * (os.cpu_count() or 1)
 
+    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+        """Return the bound: the weights as fp32, and 1 GiB for runtime and logits."""
+        return 4 * arch.parameters + (1 << 30)
+
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""
         return 4.0 if FLOAT_TYPES[variant.options["dtype"]] == "F32" else 2.0

@@ -183,6 +183,10 @@ class OpenVinoSpec:
 
         return _BASE_MEMORY + max(map(peak, variants))
 
+    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+        """Return the bound: the weights as fp32, and 1 GiB for runtime and logits."""
+        return 4 * arch.parameters + (1 << 30)
+
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2 (f16) on GPU and NPU and where the weights are floats, for which the IR asks
         for f16; the CPU plugin's default is u8 with a scale and a zero point (f32) for each head.

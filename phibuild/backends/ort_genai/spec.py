@@ -121,6 +121,10 @@ class OrtGenaiSpec:
         """Return an upper bound of the worker's resident bytes, mapped checkpoint included."""
         return max(layout.build_memory(arch, source_bytes, variant) for variant in variants)
 
+    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+        """Return the bound: the weights as fp32, and 1 GiB for runtime and logits."""
+        return 4 * arch.parameters + (1 << 30)
+
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4 on cpu, where inputs and outputs are fp32 at any precision; else 2."""
         return float(layout.io_bytes(variant))

@@ -132,6 +132,10 @@ class PytorchSpec:
         """Return a bound that does not grow with the model: rows are streamed in chunks."""
         return _BASE_MEMORY + _MEMORY_PER_VARIANT * len(variants)
 
+    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+        """Return the bound: the weights as fp32, and 1 GiB for runtime and logits."""
+        return 4 * arch.parameters + (1 << 30)
+
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""
         return 4.0 if variant.options["dtype"] == "float32" else 2.0

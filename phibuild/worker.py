@@ -6,8 +6,8 @@ own site-packages must not leak into a toolchain, so the package is made importa
 alone (`_mount`), not by a path that holds other packages too.
 
 Events: {"event": "stage", "item", "stage", "fraction"}, {"event": "item", "item", "result"},
-{"event": "failed", "item", "error"}, and at the end {"event": "end"}; a worker that stops
-without "end" has crashed.
+{"event": "failed", "item", "error"}, and at the end {"event": "end", "cpu_seconds"}; a worker that
+stops without "end" has crashed.
 """
 
 from __future__ import annotations
@@ -67,7 +67,11 @@ class Report:
         self._send(event="text", text=text)
 
     def end(self) -> None:
-        self._send(event="end")
+        """Say that all is done, and what CPU time it took, children included."""
+        usage = [
+            resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        ]
+        self._send(event="end", cpu_seconds=sum(one.ru_utime + one.ru_stime for one in usage))
 
 
 class WorkerError(Exception):

@@ -31,19 +31,18 @@ def run(arguments: argparse.Namespace) -> int:
     prepared = prepare(arguments, composition, build=True)
     folder = create_run(output, composition.name)
     with make_progress(quiet=arguments.json) as progress:
-        results, complete = run_plan(
+        execution = run_plan(
             prepared.plan, prepared.store, prepared.executor, folder / "logs", progress
         )
     report = make_report(
         prepared.plan,
-        results,
+        execution,
         prepared.store,
         recipe=composition.name,
         command=arguments.command,
         seconds=time.monotonic() - started,
-        interrupted=not complete,
     )
-    write_run(folder, prepared.plan, results, prepared.store, report)
+    write_run(folder, prepared.plan, execution.results, prepared.store, report)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:

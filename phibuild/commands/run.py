@@ -10,6 +10,7 @@ from typing import Any
 
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, ConfigError, Problem, suggest
 from phibuild.execute.process import Runners, run_worker
+from phibuild.execute.usage import Usage
 from phibuild.places import cache_folder, user_path
 from phibuild.report.runs import read_report
 from phibuild.store import MANIFEST, Artifact, read_artifact
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         },
         log,
         runners=Runners(),
+        usage=Usage(),
         timeout=3600,
         on_event=show,
     )

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from phibuild.errors import PhibuildError
 from phibuild.execute.items import Runner
 from phibuild.execute.process import Runners
+from phibuild.execute.usage import Usage
 from phibuild.steps import Artifact, Plan
 from phibuild.store import Store
 from phibuild.toolchains import toolchain
@@ -41,7 +42,8 @@ class Result:
 @dataclass
 class Context:
     """One run. `references`: model -> folder of the original's logits, or why there is none;
-    `toolchain_errors`: backend -> why its environment could not be made."""
+    `toolchain_errors`: backend -> why its environment could not be made; `usage`: step -> what its
+    runners took."""
 
     plan: Plan
     store: Store
@@ -53,6 +55,7 @@ class Context:
     results: dict[str, Result] = field(default_factory=dict)
     references: dict[str, Path | str] = field(default_factory=dict)
     toolchain_errors: dict[str, str] = field(default_factory=dict)
+    usage: dict[str, Usage] = field(default_factory=dict)
 
     @contextlib.contextmanager
     def told(
@@ -76,13 +79,15 @@ class Context:
         """Hold a store entry's lock; an interrupted run does not wait for it."""
         return self.store.lock(key, lambda: self.runners.stopping)
 
-    def runner(self, name: str, log: str) -> Runner:
+    def runner(self, name: str, step: str) -> Runner:
+        """Return the runner of a backend, ready to work for a step."""
         return Runner(
             toolchain(name).python,
             name,
-            self.logs / f"{log}.log",
+            self.logs / f"{step}.log",
             self.timeout,
             self.runners,
+            self.usage.setdefault(step, Usage()),
         )
 
     def stage(self, step: str, event: dict[str, Any]) -> None:

@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.execute.process import Outcome, Runners, run_worker
+from phibuild.execute.usage import Usage
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A backend's runner, ready to be started. `runners` knows those that are alive."""
+    """A backend's runner, ready to be started. `runners` knows those that are alive; `usage` is
+    what they take."""
 
     python: Path
     backend: str
     log: Path
     timeout: float
     runners: Runners
+    usage: Usage
 
 
 def run_items(
@@ -53,6 +56,7 @@ def run_items(
             request(some),
             runner.log,
             runners=runner.runners,
+            usage=runner.usage,
             timeout=runner.timeout,
             on_event=take,
         )

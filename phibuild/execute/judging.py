@@ -19,9 +19,9 @@ def reference_folder(context: Context, step: ReferenceStep) -> Path:
     return folder
 
 
-def reference(context: Context, step: ReferenceStep) -> None:
-    """Run the original in fp32 over the held-out text; the context's references get the folder of
-    its logits, or why there is none."""
+def reference(context: Context, step: ReferenceStep, threads: int) -> None:
+    """Run the original in fp32 over the held-out text with `threads` threads; the context's
+    references get the folder of its logits, or why there is none."""
     checkpoint = context.plan.matrix.models[step.model]
     evaluation = context.plan.evaluation
     error = context.toolchain_errors.get("pytorch")
@@ -45,7 +45,7 @@ def reference(context: Context, step: ReferenceStep) -> None:
                         "window_tokens": evaluation.window_tokens,
                         "max_bytes": evaluation.max_reference_bytes,
                         "long": True,
-                        "threads": context.cores,
+                        "threads": threads,
                         "output": str(folder),
                     }
 

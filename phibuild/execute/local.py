@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from phibuild.errors import PhibuildError
 from phibuild.execute.building import build
 from phibuild.execute.context import Context, Listener, Result
 from phibuild.execute.judging import measure, reference, reference_folder
-from phibuild.execute.scheduler import Task, run_tasks
+from phibuild.execute.scheduler import History, Task, run_tasks
+from phibuild.execute.usage import Usage
 from phibuild.schema import ExecutorSettings
 from phibuild.steps import Plan
 from phibuild.store import Store
@@ -26,11 +28,23 @@ from phibuild.toolchains import toolchain
 _MEMORY_MARGIN = 1 << 30
 
 
+@dataclass(frozen=True)
+class Execution:
+    """What came of a plan: results by artifact key, what ran when and what it took by step, the
+    cores and bytes of memory that it was run within. `complete` is False if Ctrl-C ended it."""
+
+    results: dict[str, Result]
+    history: History
+    usage: dict[str, Usage]
+    cores: int
+    memory_bytes: int
+    complete: bool
+
+
 def run_plan(
     plan: Plan, store: Store, settings: ExecutorSettings, logs: Path, listener: Listener
-) -> tuple[dict[str, Result], bool]:
-    """Run all steps of a plan; return the results by artifact key, and False if Ctrl-C ended them
-    early. `logs` is the folder for the steps' logs."""
+) -> Execution:
+    """Run all steps of a plan. `logs` is the folder for the steps' logs."""
     context = Context(
         plan=plan,
         store=store,
@@ -48,6 +62,7 @@ def run_plan(
             result.status = "cached"
         if result.artifact.judged and result.artifact.measure_key:
             result.measure = store.measure(result.artifact.measure_key)
+    history, complete = History(), True
     try:
         run_tasks(
             list(_tasks(context)),
@@ -55,13 +70,14 @@ def run_plan(
             memory_bytes=memory,
             stop=threading.Event(),
             cancel=context.runners.stop,
+            history=history,
         )
     except KeyboardInterrupt:
+        complete = False
         for result in context.results.values():
             if result.status == "failed" and result.reason is None:
                 result.reason = "interrupted"
-        return context.results, False
-    return context.results, True
+    return Execution(context.results, history, context.usage, context.cores, memory, complete)
 
 
 def _tasks(context: Context) -> Iterator[Task]:
@@ -76,9 +92,9 @@ def _tasks(context: Context) -> Iterator[Task]:
             yield Task(
                 original.id,
                 frozenset({"toolchain.pytorch"}),
-                context.cores,
+                half,
                 original.memory_bytes,
-                partial(reference, context, original),
+                partial(reference, context, original, half),
             )
     for pass_ in plan.builds:
         yield Task(

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phibuild.execute.usage import Usage
+
 WORKER = Path(__file__).resolve().parents[1] / "worker.py"
 _GRACE_SECONDS = 5.0
 _LOG_LINES = 6
@@ -63,11 +65,13 @@ def run_worker(
     log: Path,
     *,
     runners: Runners,
+    usage: Usage,
     timeout: float,
     on_event: Callable[[dict[str, Any]], None],
 ) -> Outcome:
     """Run one request in a toolchain and return what came of it. Never raises for what the
-    runner does: a crash, a kill, a time-out or a garbled event is a `crash` in the outcome."""
+    runner does: a crash, a kill, a time-out or a garbled event is a `crash` in the outcome.
+    What the runner takes is added to `usage`."""
     outcome = Outcome()
     oom_before = _oom_kills()
     timed_out = threading.Event()
@@ -101,6 +105,8 @@ def run_worker(
 
     threading.Thread(target=reap, daemon=True).start()
     ended = False
+    watching = contextlib.ExitStack()
+    watching.enter_context(usage.watch(process.pid))
     try:
         assert process.stdin is not None  # opened as pipes above
         assert process.stdout is not None
@@ -110,7 +116,11 @@ def run_worker(
         for line in process.stdout:
             try:
                 event = json.loads(line)
-                ended = _take(event, outcome) or ended
+                if event["event"] == "end":
+                    ended = True
+                    usage.cpu_seconds += event["cpu_seconds"]
+                else:
+                    _take(event, outcome)
             except (ValueError, KeyError, TypeError):
                 outcome.crash = f"the runner wrote something that is no event: {line[:80]!r}"
                 end_group(process)
@@ -118,6 +128,7 @@ def run_worker(
             on_event(event)
         process.wait()
     finally:
+        watching.close()
         timer.cancel()
         end_group(process)
         runners.remove(process)
@@ -130,14 +141,12 @@ def run_worker(
     return outcome
 
 
-def _take(event: dict[str, Any], outcome: Outcome) -> bool:
-    """Note an event; return whether it is the runner's last."""
-    kind = event["event"]
-    if kind == "item":
+def _take(event: dict[str, Any], outcome: Outcome) -> None:
+    """Note what an event says of an item."""
+    if event["event"] == "item":
         outcome.results[event["item"]] = event["result"]
-    elif kind == "failed":
+    elif event["event"] == "failed":
         outcome.failures[event["item"]] = event["error"]
-    return bool(kind == "end")
 
 
 def end_group(process: subprocess.Popen[str]) -> None:

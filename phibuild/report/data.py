@@ -12,7 +12,9 @@ import psutil
 from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.execute.context import Result
+from phibuild.execute.local import Execution
 from phibuild.report.gates import check_gates
+from phibuild.report.steps import step_rows
 from phibuild.steps import Plan, PlanCell
 from phibuild.store import Store
 
@@ -26,17 +28,10 @@ def artifact_folder(cell: PlanCell) -> Path:
 
 
 def make_report(
-    plan: Plan,
-    results: Mapping[str, Result],
-    store: Store,
-    *,
-    recipe: str,
-    command: str,
-    seconds: float,
-    interrupted: bool,
+    plan: Plan, execution: Execution, store: Store, *, recipe: str, command: str, seconds: float
 ) -> dict[str, Any]:
     """Return the report as JSON data."""
-    cells = [_cell(cell, plan, results, store) for cell in plan.cells]
+    cells = [_cell(cell, plan, execution.results, store) for cell in plan.cells]
     _mark_best(cells)
     models = [
         {
@@ -67,6 +62,12 @@ def make_report(
         "models": models,
         "evaluation": plan.evaluation.model_dump(mode="json"),
         "cells": cells,
+        "steps": step_rows(execution),
+        "executor": {
+            "cores": execution.cores,
+            "memory_bytes": execution.memory_bytes,
+            "bounded_by_seconds": execution.history.bounds,
+        },
         "totals": {
             **count,
             "gates_failed": sum(
@@ -79,7 +80,7 @@ def make_report(
             ),
             "steps": len(plan.steps),
             "seconds": seconds,
-            "interrupted": interrupted,
+            "interrupted": not execution.complete,
         },
     }
 

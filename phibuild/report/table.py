@@ -6,6 +6,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from phibuild.report.steps import bound_line, steps_table
 from phibuild.units import format_mb
 
 LEGEND = (
@@ -107,6 +108,9 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f"weights against the original with the same factors; against the ordinary original "
             f"it is {low:.3g} to {high:.3g}."
         )
+    bound = bound_line(report)
+    if bound:
+        lines.append(f"note    {bound}")
     return lines
 
 
@@ -140,6 +144,7 @@ def report_markdown(report: dict[str, Any]) -> str:
     return (
         f"# {report['recipe']}\n\n{models}\n\n{report_table(report, 'github')}\n\n{LEGEND}\n"
         + (f"\n{notes}\n" if notes else "")
+        + (f"\n## Steps\n{steps}\n" if (steps := steps_table(report, "github")) else "")
         + f"\n{headline(report)}. `{report['command']}`, phibuild {report['phibuild_version']}, "
         f"{report['host']['system']}, {report['host']['cores']} cores.\n"
     )

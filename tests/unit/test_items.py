@@ -20,6 +20,7 @@ import pytest
 from phibuild.execute import process
 from phibuild.execute.items import Runner, run_items
 from phibuild.execute.process import Outcome, Runners, run_worker
+from phibuild.execute.usage import Usage
 
 PACKAGE = process.WORKER.parent
 
@@ -45,6 +46,10 @@ def build(request, report):
         elif what == "exit 7":
             print("the last words", file=sys.stderr)
             sys.exit(7)
+        elif what == "large":
+            block = bytearray(200 << 20)
+            time.sleep(0.5)
+            report.item(key, {"size": len(block)})
         elif what == "raise":
             raise MemoryError
         elif what == "silent":
@@ -124,6 +129,7 @@ class Run:
     failures: dict[str, str] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def log(self) -> Path:
@@ -146,7 +152,7 @@ class Run:
             self.failures[key] = reason
 
         run_items(
-            Runner(Path(sys.executable), "told", self.log, self.timeout, self.runners),
+            Runner(Path(sys.executable), "told", self.log, self.timeout, self.runners, self.usage),
             list(items),
             request,
             on_result=done,
@@ -305,6 +311,14 @@ def test_nothing_of_the_core_leaks_into_a_runner(run: Run, monkeypatch: pytest.M
     assert result["threads"] == "3"
 
 
+def test_what_a_runner_takes_is_known(run: Run) -> None:
+    run(a="large")
+    assert 0 < run.usage.cpu_seconds < 60
+    if sys.platform == "linux":
+        assert run.usage.peak_anonymous_bytes is not None
+        assert 200 << 20 < run.usage.peak_anonymous_bytes < 400 << 20
+
+
 def test_a_request_larger_than_a_pipe(run: Run) -> None:
     run(**{f"item{number:05}": "ok" for number in range(3000)})
     assert len(run.results) == 3000
@@ -317,8 +331,8 @@ def test_an_interpreter_that_dies_before_it_reads(
     script.write_text("#!/bin/sh\necho broken environment >&2\nexit 3\n", encoding="ascii")
     script.chmod(0o755)
     outcome: Outcome = run_worker(
-        script, "told", {"items": "x" * 1_000_000}, run.log, runners=Runners(), timeout=30,
-        on_event=lambda event: None,
+        script, "told", {"items": "x" * 1_000_000}, run.log, runners=Runners(), usage=Usage(),
+        timeout=30, on_event=lambda event: None,
     )  # fmt: skip
     assert outcome.crash == "the runner ended with exit code 3\nbroken environment"
 
@@ -334,7 +348,8 @@ from pathlib import Path
 from phibuild.execute import process
 process.WORKER = Path({str(worker)!r})
 process.run_worker(Path(sys.executable), "told", {request!r}, Path({str(tmp_path / "log")!r}),
-                   runners=process.Runners(), timeout=60, on_event=lambda e: print(e, flush=True))
+                   runners=process.Runners(), usage=process.Usage(), timeout=60,
+                   on_event=lambda e: print(e, flush=True))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     with parent:

@@ -14,6 +14,9 @@ from phibuild.commands.build import exit_code
 from phibuild.compose import compose_build
 from phibuild.errors import ConfigError, StoreError
 from phibuild.execute.context import Result
+from phibuild.execute.local import Execution
+from phibuild.execute.scheduler import History, Ran, Task
+from phibuild.execute.usage import Usage
 from phibuild.matrix import expand
 from phibuild.plan import make_plan
 from phibuild.report.data import make_report
@@ -81,10 +84,30 @@ class Run:
         result.status = status
         result.measure = None if kl is None else measure(kl)
 
+    def execution(self, *, interrupted: bool = False) -> Execution:
+        """A build beside the reference, then judging that waited for cores."""
+        task = Task("build.m.llamacpp", frozenset(), 1, 300 << 20, lambda: None)
+        beside = {"reference.m"}
+        judging = Task("measure.m.llamacpp", frozenset(), 2, 1 << 30, lambda: None)
+        return Execution(
+            self.results,
+            History(
+                {
+                    judging.id: Ran(judging, 8.0, 12.0, {"cores": 3.0}),
+                    task.id: Ran(task, 0.5, 4.5, beside=beside),
+                },
+                {"cores": 3.0, "work": 9.0},
+            ),
+            {task.id: Usage(3.5, 200 << 20)},
+            cores=2,
+            memory_bytes=8 << 30,
+            complete=not interrupted,
+        )
+
     def report(self, *, interrupted: bool = False) -> dict[str, Any]:
         return make_report(
-            self.plan, self.results, self.store, recipe="mine", command="phibuild recipe=mine",
-            seconds=12.3, interrupted=interrupted,
+            self.plan, self.execution(interrupted=interrupted), self.store, recipe="mine",
+            command="phibuild recipe=mine", seconds=12.3,
         )  # fmt: skip
 
 
@@ -215,18 +238,37 @@ def test_nothing_to_do_is_said(done: Run) -> None:
     again = make_plan(done.plan.matrix, done.plan.evaluation, done.store)
     for result in done.results.values():
         result.status = "cached"
-    report = make_report(again, done.results, done.store, recipe="mine", command="x", seconds=1,
-                         interrupted=False)  # fmt: skip
+    report = make_report(again, done.execution(), done.store, recipe="mine", command="x", seconds=1)
     assert report["totals"]["skipped"] == 1
     assert "nothing to do" in headline(report)
+
+
+def test_steps_and_what_bounded_the_run(done: Run) -> None:
+    report = done.report()
+    build, judging = report["steps"]
+    assert build["id"] == "build.m.llamacpp"
+    assert build["beside"] == ["reference.m"]
+    assert (build["cpu_seconds"], build["peak_anonymous_bytes"]) == (3.5, 200 << 20)
+    assert judging["waited_seconds"] == {"cores": 3.0}
+    assert judging["peak_anonymous_bytes"] is None
+    line = next(line for line in summary_lines(report) if "bounded by" in line)
+    assert line == (
+        "note    bounded by the steps themselves 75%, cores 25%; 1 of 2 steps ran beside another "
+        "within 2 cores and 8.00 GiB; the largest took 200.0 MiB"
+    )
+    assert "## Steps" in report_markdown(report)
+    del report["steps"], report["executor"]  # as an older phibuild left it
+    assert not any("bounded by" in line for line in summary_lines(report))
 
 
 def test_markdown(done: Run) -> None:
     text = report_markdown(done.report())
     assert text.startswith("# mine\n")
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 4
-    assert len({row.count("|") for row in rows}) == 1
+    assert len(rows) == 2 + 4 + 2 + 2  # cells, steps
+    assert (
+        len({row.count("|") for row in rows[:6]}) == len({row.count("|") for row in rows[6:]}) == 1
+    )
     assert "`phibuild recipe=mine`" in text
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from phibuild.execute.scheduler import Task, run_tasks
+from phibuild.execute.scheduler import History, Task, run_tasks
 
 
 @dataclass
@@ -159,3 +159,27 @@ def test_ctrl_c_cancels_what_runs() -> None:
             assert process.wait(timeout=20) == 0
         finally:
             process.kill()
+
+
+def test_history_tells_what_ran_beside_what_and_what_held_the_others() -> None:
+    watch = Watch(seconds=0.4)
+    history = History()
+    tasks = [
+        watch.task("a", memory=60),
+        watch.task("b", memory=30),
+        watch.task("c", memory=60),  # waits for a's memory
+        watch.task("d", "c", cores=4),
+    ]
+    run_tasks(tasks, cores=4, memory_bytes=100, stop=threading.Event(), history=history)
+    assert list(history.ran) == ["a", "b", "c", "d"]
+    a, b, c, d = history.ran.values()
+    assert a.beside >= {"b"}
+    assert "a" not in c.beside
+    assert d.beside == set()
+    assert c.waited["memory"] > 0.2
+    assert not a.waited
+    assert not b.waited
+    assert d.ended is not None
+    assert a.started < b.started < c.started < d.started < d.ended
+    assert set(history.bounds) == {"memory", "needs", "work"}
+    assert sum(history.bounds.values()) == pytest.approx(d.ended, abs=0.1)

@@ -1,0 +1,65 @@
+"""What a runner takes while it works: anonymous memory, sampled from outside; CPU seconds.
+
+Anonymous memory is what a process cannot give back; pages of mapped files can be dropped, and
+count as resident all the same. The kernel keeps no peak of it (proc(5), `RssAnon` of
+/proc/PID/status), so it is looked at several times a second. Linux only; elsewhere it is not known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_SECONDS = 0.1
+
+
+@dataclass
+class Usage:
+    """Of all runners of a step: the CPU seconds that they counted themselves, and the largest
+    anonymous memory of a runner with its children, in bytes (None: not known)."""
+
+    cpu_seconds: float = 0.0
+    peak_anonymous_bytes: int | None = None
+
+    @contextlib.contextmanager
+    def watch(self, pid: int) -> Iterator[None]:
+        """Sample the memory of a process and its children while the block runs."""
+        done = threading.Event()
+
+        def sample() -> None:
+            while True:
+                found = anonymous_bytes(pid)
+                if found is not None:
+                    self.peak_anonymous_bytes = max(found, self.peak_anonymous_bytes or 0)
+                if done.wait(_SECONDS):
+                    return
+
+        thread = threading.Thread(target=sample, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def anonymous_bytes(pid: int) -> int | None:
+    """Return the anonymous resident bytes of a process and its descendants, None if it has ended
+    or the system does not say."""
+    total: int | None = None
+    todo = [pid]
+    while todo:
+        folder = Path(f"/proc/{todo.pop()}")
+        try:
+            found = re.search(r"RssAnon:\s+(\d+) kB", (folder / "status").read_text("ascii"))
+            for task in (folder / "task").iterdir():
+                todo += map(int, (task / "children").read_text("ascii").split())
+        except (OSError, ValueError):
+            continue  # it ended meanwhile, or this is not Linux
+        if found:
+            total = (total or 0) + int(found[1]) * 1024
+    return total

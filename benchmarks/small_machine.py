@@ -1,0 +1,211 @@
+"""phibuild beside the vendors' own commands: CPU, memory, bytes, and whether the tensors are equal.
+
+    python benchmarks/small_machine.py WORK [--size 0.44b|3.8b] [--backends a,b] [--set] [--json F]
+
+Makes a seeded random checkpoint of the size below WORK, then for each backend and precision runs
+the vendor's command and `phibuild build ... evaluation=none` with an empty store, one after the
+other, and compares what they wrote. phibuild's figures are those of its whole command: composing,
+hashing the checkpoint and the artifact, writing the manifest; "worker" is the step that does what
+the vendor's command does. `--set` adds one build of all four precisions at once. Everything that a
+run has written is deleted when it has been compared; results are added to the JSON file, from
+which the table is made, so that backends can be measured one by one. Linux; needs the vendors'
+environments, which are installed, and for llamacpp cmake and a C++ compiler.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from tabulate import tabulate
+
+from equality import COMPARE
+from measuring import Cost, measured
+from phibuild.schema import PRECISIONS
+from phibuild.toolchains import toolchain
+from random_checkpoint import SHAPES, make
+from vendors import OFFLINE, ROOT, VENDORS
+
+_DEVICE = """\
+title: anything
+class: ai_pc
+memory: 64 GiB
+budget: 64 GiB
+accelerators: [cpu, cuda, metal, webgpu, openvino_gpu]
+context_length: 4096
+sources: {memory: assumed}
+"""
+_HEADERS = ("checkpoint", "backend", "what", "by", "wall s", "CPU s", "CPU ratio",
+            "peak RSS GB", "anonymous GB", "read GB", "written GB", "tensors equal")  # fmt: skip
+
+
+class Benchmark:
+    """The measurements of one size, in the folder `work`."""
+
+    def __init__(self, work: Path, size: str) -> None:
+        self.work, self.size = work, size
+        self.source = make(size, work / "models" / size)
+        self.log = work / "log.txt"
+        self.config = work / "config"
+        (self.config / "device").mkdir(parents=True, exist_ok=True)
+        (self.config / "recipes").mkdir(exist_ok=True)
+        (self.config / "device" / "any.yaml").write_text(_DEVICE)
+        cells = "".join(f"    {name}: [{', '.join(PRECISIONS)}]\n" for name in VENDORS)
+        (self.config / "recipes" / "all.yaml").write_text(f"devices:\n  any:\n{cells}")
+
+    def vendor(self, backend: str, precision: str) -> tuple[Cost, Path]:
+        """Run the vendor's commands; return their cost and the folder that they filled."""
+        output = self.work / "vendor" / f"{backend}-{precision}"
+        shutil.rmtree(output, ignore_errors=True)
+        output.parent.mkdir(exist_ok=True)
+        cost: Cost | None = None
+        for command in VENDORS[backend].commands(self.source, precision, output, self.work):
+            one = measured(
+                command.words, OFFLINE, self.log, stdin=command.stdin, cold=self._weights()
+            )
+            cost = one if cost is None else cost + one
+        assert cost is not None  # every vendor has a command
+        return cost, output
+
+    def ours(self, backend: str, precisions: str) -> tuple[Cost, dict[str, Any]]:
+        """Run phibuild with an empty store; return its cost and its report."""
+        for name in ("store", "outputs"):
+            shutil.rmtree(self.work / name, ignore_errors=True)
+        toolchain(backend).install()
+        words = [sys.executable, "-m", "phibuild", "build", "recipe=all", f"model={self.source}"]
+        words += [f"backend={backend}", f"precision={precisions}", "evaluation=none"]
+        words += ["--config-dir", str(self.config), "--output", str(self.work / "outputs")]
+        if "," in precisions:
+            words.insert(4, "-m")
+        environ = {"PHIBUILD_STORE": str(self.work / "store"), "PYTHONPATH": str(ROOT)}
+        cost = measured(words, environ, self.log, cold=self._weights())
+        report: dict[str, Any] = json.loads(
+            (self.work / "outputs" / "all" / "latest" / "report.json").read_text("utf-8")
+        )
+        return cost, report
+
+    def run(self, backend: str, precisions: Sequence[str], *, whole: bool) -> list[dict[str, Any]]:
+        """Measure each precision by itself and, with `whole`, all four in one build."""
+        wanted = PRECISIONS if whole else precisions
+        alone = {word: self.ours(backend, word) for word in precisions}
+        cost, report = self.ours(backend, ",".join(wanted)) if len(wanted) > 1 else alone[wanted[0]]
+        rows: list[dict[str, Any]] = []
+        found: list[str] = []
+        total: Cost | None = None
+        for word in wanted:
+            theirs, folder = self.vendor(backend, word)
+            differing = self._differing(backend, word, report, folder)
+            found += [f"{word}: {what}" for what in differing]
+            total = theirs if total is None else total + theirs
+            shutil.rmtree(folder)
+            if word in alone:
+                own, its = alone[word]
+                if _digest(its, word) != _digest(report, word):
+                    differing.append("the artifact differs when it is built with others")
+                rows.append(self._row(backend, word, theirs, own, its, differing))
+        if whole and total is not None:
+            rows.append(self._row(backend, "set", total, cost, report, found))
+        return rows
+
+    def _differing(
+        self, backend: str, precision: str, report: dict[str, Any], vendors: Path
+    ) -> list[str]:
+        latest = self.work / "outputs" / "all" / "latest"
+        (cell,) = (cell for cell in report["cells"] if cell["precision"] == precision)
+        return COMPARE[backend](latest / cell["artifact"], vendors)
+
+    def _row(
+        self,
+        backend: str,
+        what: str,
+        theirs: Cost,
+        ours: Cost,
+        report: dict[str, Any],
+        differing: list[str],
+    ) -> dict[str, Any]:
+        (step,) = (step for step in report["steps"] if step["id"].startswith("build."))
+        return {
+            "size": self.size,
+            "backend": backend,
+            "what": what,
+            "vendor": theirs.to_json(),
+            "phibuild": ours.to_json(),
+            "worker": {key: step[key] for key in ("seconds", "cpu_seconds", "memory_bytes",
+                                                  "peak_anonymous_bytes")},
+            "artifact_bytes": sum(cell["size_bytes"] for cell in report["cells"]),
+            "differing": differing,
+        }  # fmt: skip
+
+    def _weights(self) -> list[Path]:
+        return sorted(self.source.glob("*.safetensors"))
+
+
+def _digest(report: dict[str, Any], precision: str) -> str:
+    (cell,) = (cell for cell in report["cells"] if cell["precision"] == precision)
+    return str(cell["artifact_digest"])
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Return the results as a Markdown table, three lines to each: vendor, phibuild, its worker."""
+    rows = []
+    for row in results:
+        theirs, ours = row["vendor"], row["phibuild"]
+        place = (row["size"], row["backend"], row["what"])
+        same = "yes" if not row["differing"] else f"NO: {len(row['differing'])}"
+        rows.append((*place, VENDORS[row["backend"]].label, *_cost(theirs, theirs), ""))
+        rows.append((*place, "phibuild", *_cost(ours, theirs), same))
+        worker = row["worker"]
+        ratio = worker["cpu_seconds"] / theirs["cpu_seconds"]
+        anonymous = f"{worker['peak_anonymous_bytes'] / 1e9:.2f}"
+        cells = (f"{worker['seconds']:.1f}", f"{worker['cpu_seconds']:.1f}", f"{ratio:.2f}")
+        rows.append((*place, "of it the worker", *cells, "", anonymous, "", "", ""))
+    align = ["left"] * 4 + ["right"] * 7 + ["left"]
+    return tabulate(rows, _HEADERS, tablefmt="github", colalign=align, disable_numparse=True)
+
+
+def _cost(cost: dict[str, Any], vendor: dict[str, Any]) -> tuple[str, ...]:
+    sizes = ("peak_rss_bytes", "peak_anonymous_bytes", "read_bytes", "written_bytes")
+    return (
+        f"{cost['wall_seconds']:.1f}",
+        f"{cost['cpu_seconds']:.1f}",
+        f"{cost['cpu_seconds'] / vendor['cpu_seconds']:.2f}",
+        *(f"{cost[name] / 1e9:.2f}" for name in sizes),
+    )
+
+
+def main() -> None:
+    """Measure what the command line asks for and show all that has been measured."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--size", choices=SHAPES, default="0.44b")
+    parser.add_argument("--backends", default=",".join(VENDORS))
+    parser.add_argument("--precisions", default="int4")
+    parser.add_argument("--set", action="store_true", help="the four precisions at once, too")
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    work: Path = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    file: Path = arguments.json or work / "small_machine.json"
+    kept = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
+    benchmark = Benchmark(work, arguments.size)
+    for backend in arguments.backends.split(","):
+        for row in benchmark.run(backend, arguments.precisions.split(","), whole=arguments.set):
+            place = [row[key] for key in ("size", "backend", "what")]
+            kept = [old for old in kept if [old["size"], old["backend"], old["what"]] != place]
+            kept.append(row)
+        machine = f"{platform.machine()}, {psutil.cpu_count()} cores"
+        file.write_text(json.dumps({"machine": machine, "results": kept}, indent=1) + "\n")
+    for name in ("store", "outputs", "vendor"):
+        shutil.rmtree(work / name, ignore_errors=True)
+    print(table(kept))
+
+
+if __name__ == "__main__":
+    main()

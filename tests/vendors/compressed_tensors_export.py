@@ -1,0 +1,59 @@
+"""What llm-compressor's oneshot does for round to nearest, with the libraries that it is made of.
+
+    python compressed_tensors_export.py < JSON     (in the pytorch toolchain)
+
+Standard input is a list of [checkpoint, output folder, {"dtype", "preset", ...}]. A memoryless
+min-max observer, then compressed-tensors' own compressor, in the order of llm-compressor's wrapped
+save_pretrained. Without a preset the checkpoint is loaded and saved in `dtype` by Transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import torch
+from compressed_tensors import ModelCompressor
+from compressed_tensors.quantization import (
+    QuantizationConfig,
+    QuantizationStatus,
+    apply_quantization_config,
+    preset_name_to_scheme,
+)
+from compressed_tensors.quantization.utils import calculate_qparams
+from transformers import AutoModelForCausalLM
+
+
+def export(source: str, folder: str, choice: dict[str, Any]) -> None:
+    """Write the checkpoint `source` to `folder` by the scheme of `choice`."""
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=choice.pop("dtype"))
+    if "preset" not in choice:
+        model.save_pretrained(folder)
+        return
+    scheme = preset_name_to_scheme(choice.pop("preset"), ["Linear"])
+    for key, value in choice.items():
+        setattr(scheme.weights, key, value)
+    config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    apply_quantization_config(model, config)
+    for module in model.modules():
+        if getattr(module, "quantization_scheme", None) is None:
+            continue
+        args = module.quantization_scheme.weights
+        observed = module.weight.data.unflatten(-1, (-1, args.group_size)).unsqueeze(0)
+        scale, zero_point = calculate_qparams(
+            torch.amin(observed, dim=(0, -1)), torch.amax(observed, dim=(0, -1)), args
+        )
+        module.weight_scale.data = scale
+        if not args.symmetric:
+            module.weight_zero_point.data = zero_point
+        module.quantization_status = QuantizationStatus.FROZEN
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model, skip_compressed=True)
+    model.save_pretrained(folder)
+    compressor.update_config(folder)
+
+
+if __name__ == "__main__":
+    for arguments in json.load(sys.stdin):
+        export(*arguments)

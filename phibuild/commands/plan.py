@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+import psutil
 from tabulate import tabulate
 
 from phibuild.commands.common import compose, prepare
@@ -88,9 +89,17 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
         f"{format_mb(plan.disk_bytes)} MB of disk to write, "
         f"peak build memory {format_size(plan.peak_build_memory)}"
     )
-    steps = [step.id for step in plan.builds]
-    if steps:
-        lines.append(f"steps: {', '.join(steps)}; toolchains: {', '.join(plan.toolchains)}")
+    if plan.steps:
+        steps = [f"{step.id} {format_size(step.memory_bytes)}" for step in plan.steps]
+        lines.append(f"steps and their memory: {', '.join(steps)}")
+        lines.append(f"toolchains: {', '.join(plan.toolchains)}")
+    there = psutil.virtual_memory().total
+    lines += [
+        f"note    {step.id} wants {format_size(step.memory_bytes)} of memory, this machine has "
+        f"{format_size(there)}"
+        for step in plan.steps
+        if step.memory_bytes > there
+    ]
     return lines
 
 

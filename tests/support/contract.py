@@ -9,7 +9,8 @@ ORDER = ("fp32", "fp16", "int8", "int4")
 
 
 def check_report(report: dict[str, Any], backend: str) -> None:
-    """Check the cells of one backend: built, as large as planned, as true as promised."""
+    """Check the cells of one backend: built, as large as planned, as true as promised, in
+    no more memory than planned."""
     cells = {cell["precision"]: cell for cell in report["cells"]}
     assert set(cells) == set(ORDER)
     for cell in cells.values():
@@ -24,6 +25,9 @@ def check_report(report: dict[str, Any], backend: str) -> None:
         assert cell["peak_rss_bytes"] > 1 << 20
         assert cell["quality"]["cached_decoding_kl"] < 1e-2
         assert 0 < cell["quality"]["perplexity"] < 1e6
+    for step in report["steps"]:
+        if step["peak_anonymous_bytes"] is not None:
+            assert step["peak_anonymous_bytes"] <= step["memory_bytes"], step["id"]
     loss = [cells[precision]["quality"]["kl_mean"] for precision in ORDER]
     assert loss[0] < 1e-6
     assert loss[0] <= loss[1] < loss[2] < loss[3]

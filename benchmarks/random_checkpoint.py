@@ -2,9 +2,9 @@
 
     python benchmarks/random_checkpoint.py SHAPE FOLDER
 
-SHAPE is 0.44b (12 layers of hidden 1536), 3.8b (Phi-3.5-mini) or 14b (Phi-4). Weights are bfloat16
-normals from a table of quantiles that a seeded stream of 16-bit numbers picks from, so that
-14 billion of them take minutes. Every tensor has a stream of its own. The tokenizer is that of
+SHAPE is tiny, 0.44b (12 layers of hidden 1536), 3.8b (Phi-3.5-mini) or 14b (Phi-4). Weights are
+bfloat16 normals from a table of quantiles that a seeded stream of 16-bit numbers picks from, so
+that 14 billion of them take minutes. Every tensor has a stream of its own. The tokenizer is that of
 the embedded model (of the tests' Phi-4 for 14b); the rest of the vocabulary is padding, as in the
 published checkpoints.
 """
@@ -44,6 +44,15 @@ _LONGROPE = {
     "pad_token_id": 2048,
 }
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        **_LONGROPE,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 2112,
+    },
     "0.44b": {
         **_LONGROPE,
         "hidden_size": 1536,

@@ -8,7 +8,8 @@ other, and compares what they wrote. phibuild's figures are those of its whole c
 hashing the checkpoint and the artifact, writing the manifest; "worker" is the step that does what
 the vendor's command does. `--set` adds one build of all four precisions at once. Everything that a
 run has written is deleted when it has been compared; results are added to the JSON file, from
-which the table is made, so that backends can be measured one by one. Linux; needs the vendors'
+which the table is made, so that backends can be measured one by one. `--no-vendor` measures phibuild
+alone, where the vendor's command needs more memory than there is. Linux; needs the vendors'
 environments, which are installed, and for llamacpp cmake and a C++ compiler.
 """
 
@@ -91,6 +92,12 @@ class Benchmark:
         )
         return cost, report
 
+    def run_alone(self, backend: str, precisions: Sequence[str]) -> list[dict[str, Any]]:
+        """Measure phibuild alone, one precision after the other."""
+        return [
+            self._row(backend, word, None, *self.ours(backend, word), []) for word in precisions
+        ]
+
     def run(self, backend: str, precisions: Sequence[str], *, whole: bool) -> list[dict[str, Any]]:
         """Measure each precision by itself and, with `whole`, all four in one build."""
         wanted = PRECISIONS if whole else precisions
@@ -125,7 +132,7 @@ class Benchmark:
         self,
         backend: str,
         what: str,
-        theirs: Cost,
+        theirs: Cost | None,
         ours: Cost,
         report: dict[str, Any],
         differing: list[str],
@@ -135,7 +142,7 @@ class Benchmark:
             "size": self.size,
             "backend": backend,
             "what": what,
-            "vendor": theirs.to_json(),
+            "vendor": theirs.to_json() if theirs else None,
             "phibuild": ours.to_json(),
             "worker": {key: step[key] for key in ("seconds", "cpu_seconds", "memory_bytes",
                                                   "peak_anonymous_bytes")},
@@ -156,28 +163,32 @@ def table(results: list[dict[str, Any]]) -> str:
     """Return the results as a Markdown table, three lines to each: vendor, phibuild, its worker."""
     rows = []
     for row in results:
-        theirs, ours = row["vendor"], row["phibuild"]
+        theirs, worker = row["vendor"], row["worker"]
         place = (row["size"], row["backend"], row["what"])
-        same = "yes" if not row["differing"] else f"NO: {len(row['differing'])}"
-        rows.append((*place, VENDORS[row["backend"]].label, *_cost(theirs, theirs), ""))
-        rows.append((*place, "phibuild", *_cost(ours, theirs), same))
-        worker = row["worker"]
-        ratio = worker["cpu_seconds"] / theirs["cpu_seconds"]
+        if theirs:
+            rows.append((*place, VENDORS[row["backend"]].label, *_cost(theirs, theirs), ""))
+        same = "" if not theirs else f"NO: {len(row['differing'])}" if row["differing"] else "yes"
+        rows.append((*place, "phibuild", *_cost(row["phibuild"], theirs), same))
+        seconds = (f"{worker['seconds']:.1f}", f"{worker['cpu_seconds']:.1f}")
+        ratio = _ratio(worker, theirs)
         anonymous = f"{worker['peak_anonymous_bytes'] / 1e9:.2f}"
-        cells = (f"{worker['seconds']:.1f}", f"{worker['cpu_seconds']:.1f}", f"{ratio:.2f}")
-        rows.append((*place, "of it the worker", *cells, "", anonymous, "", "", ""))
+        rows.append((*place, "of it the worker", *seconds, ratio, "", anonymous, "", "", ""))
     align = ["left"] * 4 + ["right"] * 7 + ["left"]
     return tabulate(rows, _HEADERS, tablefmt="github", colalign=align, disable_numparse=True)
 
 
-def _cost(cost: dict[str, Any], vendor: dict[str, Any]) -> tuple[str, ...]:
+def _cost(cost: dict[str, Any], vendor: dict[str, Any] | None) -> tuple[str, ...]:
     sizes = ("peak_rss_bytes", "peak_anonymous_bytes", "read_bytes", "written_bytes")
     return (
         f"{cost['wall_seconds']:.1f}",
         f"{cost['cpu_seconds']:.1f}",
-        f"{cost['cpu_seconds'] / vendor['cpu_seconds']:.2f}",
+        _ratio(cost, vendor),
         *(f"{cost[name] / 1e9:.2f}" for name in sizes),
     )
+
+
+def _ratio(cost: dict[str, Any], vendor: dict[str, Any] | None) -> str:
+    return f"{cost['cpu_seconds'] / vendor['cpu_seconds']:.2f}" if vendor else ""
 
 
 def main() -> None:
@@ -188,6 +199,7 @@ def main() -> None:
     parser.add_argument("--backends", default=",".join(VENDORS))
     parser.add_argument("--precisions", default="int4")
     parser.add_argument("--set", action="store_true", help="the four precisions at once, too")
+    parser.add_argument("--no-vendor", action="store_true", help="measure phibuild alone")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     work: Path = arguments.work.resolve()
@@ -196,7 +208,13 @@ def main() -> None:
     kept = json.loads(file.read_text("utf-8"))["results"] if file.exists() else []
     benchmark = Benchmark(work, arguments.size)
     for backend in arguments.backends.split(","):
-        for row in benchmark.run(backend, arguments.precisions.split(","), whole=arguments.set):
+        precisions = arguments.precisions.split(",")
+        rows = (
+            benchmark.run_alone(backend, precisions)
+            if arguments.no_vendor
+            else benchmark.run(backend, precisions, whole=arguments.set)
+        )
+        for row in rows:
             place = [row[key] for key in ("size", "backend", "what")]
             kept = [old for old in kept if [old["size"], old["backend"], old["what"]] != place]
             kept.append(row)

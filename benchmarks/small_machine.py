@@ -8,9 +8,9 @@ other, and compares what they wrote. phibuild's figures are those of its whole c
 hashing the checkpoint and the artifact, writing the manifest; "worker" is the step that does what
 the vendor's command does. `--set` adds one build of all four precisions at once. Everything that a
 run has written is deleted when it has been compared; results are added to the JSON file, from
-which the table is made, so that backends can be measured one by one. `--no-vendor` measures phibuild
-alone, where the vendor's command needs more memory than there is. Linux; needs the vendors'
-environments, which are installed, and for llamacpp cmake and a C++ compiler.
+which the table is made, so that backends can be measured one by one. `--no-vendor` measures
+phibuild alone, where the vendor's command needs more memory than there is. Linux; needs the
+vendors' environments, which are installed, and for llamacpp cmake and a C++ compiler.
 """
 
 from __future__ import annotations

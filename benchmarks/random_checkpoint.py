@@ -124,11 +124,12 @@ def _write_tensor(
     seed: int,
 ) -> None:
     count = math.prod(shape)
-    if len(shape) == 1:
-        writer.write(name, np.full(count, 0x3F80, np.uint16).tobytes())  # norms are 1.0
-        return
     key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little")
     stream = np.random.SFC64(key)
+    if len(shape) == 1:  # a norm: 0.5 to 1.5, since exporters leave out a product with 1.0
+        steps = stream.random_raw(count) % 129
+        writer.write(name, bfloat16(0.5 + steps / 128).tobytes())
+        return
     for first in range(0, count, _CHUNK):
         some = min(_CHUNK, count - first)
         picks = stream.random_raw(-(-some // 4)).view(np.uint16)[:some]
@@ -136,10 +137,14 @@ def _write_tensor(
 
 
 def _normals() -> NDArray[np.uint16]:
-    """Return 65,536 quantiles of the normal distribution as bfloat16 bits, rounded to nearest."""
+    """Return 65,536 quantiles of the normal distribution as bfloat16 bits."""
     normal = NormalDist(0, _STANDARD_DEVIATION)
-    values = [normal.inv_cdf((index + 0.5) / 65536) for index in range(65536)]
-    bits = np.array(values, np.float32).view(np.uint32)
+    return bfloat16(np.array([normal.inv_cdf((index + 0.5) / 65536) for index in range(65536)]))
+
+
+def bfloat16(values: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """Return the bits of the values in bfloat16, rounded to nearest, ties to even."""
+    bits = values.astype(np.float32).view(np.uint32)
     even = (bits >> np.uint32(16)) & np.uint32(1)
     rounded: NDArray[np.uint16] = ((bits + np.uint32(0x7FFF) + even) >> np.uint32(16)).astype(
         np.uint16

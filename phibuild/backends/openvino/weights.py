@@ -1,138 +1,123 @@
-"""A checkpoint's tensors as constants of an OpenVINO graph, mapped instead of copied.
+"""A checkpoint's tensors in an OpenVINO graph: nodes as optimum-intel and nncf leave them.
 
-Tensors that are stored as they are stay in the checkpoint's files: the constant points into the
-mapping. Those that change their type go, a chunk of rows at a time, through an unnamed temporary
-file that is mapped in turn. So the process holds no weights of its own.
+Matrices are there by type and shape alone: their constants share one block of zeros, and their
+bytes are written to the .bin afterwards (files.py). Norms are small and hold their values.
 """
 
 from __future__ import annotations
 
-import tempfile
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 import numpy as np
 import openvino as ov
-from numpy.typing import NDArray
 from openvino._offline_transformations import compress_model_transformation
 
 from phibuild.architecture import Architecture
+from phibuild.backends.openvino.encode import (
+    READ_AS,
+    ROW,
+    Integer,
+    Part,
+    Rows,
+    encoding,
+    to_float16,
+)
 from phibuild.backends.openvino.nodes import Output, named, opset
-from phibuild.safetensors_io import TensorInfo, read_checkpoint
-from phibuild.worker import WorkerError
+from phibuild.safetensors_io import TensorInfo
 
-Stored = Literal["source", "f16", "f32"]
-
-_CHUNK = 1 << 22  # elements that are converted at a time
-_ITEM = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
-_TYPE = {"BF16": ov.Type.bf16, "F16": ov.Type.f16, "F32": ov.Type.f32}
-_TARGET = {"f16": "F16", "f32": "F32"}
-_FP16_MAX = float(np.finfo(np.float16).max)
+_ITEM = {
+    "f16": (np.float16, 1),
+    "f32": (np.float32, 1),
+    "u8": (np.uint8, 1),
+    "i8": (np.int8, 1),
+    "u4": (np.uint8, 2),
+    "i4": (np.uint8, 2),
+}  # fmt: skip
+"""What NumPy holds each element type in, and how many elements are in an item."""
 
 
 class Weights:
-    """Constants of the checkpoint in `source`, as it stores them or all as `stored`.
+    """The outputs of a variant's weights, all f32. `options` are the variant's.
 
-    Matrices that are not f32 are followed by a Convert to f32 that is marked as decompression:
-    plugins keep such a constant in its own type. Temporary files go to `scratch`. Close it after
-    the model that uses the constants is saved.
+    What is not stored as f32 is followed by a Convert to f32 that is marked as decompression where
+    the exporter's trace has one: plugins keep such a constant in its own type. The model must not
+    outlive this object.
     """
 
-    def __init__(self, source: Path, arch: Architecture, stored: Stored, scratch: Path) -> None:
-        self._tensors = read_checkpoint(source)
-        self._stored = stored
-        self._scratch = scratch
-        self._files: list[IO[bytes]] = []
-        self._arrays: list[NDArray[Any]] = []  # constants point into them without owning them
+    def __init__(
+        self, tensors: Mapping[str, TensorInfo], arch: Architecture, options: Mapping[str, Any]
+    ) -> None:
+        self.names: dict[str, list[str]] = {}
+        """By tensor: the constants that hold the parts of its encoding, to be written."""
+        self._tensors = tensors
+        self._options = options
         self._decompressions = _decompression_nodes(sum(1 for _ in arch.tensors()))
+        largest = max(math.prod(shape) for _, shape in arch.tensors())
+        self._zeros = np.zeros(4 * largest, np.uint8)  # read only: takes no memory
 
     def matrix(self, name: str, convert_name: str) -> Output:
-        """Return the f32 output of a matrix, [out, in]; its constant is `self.<name>`."""
-        dtype, values = self._load(name)
-        return self._decompressed(self._constant(name, dtype, values), convert_name)
+        """Return the output of a matrix, [out, in]; the constant of its weights is `self.<name>`.
+
+        `convert_name` is that of the Convert which a trace of a bf16 or fp16 checkpoint has.
+        """
+        shape = self._tensors[name].shape
+        stored = encoding(name, self._options)
+        constants = [
+            self._placeholder(f"self.{name}{part.suffix}", part)
+            for part in stored.parts((shape[0], shape[1]))
+        ]
+        self.names[name] = [constant.get_friendly_name() for constant in constants]
+        if not isinstance(stored, Integer):
+            return self._decompressed(constants[0], convert_name)
+        port = 0 if name == "model.embed_tokens.weight" else 1  # of Gather, of MatMul
+        weights = _dequantized(f"self.{name}", constants, port)
+        if stored.group_size != ROW:
+            weights = opset.reshape(weights, np.asarray(shape, np.int64), False)
+        if self._tensors[name].dtype == "F32":  # no Convert in the trace: nncf adds one
+            return named(opset.convert(weights, "f32"), f"self.{name}/fq_weights_{port}/convert")
+        return self._decompressed(weights, convert_name)
 
     def vector(self, name: str) -> Output:
-        """Return the f32 output of a norm's weights as [1, 1, width]; stored as f16 only where
-        everything is, as f32 otherwise."""
-        dtype, values = self._load(name)
-        if self._stored == "source":
-            dtype, values = "F32", _to_float32(dtype, values)
-        constant = self._constant(name, dtype, values.reshape(1, 1, -1))
+        """Return a norm's weights as [1, 1, width]; stored as f16 only where everything is, as f32
+        otherwise. Raises WorkerError if they do not fit into f16."""
+        tensor = self._tensors[name]
+        values = np.fromfile(
+            tensor.path, READ_AS[tensor.dtype], tensor.parameters, offset=tensor.offset
+        )
+        rows = Rows(name, tensor.dtype, values.reshape(1, 1, -1))
+        stored = to_float16(rows) if self._options["mode"] == "fp16" else rows.wide
+        constant = named(opset.constant(stored), f"self.{name}")
         return self._decompressed(constant, f"self.{name}/Convert")
 
-    def _load(self, name: str) -> tuple[str, NDArray[Any]]:
-        tensor = self._tensors[name]
-        if tensor.dtype not in _ITEM:
-            raise WorkerError(f"tensor {name} is {tensor.dtype}; weights must be BF16, F16 or F32")
-        item = np.dtype(_ITEM[tensor.dtype])
-        values = np.memmap(
-            tensor.path, dtype=item, mode="r", offset=tensor.offset, shape=tensor.shape
-        )
-        target = tensor.dtype if self._stored == "source" else _TARGET[self._stored]
-        aligned = tensor.offset % item.itemsize == 0  # writers pad their headers, but need not
-        if target == tensor.dtype and aligned:
-            return target, values
-        return target, self._convert(tensor, values, target)
+    def _placeholder(self, name: str, part: Part) -> Any:
+        item, packed = _ITEM[part.kind]
+        nbytes = -(-math.prod(part.shape) // packed) * np.dtype(item).itemsize
+        zeros = self._zeros[:nbytes].view(item)
+        tensor = ov.Tensor(zeros, ov.Shape(part.shape), getattr(ov.Type, part.kind))
+        return named(ov.op.Constant(tensor, shared_memory=True), name)
 
-    def _convert(self, tensor: TensorInfo, values: NDArray[Any], target: str) -> NDArray[Any]:
-        """Return `values` in the type `target`, mapped from a temporary file.
-
-        Raises WorkerError if a value does not fit into it.
-        """
-        file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115, closed by close()
-        self._files.append(file)
-        flat = values.reshape(-1)
-        for start in range(0, flat.size, _CHUNK):
-            chunk = flat[start : start + _CHUNK]
-            if target == tensor.dtype:
-                chunk.tofile(file)
-                continue
-            wide = _to_float32(tensor.dtype, chunk)
-            if target == "F32":
-                wide.tofile(file)
-                continue
-            with np.errstate(over="ignore"):
-                narrow = wide.astype(np.float16)
-            if not np.isfinite(narrow).all():
-                raise WorkerError(
-                    f"tensor {tensor.name} holds values outside of fp16 (largest "
-                    f"{float(np.abs(wide).max()):.6g}, limit {_FP16_MAX:.0f}); build fp32, int8 "
-                    "or int4"
-                )
-            narrow.tofile(file)
-        file.flush()
-        return np.memmap(file, dtype=_ITEM[target], mode="r", shape=tensor.shape)
-
-    def _constant(self, name: str, dtype: str, values: NDArray[Any]) -> Any:
-        self._arrays.append(values)
-        tensor = ov.Tensor(values, ov.Shape(values.shape), _TYPE[dtype])  # shares read-only memory
-        return named(ov.op.Constant(tensor, shared_memory=True), f"self.{name}")
-
-    def _decompressed(self, constant: Any, name: str) -> Output:
-        if constant.get_element_type() == ov.Type.f32:
-            return constant.output(0)
-        node = self._decompressions.pop()
-        node.set_arguments([constant.output(0)])
-        node.constructor_validate_and_infer_types()
-        node.output(0).get_tensor().set_names(set())
-        return named(node, name).output(0)
-
-    def close(self) -> None:
-        """Free the temporary files."""
-        while self._files:
-            self._files.pop().close()
-
-    def __enter__(self) -> Weights:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def _decompressed(self, node: Any, name: str) -> Output:
+        if node.get_element_type() == ov.Type.f32:
+            return node.output(0)
+        convert = self._decompressions.pop()
+        convert.set_arguments([node.output(0)])
+        convert.constructor_validate_and_infer_types()
+        convert.output(0).get_tensor().set_names(set())
+        return named(convert, name).output(0)
 
 
-def _to_float32(dtype: str, values: NDArray[Any]) -> NDArray[np.float32]:
-    if dtype == "BF16":  # the upper half of a float32
-        return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return values.astype(np.float32)
+def _dequantized(name: str, constants: list[Any], port: int) -> Any:
+    """Return (weights - zero point) * scale in f16, as nodes that plugins look for; `constants`
+    are the parts of `Integer`, `port` the input that nncf found the weights at."""
+    weights, *zero_point, scale = constants
+    weights = opset.convert(weights, "f16")
+    if zero_point:
+        zero = opset.convert(zero_point[0], "f16")
+        weights = opset.subtract(weights, zero, name=f"{name}/zero_point/subtract")
+    return opset.multiply(weights, scale, name=f"{name}/fq_weights_{port}")
 
 
 def _decompression_nodes(count: int) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +12,73 @@ from phibuild.architecture import Architecture
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES, copy_companions
 from phibuild.backends.openvino import telemetry  # noqa: F401, off before openvino is imported
 from phibuild.backends.openvino.contents import read_contents
-from phibuild.backends.openvino.convert import MODEL_XML, convert
+from phibuild.backends.openvino.convert import (
+    MODEL_XML,
+    Output,
+    read_tensors,
+    write_matrices,
+)
 from phibuild.backends.openvino.runtime import OpenVinoRuntime
 from phibuild.backends.openvino.tokenizer import convert_tokenizer, copy_tokenizer
-from phibuild.worker import Report
+from phibuild.worker import Report, peak_rss_bytes
 
 REFERENCE = "logits"
 """The graph chooses between short and long rope factors as the original does."""
 
 
 def build(request: dict[str, Any], report: Report) -> None:
-    """Build the variants of the request, one after the other: each is a graph over the same
-    mapped weights. A variant that fails does not stop the others."""
+    """Build the variants of the request in one pass over the checkpoint. What fails one of them
+    does not stop the others."""
     source = Path(request["source"])
     arch = Architecture.from_json(request["architecture"])
-    with tempfile.TemporaryDirectory() as scratch:
-        report.stage("converting the tokenizer")
-        try:
+    entries = {entry["item"]: entry for entry in request["items"]}
+    folders = {item: Path(entry["output"]) for item, entry in entries.items()}
+    outputs: dict[str, Output] = {}
+    started = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            report.stage("converting the tokenizer")
             convert_tokenizer(source, Path(scratch))
-        except Exception as error:  # of the many kinds that Transformers and the converter raise
-            for entry in request["items"]:
-                report.failed(entry["item"], error)
-            return
-        for entry in request["items"]:
-            item, output = entry["item"], Path(entry["output"])
-            try:
-                report.stage("converting", item=item)
-                convert(source, arch, entry["variant"]["options"], output)
-                copy_tokenizer(Path(scratch), output)
+            for folder in folders.values():
+                copy_tokenizer(Path(scratch), folder)
                 copy_companions(
-                    source, output, ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
+                    source, folder, ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
                 )
-                result = inspect(output)
-            except Exception as error:  # whatever nncf or OpenVINO raises, the others are built
+        tensors = read_tensors(source, arch)
+        for item, entry in entries.items():
+            try:
+                report.stage("laying out the graph", item=item)
+                options = entry["variant"]["options"]
+                outputs[item] = Output(folders[item], tensors, arch, options)
+            except Exception as error:  # whatever OpenVINO raises, the others are built
                 report.failed(item, error)
-            else:
-                report.item(item, result)
-            gc.collect()  # models and constants hold each other; the next variant needs the memory
+            gc.collect()  # nodes of a graph hold each other
+        if outputs:
+            write_matrices(
+                tensors,
+                list(outputs.values()),
+                request["threads"],
+                lambda done: report.stage("converting", done),
+            )
+    except Exception as error:  # of the many kinds that the tokenizer's converter raises, too
+        for item in outputs or entries:
+            report.failed(item, error)
+        return
+    finally:
+        for output in outputs.values():
+            output.close()
+    # All were made at once: each has its share of the time, and the peak of all.
+    cost = {
+        "seconds": (time.perf_counter() - started) / max(1, len(outputs)),
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+    for item, output in outputs.items():
+        try:
+            if output.error is not None:
+                raise output.error
+            report.item(item, {**inspect(folders[item]), **cost})
+        except Exception as error:  # this artifact's alone
+            report.failed(item, error)
 
 
 def inspect(folder: Path) -> dict[str, Any]:

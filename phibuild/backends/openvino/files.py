@@ -1,0 +1,77 @@
+"""The files of an IR: the .xml by OpenVINO, the .bin in pieces, at offsets known beforehand.
+
+`ov.save_model` would need all weights at once. It gets a model whose weights are zeros instead:
+it stores constants of equal bytes once, so what it writes is small. Then each weight gets room of
+its own, in the order of the .xml, and its offset there is corrected. The files are those that
+saving the model with its weights would have given, save that two equal matrices are stored twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import openvino as ov
+from numpy.typing import NDArray
+
+_CONSTANT = re.compile(
+    r'(<layer id="\d+" name="([^"]*)" type="Const"[^>]*>\s*<data [^>]*?)'
+    r'offset="(\d+)" size="(\d+)"'
+)
+
+
+class IrFiles:
+    """An .xml, and the .bin beside it whose constants named in `streamed` are still to come.
+
+    `write` may be called from any thread. Close it when all is written.
+    """
+
+    def __init__(self, model: ov.Model, xml: Path, streamed: Collection[str]) -> None:
+        ov.save_model(model, xml, compress_to_fp16=False)
+        self._fd = os.open(xml.with_suffix(".bin"), os.O_RDWR)
+        self._places: dict[str, tuple[int, int]] = {}
+        small: dict[bytes, int] = {}
+        end = 0
+
+        def place(found: re.Match[str]) -> str:
+            nonlocal end
+            head, name, nbytes = found[1], found[2], int(found[4])
+            offset = end
+            if name in streamed:
+                self._places[name] = (offset, nbytes)
+            else:
+                offset = small.setdefault(os.pread(self._fd, nbytes, int(found[3])), end)
+            if offset == end:
+                end += nbytes
+            return f'{head}offset="{offset}" size="{nbytes}"'
+
+        text = _CONSTANT.sub(place, xml.read_bytes().decode())
+        if len(self._places) != len(streamed):
+            raise RuntimeError(f"{xml.name} has {len(self._places)} of {len(streamed)} weights")
+        xml.write_bytes(text.encode())
+        os.ftruncate(self._fd, 0)
+        os.ftruncate(self._fd, end)
+        for data, offset in small.items():
+            self._write(data, offset)
+
+    def write(self, name: str, data: NDArray[Any], row: int, rows: int) -> None:
+        """Write a piece of the constant `name` of `rows` rows, from `row` on."""
+        offset, nbytes = self._places[name]
+        start = nbytes * row // rows
+        if start + data.nbytes > nbytes:
+            raise ValueError(f"{name}: {start + data.nbytes} bytes written to {nbytes}")
+        self._write(memoryview(data.reshape(-1)).cast("B"), offset + start)
+
+    def _write(self, data: bytes | memoryview, offset: int) -> None:
+        while data:
+            written = os.pwrite(self._fd, data, offset)
+            data, offset = data[written:], offset + written
+
+    def close(self) -> None:
+        """Close the .bin; again is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

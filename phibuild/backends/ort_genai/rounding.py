@@ -135,10 +135,11 @@ def _by_tensors(slab: torch.Tensor, rounding: Rounding) -> Blocks | None:
 
 def _packed(codes: torch.Tensor, bits: int) -> Array:
     """Return codes [..., n], n even, as bytes: of two 4-bit codes the first is the low one."""
-    if bits == 8:
-        return codes.numpy()
-    pairs = codes.view(torch.int16)
-    return ((pairs >> 4) | pairs).to(torch.uint8).numpy()
+    if bits == 4:
+        pairs = codes.view(torch.int16)
+        codes = ((pairs >> 4) | pairs).to(torch.uint8)
+    packed: Array = codes.numpy()
+    return packed
 
 
 def _packed_zero_points(codes: torch.Tensor, rounding: Rounding) -> Array:

@@ -22,7 +22,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from phibuild.architecture import Architecture
 from phibuild.backends.companions import copy_companions
-from phibuild.backends.ort_genai.tensors import Progress, QuantizedMatrix, Rounding, StreamedMatrix
+from phibuild.backends.ort_genai.rounding import Rounding
+from phibuild.backends.ort_genai.tensors import QuantizedMatrix, StreamedMatrix, Streaming
 from phibuild.safetensors_io import shard_paths
 from phibuild.worker import WorkerError
 
@@ -45,11 +46,11 @@ def map_checkpoint(source: Path, arch: Architecture) -> dict[str, torch.Tensor]:
     return tensors
 
 
-class _Streaming:
+class _Streamed:
     """What the builder's Phi-3 classes get: the mapped weights, and tensors that stream."""
 
     checkpoint: Mapping[str, torch.Tensor] = {}
-    progress: Progress
+    streaming: Streaming
 
     # Of the builder's Model.
     graph: Any
@@ -104,15 +105,13 @@ class _Streaming:
         if to is None or raw or not isinstance(tensor, torch.Tensor) or tensor.dim() != 2:
             super().make_initializer(tensor, name, to=to, raw=raw)  # type: ignore[misc]
             return
-        streamed = StreamedMatrix(tensor.detach(), to, name, self.progress)
+        streamed = StreamedMatrix(tensor.detach(), to, name, self.streaming)
         value = self.make_value(name, streamed.dtype, streamed.shape)  # type: ignore[attr-defined]
         value.const_value = streamed
         self.graph.register_initializer(value)
 
     def to_nbits(self) -> Any:
         """Quantize every product of the graph, in the order in which the vendor's tool does."""
-        if self.quant_attrs["use_qdq"]:
-            return super().to_nbits()  # type: ignore[misc]
         for node in self.graph:
             if any(value.type == ir.AttributeType.GRAPH for value in node.attributes.values()):
                 # The vendor's tool makes such nodes anew, their attributes sorted.
@@ -138,12 +137,14 @@ class _Streaming:
                     block_size=self.quant_attrs["matmul_block_size"],
                     symmetric=self.quant_attrs["is_symmetric"],
                     algorithm=algorithm,
+                    qdq=self.quant_attrs["use_qdq"],
                 ),
             )
         return self.model
 
     def _quantize(self, node: Any, rounding: Rounding) -> None:
-        """Put MatMulNBits in the place of a MatMul, with the vendor's names and attributes."""
+        """Replace a MatMul by MatMulNBits, or its weight by DequantizeLinear, with the vendor's
+        names and attributes."""
         weight = node.inputs[1]
         matrix = QuantizedMatrix(weight.const_value, rounding)
         parts = []
@@ -153,6 +154,17 @@ class _Streaming:
             value.const_value = tensor
             self.graph.register_initializer(value)
             parts.append(value)
+        made = (self._dequantized if rounding.qdq else self._product)(node, matrix, parts, rounding)
+        output = node.outputs[0]
+        ir.convenience.replace_nodes_and_values(
+            self.graph, node, [node], made, [output], made[-1].outputs
+        )
+        if not weight.uses():
+            del self.graph.initializers[weight.name]
+
+    def _product(
+        self, node: Any, matrix: QuantizedMatrix, parts: list[Any], rounding: Rounding
+    ) -> list[Any]:
         attributes = {
             "K": matrix.width,
             "N": matrix.outputs,
@@ -161,7 +173,6 @@ class _Streaming:
         }
         if self.quant_attrs["accuracy_level"]:
             attributes["accuracy_level"] = self.quant_attrs["accuracy_level"]
-        output = node.outputs[0]
         product = ir.node(
             "MatMulNBits",
             [node.inputs[0], *parts],
@@ -169,18 +180,31 @@ class _Streaming:
             domain="com.microsoft",
             name=f"{node.name}_Q{rounding.bits}",
         )
-        ir.convenience.replace_nodes_and_values(
-            self.graph, node, [node], [product], [output], product.outputs
+        return [product]
+
+    def _dequantized(
+        self, node: Any, matrix: QuantizedMatrix, parts: list[Any], rounding: Rounding
+    ) -> list[Any]:
+        weight = ir.node(
+            "DequantizeLinear",
+            parts,
+            {"axis": 0, "block_size": rounding.block_size},
+            name=f"{node.name}_DQ_Q{rounding.bits}",
         )
-        if not weight.uses():
-            del self.graph.initializers[weight.name]
+        weight.outputs[0].name = f"{parts[0].name}_output"
+        product = ir.node(
+            "MatMul",
+            [node.inputs[0], weight.outputs[0]],
+            name=f"{node.name}_matmul_Q{rounding.bits}",
+        )
+        return [weight, product]
 
 
-class _Phi(_Streaming, builder.Phi3MiniModel):  # type: ignore[misc]
+class _Phi(_Streamed, builder.Phi3MiniModel):  # type: ignore[misc]
     """Phi without scaled rope (Phi-3 4k, Phi-4)."""
 
 
-class _LongRopePhi(_Streaming, builder.Phi3MiniLongRoPEModel):  # type: ignore[misc]
+class _LongRopePhi(_Streamed, builder.Phi3MiniLongRoPEModel):  # type: ignore[misc]
     """Phi with longrope (Phi-3 128k, Phi-3.5, Phi-4-mini)."""
 
 
@@ -191,7 +215,7 @@ def build(
     precision: str,
     options: Mapping[str, Any],
     output: Path,
-    progress: Progress,
+    streaming: Streaming,
 ) -> None:
     """Make one artifact in the folder `output`.
 
@@ -200,7 +224,7 @@ def build(
     if not (source / "config.json").is_file():  # the builder would take the name for a Hub id
         raise WorkerError(f"{source} is not a checkpoint folder")
     provider = _PROVIDERS.get(options["provider"], options["provider"])
-    _Streaming.checkpoint, _Streaming.progress = checkpoint, staticmethod(progress)
+    _Streamed.checkpoint, _Streamed.streaming = checkpoint, streaming
     builder.Phi3MiniModel, builder.Phi3MiniLongRoPEModel = _Phi, _LongRopePhi
     with tempfile.TemporaryDirectory(prefix="phibuild-ort-", ignore_cleanup_errors=True) as folder:
         cache = str(Path(folder) / "cache")

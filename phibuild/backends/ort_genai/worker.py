@@ -26,13 +26,13 @@ def build(request: dict[str, Any], report: Report) -> None:
 
     from phibuild.backends.ort_genai import builder
 
-    torch.set_num_threads(request["threads"])
+    torch.set_num_threads(1)  # slabs run side by side, not the tensors in them
     source = Path(request["source"]).resolve()
     arch = Architecture.from_json(request["architecture"])
     checkpoint = builder.map_checkpoint(source, arch)
     for item in request["items"]:
         try:
-            _build_one(builder, source, arch, checkpoint, item, report)
+            _build_one(builder, source, arch, checkpoint, request["threads"], item, report)
         except Exception as error:  # whatever the vendor raises, the other items are built
             report.failed(item["item"], error)
         gc.collect()  # a graph's nodes and values refer to each other
@@ -43,6 +43,7 @@ def _build_one(
     source: Path,
     arch: Architecture,
     checkpoint: Any,
+    threads: int,
     item: dict[str, Any],
     report: Report,
 ) -> None:
@@ -58,8 +59,9 @@ def _build_one(
             shown = percent
             report.stage("quantizing and writing", percent / 100, item=key)
 
+    streaming = builder.Streaming(threads, progress)
     builder.build(
-        source, arch, checkpoint, variant["precision"], variant["options"], output, progress
+        source, arch, checkpoint, variant["precision"], variant["options"], output, streaming
     )
     report.item(key, inspect(output))
 

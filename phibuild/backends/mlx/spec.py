@@ -15,9 +15,10 @@ from phibuild.backends.base import SourceFiles, StoredTensor
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
 from phibuild.backends.mlx.layout import (
     FLOAT_TYPES,
+    RECIPES,
     Quantization,
+    matrix_quantization,
     module_order,
-    quantization,
     stored_arrays,
 )
 from phibuild.schema import Device, Frozen, Options, Precision, Skip, Variant
@@ -125,12 +126,11 @@ class MlxSpec:
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return every weight; a quantized one with the bytes of its scales and biases."""
-        quantized = quantization(variant.options)
         tensors = []
         for name, shape in module_order(arch):
-            arrays = stored_arrays(name, shape, variant.options)
-            packed = quantized is not None and arrays[0].dtype == "U32"
-            kind = quantized.kind if quantized and packed else arrays[0].dtype
+            arrays = stored_arrays(name, shape, arch.layers, variant.options)
+            quantized = matrix_quantization(name, arch.layers, variant.options)
+            kind = quantized.kind if quantized and len(arrays) > 1 else arrays[0].dtype
             nbytes = sum(array.nbytes for array in arrays)
             tensors.append(StoredTensor(name, kind, math.prod(shape), nbytes))
         return tensors
@@ -140,7 +140,7 @@ class MlxSpec:
         arrays = [
             array
             for name, shape in module_order(arch)
-            for array in stored_arrays(name, shape, variant.options)
+            for array in stored_arrays(name, shape, arch.layers, variant.options)
         ]
         header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
         offset = 0

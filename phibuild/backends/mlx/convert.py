@@ -26,11 +26,13 @@ from phibuild.backends.mlx.layout import (
     module_order,
     stored_arrays,
 )
+from phibuild.backends.mlx.malloc import keep_freed
 from phibuild.safetensors_io import ITEM_BYTES, SafetensorsWriter, TensorInfo, read_checkpoint
 from phibuild.worker import WorkerError
 
 CHUNK_BYTES = 8 << 20  # of the checkpoint: what a thread does at a time
 BLOCK_WEIGHTS = 1 << 18  # as float32 they stay in a processor's cache while they are worked on
+_KEPT_BYTES = 32 << 20  # of a thread: more than a block and all that is made of it
 MAX_SHARD_BYTES = 5 << 30  # mlx_lm.utils.MAX_FILE_SIZE_GB
 
 
@@ -102,6 +104,7 @@ def convert(
     or of another shape or type than the architecture's, OSError if the checkpoint cannot be
     read; what goes wrong with one output is kept in its `error`.
     """
+    keep_freed(_KEPT_BYTES)
     tensors = _checked(read_checkpoint(source), arch)
     files = {path: os.open(path, os.O_RDONLY) for path in {t.path for t in tensors}}
     jobs = [rows for tensor in tensors for rows in _chunks(tensor)]

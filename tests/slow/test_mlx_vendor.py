@@ -44,6 +44,19 @@ BY_OPTION: dict[str, tuple[Choice, dict[str, Any]]] = {
         {"quantize": True, "q_bits": 4, "q_group_size": 64, "dtype": "float16"},
     ),
 }
+BY_RECIPE: dict[str, tuple[Choice, dict[str, Any]]] = {
+    f"{recipe.replace('_', '-')}-g{group}": (
+        ("int4", {"recipe": recipe, "group_size": group}),
+        {"quantize": True, "q_group_size": group, "quant_predicate": recipe},
+    )
+    for recipe, group in (
+        ("mixed_2_6", 64),
+        ("mixed_3_4", 64),
+        ("mixed_3_6", 32),
+        ("mixed_4_6", 64),
+        ("mixed_4_6", 128),
+    )
+}
 # One process for all conversions of a checkpoint: importing mlx-lm takes longer than they do.
 VENDOR = """
 import json, sys
@@ -60,6 +73,9 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi4mini": ("phi4mini", {}),
     "phi4mini-fp16": ("phi4mini", {"dtype": "fp16"}),
     "phi4": ("phi4", {}),
+    # The mixed recipes go by eighths of the layers.
+    "phi3-deep": ("phi3", {"layers": 17}),
+    "phi4mini-deep": ("phi4mini", {"layers": 9}),
     "phi4-fp32-sharded": ("phi4", {"dtype": "fp32", "shards": 2}),
 }
 
@@ -138,7 +154,11 @@ def test_equal_to_mlx_lm_convert(
 ) -> None:
     shape, arguments = CHECKPOINTS[which]
     source = checkpoint(shape, **arguments)
-    chosen = DEFAULTS | BY_OPTION if not arguments else DEFAULTS
+    chosen = DEFAULTS
+    if "layers" in arguments and "dtype" not in arguments:
+        chosen = BY_RECIPE
+    elif not arguments:
+        chosen = DEFAULTS | BY_OPTION | BY_RECIPE
     variants = _variants(source, {name: ours for name, (ours, _) in chosen.items()})
     ours, vendors = tmp_path / "ours", tmp_path / "vendors"
     events = _build(run_worker, source, variants, {name: ours / name for name in variants})

@@ -65,6 +65,7 @@ source, output, choices = json.load(sys.stdin)
 for name, arguments in choices.items():
     convert(source, f"{output}/{name}", **arguments)
 """
+KERNELS = Path(__file__).resolve().parents[1] / "support" / "mlx_kernels.py"
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
     "phi3-sharded": ("phi3", {"shards": 3}),
@@ -190,6 +191,14 @@ def test_equal_to_mlx_lm_convert(
             types[tensor.kind] = types.get(tensor.kind, 0) + tensor.parameters
         assert results[name]["types"] == types
         assert results[name]["weight_bytes"] == sum(t.nbytes for t in SPEC.layout(arch, variant))
+
+
+def test_kernels_equal_to_those_of_mlx(toolchain_python: Callable[[str], Path]) -> None:
+    """Zeros, ties, equal weights, denormals: what random checkpoints hardly have."""
+    done = subprocess.run(
+        [toolchain_python("mlx"), KERNELS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
 
 
 def test_bytes_do_not_depend_on_threads_or_on_what_else_is_built(

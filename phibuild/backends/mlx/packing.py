@@ -16,6 +16,9 @@ def pack(codes: Codes, bits: int) -> Codes:
     of 8)."""
     if bits == 8:
         return codes
+    if bits == 4:  # what follows gives the same in four times the time
+        pairs = codes.view(np.uint16)
+        return (pairs | pairs >> 4).astype(np.uint8)
     # 8 codes, one to a byte, are one number: halves of each pair of lanes move together, thrice.
     eight = codes.view(np.uint64)
     for lane in (8, 16, 32):

@@ -44,6 +44,19 @@ BY_OPTION: dict[str, tuple[Choice, dict[str, Any]]] = {
         {"quantize": True, "q_bits": 4, "q_group_size": 64, "dtype": "float16"},
     ),
 }
+BY_RECIPE: dict[str, tuple[Choice, dict[str, Any]]] = {
+    f"{recipe.replace('_', '-')}-g{group}": (
+        ("int4", {"recipe": recipe, "group_size": group}),
+        {"quantize": True, "q_group_size": group, "quant_predicate": recipe},
+    )
+    for recipe, group in (
+        ("mixed_2_6", 64),
+        ("mixed_3_4", 64),
+        ("mixed_3_6", 32),
+        ("mixed_4_6", 64),
+        ("mixed_4_6", 128),
+    )
+}
 # One process for all conversions of a checkpoint: importing mlx-lm takes longer than they do.
 VENDOR = """
 import json, sys
@@ -52,6 +65,7 @@ source, output, choices = json.load(sys.stdin)
 for name, arguments in choices.items():
     convert(source, f"{output}/{name}", **arguments)
 """
+KERNELS = Path(__file__).resolve().parents[1] / "support" / "mlx_kernels.py"
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
     "phi3-sharded": ("phi3", {"shards": 3}),
@@ -60,6 +74,9 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi4mini": ("phi4mini", {}),
     "phi4mini-fp16": ("phi4mini", {"dtype": "fp16"}),
     "phi4": ("phi4", {}),
+    # The mixed recipes go by eighths of the layers.
+    "phi3-deep": ("phi3", {"layers": 17}),
+    "phi4mini-deep": ("phi4mini", {"layers": 9}),
     "phi4-fp32-sharded": ("phi4", {"dtype": "fp32", "shards": 2}),
 }
 
@@ -138,7 +155,11 @@ def test_equal_to_mlx_lm_convert(
 ) -> None:
     shape, arguments = CHECKPOINTS[which]
     source = checkpoint(shape, **arguments)
-    chosen = DEFAULTS | BY_OPTION if not arguments else DEFAULTS
+    chosen = DEFAULTS
+    if "layers" in arguments and "dtype" not in arguments:
+        chosen = BY_RECIPE
+    elif not arguments:
+        chosen = DEFAULTS | BY_OPTION | BY_RECIPE
     variants = _variants(source, {name: ours for name, (ours, _) in chosen.items()})
     ours, vendors = tmp_path / "ours", tmp_path / "vendors"
     events = _build(run_worker, source, variants, {name: ours / name for name in variants})
@@ -170,6 +191,14 @@ def test_equal_to_mlx_lm_convert(
             types[tensor.kind] = types.get(tensor.kind, 0) + tensor.parameters
         assert results[name]["types"] == types
         assert results[name]["weight_bytes"] == sum(t.nbytes for t in SPEC.layout(arch, variant))
+
+
+def test_kernels_equal_to_those_of_mlx(toolchain_python: Callable[[str], Path]) -> None:
+    """Zeros, ties, equal weights, denormals: what random checkpoints hardly have."""
+    done = subprocess.run(
+        [toolchain_python("mlx"), KERNELS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
 
 
 def test_bytes_do_not_depend_on_threads_or_on_what_else_is_built(

@@ -1,33 +1,39 @@
-"""One pass over a checkpoint, several MLX artifacts: chunks of rows, each to its known place.
+"""One pass over a checkpoint, several MLX artifacts: blocks of rows, each to its known place.
 
-A chunk is read once, then cast or quantized for each variant and written where its header says.
-Rows are independent in every variant, so the bytes depend neither on the chunks nor on the
-threads, and memory holds one chunk per thread whatever the size of the model.
+A block is read once, then cast or quantized for each variant and written where its header says.
+Rows are independent in every variant, so the bytes depend neither on the blocks nor on the
+threads, and memory holds one block per thread whatever the size of the model.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from phibuild.architecture import Architecture
-from phibuild.backends.mlx.layout import FLOAT_TYPES, module_order, quantization, stored_arrays
+from phibuild.backends.mlx.blocks import Block
+from phibuild.backends.mlx.casts import NUMPY_TYPES
+from phibuild.backends.mlx.layout import (
+    FLOAT_TYPES,
+    matrix_quantization,
+    module_order,
+    stored_arrays,
+)
+from phibuild.backends.mlx.malloc import keep_freed
 from phibuild.safetensors_io import ITEM_BYTES, SafetensorsWriter, TensorInfo, read_checkpoint
 from phibuild.worker import WorkerError
 
-CHUNK_BYTES = 8 << 20  # of the checkpoint
+CHUNK_BYTES = 8 << 20  # of the checkpoint: what a thread does at a time
+BLOCK_WEIGHTS = 1 << 18  # as float32 they stay in a processor's cache while they are worked on
+_KEPT_BYTES = 32 << 20  # of a thread: more than a block and all that is made of it
 MAX_SHARD_BYTES = 5 << 30  # mlx_lm.utils.MAX_FILE_SIZE_GB
-_READ_AS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
-_MX_TYPES = {"F16": mx.float16, "BF16": mx.bfloat16, "F32": mx.float32}
 
 
 class Output:
@@ -35,44 +41,38 @@ class Output:
     which the artifact gets no more of them and the others go on."""
 
     def __init__(self, folder: Path, arch: Architecture, options: Mapping[str, Any]) -> None:
-        self._options = options
-        self._dtype = _MX_TYPES[FLOAT_TYPES[options["dtype"]]]
-        self._quantization = quantization(options)
+        self._dtype = FLOAT_TYPES[options["dtype"]]
         self.error: Exception | None = None
-        arrays = [
-            array
+        self._stored = {
+            name: stored_arrays(name, shape, arch.layers, options)
             for name, shape in module_order(arch)
-            for array in stored_arrays(name, shape, options)
-        ]
+        }
+        self._quantization = {
+            name: matrix_quantization(name, arch.layers, options)
+            for name, arrays in self._stored.items()
+            if len(arrays) > 1
+        }
         self._writer = SafetensorsWriter(
             folder,
-            [(array.name, array.dtype, array.shape) for array in arrays],
+            [
+                (array.name, array.dtype, array.shape)
+                for arrays in self._stored.values()
+                for array in arrays
+            ],
             metadata={"format": "mlx"},
             max_shard_bytes=MAX_SHARD_BYTES,
             index=True,
         )
 
-    def write(self, tensor: TensorInfo, chunk: mx.array, row: int, stream: mx.Stream) -> None:
-        """Store rows of `tensor` from `row` on; `chunk` has the checkpoint's type."""
+    def write(self, name: str, block: Block, row: int) -> None:
+        """Store a block of the tensor `name`, from its row `row` on."""
         if self.error is not None:
             return
         try:
-            weights = chunk.astype(self._dtype, stream=stream)
-            stored: Sequence[mx.array] = (weights,)
-            if self._quantization is not None and weights.ndim == 2:
-                stored = mx.quantize(
-                    weights,
-                    group_size=self._quantization.group_size,
-                    bits=self._quantization.bits,
-                    mode=self._quantization.mode,
-                    stream=stream,
-                )
-            mx.eval(*stored)
-            places = stored_arrays(tensor.name, tensor.shape, self._options)
-            for place, array in zip(places, stored, strict=True):
-                row_bytes = array.nbytes // array.shape[0]
-                data = array.view(mx.uint8, stream=stream)
-                self._writer.write(place.name, memoryview(data), row * row_bytes)
+            how = self._quantization.get(name)
+            parts = block.quantized(self._dtype, how) if how else (block.as_type(self._dtype),)
+            for place, part in zip(self._stored[name], parts, strict=True):
+                self._writer.write(place.name, part.data, row * (part.nbytes // len(part)))
         except Exception as error:  # a full disk, a refused quantization: this artifact's alone
             self.error = error
 
@@ -85,6 +85,10 @@ class _Rows:
     tensor: TensorInfo
     start: int
     stop: int
+
+    def split(self, step: int) -> Iterator[_Rows]:
+        for start in range(self.start, self.stop, step):
+            yield _Rows(self.tensor, start, min(start + step, self.stop))
 
 
 def convert(
@@ -100,27 +104,25 @@ def convert(
     or of another shape or type than the architecture's, OSError if the checkpoint cannot be
     read; what goes wrong with one output is kept in its `error`.
     """
-    mx.set_cache_limit(0)  # freed buffers go back: chunks of many sizes would pile up
+    keep_freed(_KEPT_BYTES)
     tensors = _checked(read_checkpoint(source), arch)
     files = {path: os.open(path, os.O_RDONLY) for path in {t.path for t in tensors}}
     jobs = [rows for tensor in tensors for rows in _chunks(tensor)]
     total, done = sum(tensor.nbytes for tensor in tensors), 0
-    local = threading.local()
 
-    def run(rows: _Rows) -> int:
-        # A stream of MLX belongs to the thread that made it. The CPU's kernels give the same
-        # bytes on every machine.
-        if not hasattr(local, "stream"):
-            local.stream = mx.new_stream(mx.cpu)
-        chunk, nbytes = _read(files[rows.tensor.path], rows, local.stream)
-        for output in outputs:
-            output.write(rows.tensor, chunk, rows.start, local.stream)
-        return nbytes
+    def run(chunk: _Rows) -> int:
+        tensor = chunk.tensor
+        width = math.prod(tensor.shape[1:])
+        for rows in chunk.split(max(1, BLOCK_WEIGHTS // width)):
+            block = _read(files[tensor.path], rows)
+            for output in outputs:
+                output.write(tensor.name, block, rows.start)
+        return (chunk.stop - chunk.start) * width * ITEM_BYTES[tensor.dtype]
 
     try:
         with ThreadPoolExecutor(threads) as executor:
             try:
-                for future in as_completed([executor.submit(run, rows) for rows in jobs]):
+                for future in as_completed([executor.submit(run, chunk) for chunk in jobs]):
                     before, done = done, done + future.result()
                     if done * 100 // total != before * 100 // total:
                         progress(done / total)
@@ -140,10 +142,10 @@ def _checked(tensors: Mapping[str, TensorInfo], arch: Architecture) -> list[Tens
         tensor = tensors.get(name)
         if tensor is None:
             raise WorkerError(f"the checkpoint has no tensor {name}")
-        if tensor.shape != shape or tensor.dtype not in _READ_AS:
+        if tensor.shape != shape or tensor.dtype not in NUMPY_TYPES:
             raise WorkerError(
                 f"tensor {name} is {tensor.dtype} {list(tensor.shape)} in the checkpoint; "
-                f"this model needs {list(shape)} in {', '.join(_READ_AS)}"
+                f"this model needs {list(shape)} in {', '.join(NUMPY_TYPES)}"
             )
         found.append(tensor)
     return found
@@ -151,25 +153,19 @@ def _checked(tensors: Mapping[str, TensorInfo], arch: Architecture) -> list[Tens
 
 def _chunks(tensor: TensorInfo) -> Iterator[_Rows]:
     rows = tensor.shape[0]
-    step = max(1, CHUNK_BYTES * rows // tensor.nbytes)
-    for start in range(0, rows, step):
-        yield _Rows(tensor, start, min(start + step, rows))
+    return _Rows(tensor, 0, rows).split(max(1, CHUNK_BYTES * rows // tensor.nbytes))
 
 
-def _read(descriptor: int, rows: _Rows, stream: mx.Stream) -> tuple[mx.array, int]:
-    """Return the rows as an array of the checkpoint's type, and the bytes that were read."""
+def _read(descriptor: int, rows: _Rows) -> Block:
     tensor = rows.tensor
-    row_bytes = math.prod(tensor.shape[1:]) * ITEM_BYTES[tensor.dtype]
-    buffer = np.empty((rows.stop - rows.start) * row_bytes, np.uint8)
-    view = buffer.data
+    shape = (rows.stop - rows.start, *tensor.shape[1:])
+    row_bytes = tensor.nbytes // tensor.shape[0]
+    buffer = np.empty(shape, NUMPY_TYPES[tensor.dtype])
+    view = memoryview(buffer).cast("B")
     position = tensor.offset + rows.start * row_bytes
     while view.nbytes:
         count = os.preadv(descriptor, [view], position)
         if not count:
             raise OSError(f"{tensor.path.name} ends within tensor {tensor.name}")
         view, position = view[count:], position + count
-    shape = (rows.stop - rows.start, *tensor.shape[1:])
-    chunk = mx.array(buffer.view(_READ_AS[tensor.dtype]).reshape(shape))
-    if tensor.dtype == "BF16":  # numpy has no such type
-        chunk = chunk.view(mx.bfloat16, stream=stream)
-    return chunk, buffer.nbytes
+    return Block(buffer, tensor.dtype)

@@ -47,24 +47,49 @@ class Quantization:
         return f"q{self.bits}" if self.mode == "affine" else self.mode
 
 
+# Low and high bits of the recipes of mlx_lm.convert (`mixed_quant_predicate_builder`).
+RECIPES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
+
+
 def quantization(options: Mapping[str, Any]) -> Quantization | None:
-    """Return how a variant with these options quantizes, or None for a plain cast."""
+    """Return how a variant with these options quantizes, or None for a plain cast. With a recipe
+    it is what config.json says of the whole; each matrix has its own."""
     if "bits" not in options:
         return None
     return Quantization(options["bits"], options["group_size"], options["mode"])
 
 
+def matrix_quantization(
+    name: str, layers: int, options: Mapping[str, Any]
+) -> Quantization | None:
+    """Return how the matrix `name` of a model of so many layers is quantized.
+
+    A recipe gives more bits to lm_head, and to down_proj and qkv_proj (for its v) of the first and
+    last eighth of the layers and of every third between them.
+    """
+    whole = quantization(options)
+    if whole is None or "recipe" not in options:
+        return whole
+    low, high = RECIPES[options["recipe"]]
+    layer = int(name.split(".")[2]) if name.startswith("model.layers.") else 0
+    first = layers // 8
+    sensitive = layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2
+    more = "lm_head" in name or (sensitive and ("v_proj" in name or "down_proj" in name))
+    return Quantization(high if more else low, whole.group_size, whole.mode)
+
+
 def stored_arrays(
-    name: str, shape: tuple[int, ...], options: Mapping[str, Any]
+    name: str, shape: tuple[int, ...], layers: int, options: Mapping[str, Any]
 ) -> tuple[StoredArray, ...]:
-    """Return the arrays that store one tensor of the checkpoint, the weight itself first.
+    """Return the arrays that store one tensor of the checkpoint of a model of so many layers, the
+    weight itself first.
 
     A quantized matrix [rows, columns] is packed into 32-bit words, `columns * bits / 32` to a
     row; affine scales and biases are in the variant's float type, microscaling ones are one
     E8M0 byte without a bias. A vector is stored in the variant's float type.
     """
     dtype = FLOAT_TYPES[options["dtype"]]
-    quantized = quantization(options)
+    quantized = matrix_quantization(name, layers, options)
     if quantized is None or len(shape) != 2:
         return (StoredArray(name, dtype, shape),)
     rows, columns = shape

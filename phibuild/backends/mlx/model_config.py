@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.architecture import Architecture
-from phibuild.backends.mlx.layout import quantization
+from phibuild.backends.mlx.layout import (
+    Quantization,
+    matrix_quantization,
+    module_order,
+    quantization,
+)
 
 # What mlx-lm's ModelArgs (models/phi3.py) takes where config.json does not say.
 _ASSUMED = {
@@ -28,7 +33,7 @@ def write_config(
     """Write config.json of the artifact from that of the checkpoint.
 
     As `mlx_lm.convert` does: keys sorted, the end-of-sequence ids of generation_config.json,
-    `quantization` twice. Beyond it: the float type is the artifact's own (a second conversion
+    `quantization` twice, with that of each matrix where a recipe chose it. Beyond it: the float type is the artifact's own (a second conversion
     would cast to what config.json says), and rope stands where mlx-lm looks for it even if
     Transformers 5 wrote the checkpoint (mlx-lm would ignore `rope_parameters` and load a model
     without longrope).
@@ -47,14 +52,23 @@ def write_config(
     config.update(_rope_for_mlx_lm(config, arch))
     quantized = quantization(options)
     if quantized is not None:
-        parameters = {
-            "group_size": quantized.group_size,
-            "bits": quantized.bits,
-            "mode": quantized.mode,
-        }
+        parameters = _parameters(quantized)
+        if "recipe" in options:
+            for name, shape in module_order(arch):
+                own = matrix_quantization(name, arch.layers, options)
+                if own is not None and len(shape) == 2:
+                    parameters[name.removesuffix(".weight")] = _parameters(own)
         config["quantization"] = config["quantization_config"] = parameters
     text = json.dumps(dict(sorted(config.items())), indent=4)
     (output / "config.json").write_text(text, encoding="utf-8")
+
+
+def _parameters(quantized: Quantization) -> dict[str, Any]:
+    return {
+        "group_size": quantized.group_size,
+        "bits": quantized.bits,
+        "mode": quantized.mode,
+    }
 
 
 def _rope_for_mlx_lm(config: Mapping[str, Any], arch: Architecture) -> dict[str, Any]:

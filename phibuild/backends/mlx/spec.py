@@ -15,9 +15,10 @@ from phibuild.backends.base import SourceFiles, StoredTensor
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
 from phibuild.backends.mlx.layout import (
     FLOAT_TYPES,
+    RECIPES,
     Quantization,
+    matrix_quantization,
     module_order,
-    quantization,
     stored_arrays,
 )
 from phibuild.schema import Device, Frozen, Options, Precision, Skip, Variant
@@ -47,6 +48,9 @@ class MlxOptions(Frozen):
     """Bits of a weight: 4, also 3 and 5 (int4); 8, also 6 (int8)."""
     group_size: Literal[32, 64, 128] | None = None
     """Consecutive weights of a row that share a scale: 64 (affine), 32 (mxfp4, mxfp8)."""
+    recipe: Literal["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"] | None = None
+    """Bits by layer, int4 alone: the first number for most weights, the second for lm_head and
+    for the v and down projections of the layers that need it."""
     dtype: Literal["float16", "bfloat16", "float32"] | None = None
     """Float type of scales, biases and norms of a quantized artifact; the checkpoint's own by
     default. The first Apple chips (M1, M2) compute float16 faster than bfloat16."""
@@ -85,6 +89,10 @@ class MlxSpec:
     ) -> Variant | Skip:
         modes = _BITS[precision]
         mode = options.mode or "affine"
+        if options.recipe:
+            reason = _unmixed(precision, mode, options)
+            if reason:
+                return Skip(reason=reason)
         if mode not in modes:
             return Skip(reason=f"mode {mode} is not {precision}; use {' or '.join(modes)}")
         bits = options.bits or modes[mode][0]
@@ -99,24 +107,30 @@ class MlxSpec:
                 reason=f"mode {mode} has groups of {_alternatives(_GROUPS[mode])}, "
                 f"not of {group_size}"
             )
-        reason = _undivided(arch, group_size, _GROUPS[mode])
-        if reason:
-            return Skip(reason=reason)
+        undivided = _undivided(arch, group_size, _GROUPS[mode])
+        if undivided:
+            return Skip(reason=undivided)
         dtype = options.dtype or arch.dtype
         if dtype not in FLOAT_TYPES:
             return Skip(
                 reason=f"the checkpoint's type {dtype} is none that MLX quantizes; set dtype to "
                 f"{' or '.join(FLOAT_TYPES)}"
             )
-        quantized = Quantization(bits, group_size, mode)
-        name = f"{quantized.kind}-g{group_size}" if mode == "affine" else mode
+        chosen: dict[str, Any] = {
+            "mode": mode,
+            "bits": bits,
+            "group_size": group_size,
+            "dtype": dtype,
+        }
+        name = Quantization(bits, group_size, mode).kind
+        if options.recipe:
+            chosen["recipe"] = options.recipe
+            name = options.recipe.replace("_", "-")
+        if mode == "affine":
+            name += f"-g{group_size}"
         if dtype != arch.dtype:
             name += f"-{dtype}"
-        return self._named(
-            precision,
-            name,
-            {"mode": mode, "bits": bits, "group_size": group_size, "dtype": dtype},
-        )
+        return self._named(precision, name, chosen)
 
     def _named(self, precision: Precision, name: str, options: Options) -> Variant:
         return Variant(
@@ -125,12 +139,11 @@ class MlxSpec:
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return every weight; a quantized one with the bytes of its scales and biases."""
-        quantized = quantization(variant.options)
         tensors = []
         for name, shape in module_order(arch):
-            arrays = stored_arrays(name, shape, variant.options)
-            packed = quantized is not None and arrays[0].dtype == "U32"
-            kind = quantized.kind if quantized and packed else arrays[0].dtype
+            arrays = stored_arrays(name, shape, arch.layers, variant.options)
+            quantized = matrix_quantization(name, arch.layers, variant.options)
+            kind = quantized.kind if quantized and len(arrays) > 1 else arrays[0].dtype
             nbytes = sum(array.nbytes for array in arrays)
             tensors.append(StoredTensor(name, kind, math.prod(shape), nbytes))
         return tensors
@@ -140,7 +153,7 @@ class MlxSpec:
         arrays = [
             array
             for name, shape in module_order(arch)
-            for array in stored_arrays(name, shape, variant.options)
+            for array in stored_arrays(name, shape, arch.layers, variant.options)
         ]
         header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
         offset = 0
@@ -157,6 +170,8 @@ class MlxSpec:
         # config.json is written anew with an indentation of 4: a list has a line for each entry.
         factors = len(arch.rope.short) + len(arch.rope.long)
         config = source.files.get("config.json", 0) + 9 * factors + 500
+        if "recipe" in variant.options:  # two lists of every matrix's parameters
+            config += 2 * sum(len(name) + 110 for name, shape in module_order(arch) if shape[1:])
         return (
             8
             + len(json.dumps(header))
@@ -183,6 +198,17 @@ class MlxSpec:
 
     def usage(self, variant: Variant) -> str:
         return 'mlx_lm.generate --model . --prompt "Why is the sky blue?" --max-tokens 256'
+
+
+def _unmixed(precision: Precision, mode: str, options: MlxOptions) -> str | None:
+    """Return why a recipe cannot be combined with these options, or None."""
+    if precision != "int4":
+        return f"the recipe {options.recipe} is int4's, not {precision}'s"
+    if mode != "affine":
+        return f"the recipe {options.recipe} needs mode affine, not {mode}"
+    if options.bits:
+        return f"the recipe {options.recipe} chooses the bits itself; leave bits null"
+    return None
 
 
 def _undivided(arch: Architecture, group_size: int, groups: Sequence[int]) -> str | None:

@@ -93,7 +93,9 @@ def inspect(folder: Path) -> dict[str, Any]:
         if scales is None:
             types[tensor.dtype] += tensor.parameters
         else:
-            kind, parameters = _packed(tensor, scales, config.get("quantization") or {})
+            whole = config.get("quantization") or {}
+            own = whole.get(name.removesuffix(".weight"), whole)
+            kind, parameters = _packed(tensor, scales, own)
             types[kind] += parameters
     return {
         "types": dict(sorted(types.items())),

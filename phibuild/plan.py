@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from phibuild.backends.pytorch.memory import reference_memory
 from phibuild.backends.registry import backend
 from phibuild.catalogue import DATA
 from phibuild.checkpoint import Checkpoint
@@ -90,9 +91,7 @@ def _reference(
         }
     )
     architecture = checkpoint.architecture
-    # fp32 weights, a window's logits several times over, and torch itself.
-    logits = 4 * evaluation.window_tokens * architecture.vocab_size
-    memory = 4 * architecture.parameters + checkpoint.weight_bytes + 6 * logits + (900 << 20)
+    memory = reference_memory(architecture, evaluation.windows, evaluation.window_tokens)
     return ReferenceStep(
         checkpoint.name, key, memory, digest is not None and store.reference(key) is not None
     )

@@ -137,6 +137,8 @@ def main() -> None:
         importlib.import_module("phibuild.evaluate.judge").judge(runner, request, report)
     elif verb == "reference":
         runner.reference(request, report)
+    elif verb == "activations":
+        runner.activations(request, report)
     elif verb == "generate":
         runtime = runner.load(Path(request["folder"]), request["threads"])
         for piece in runtime.generate(request["prompt"], request["max_tokens"]):

@@ -97,4 +97,4 @@ class BackendSpec(Protocol):
 #     bytes of all weights with scales}. Kinds as in StoredTensor.kind.
 # load(folder: Path, threads: int) -> phibuild.evaluate.judge.Runtime, which also has
 #     generate(prompt: str, max_tokens: int) -> Iterator[str]
-# reference(request, report): pytorch alone.
+# reference(request, report), activations(request, report): pytorch alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,21 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from phibuild.backends.pytorch.checkpoint_model import (
-    encode,
-    load_model,
-    load_tokenizer,
-    prefix,
-    use_long_factors,
-)
+from phibuild.backends.pytorch.layerwise import LayerwisePhi3
+from phibuild.backends.pytorch.memory import SOFTMAX_ROWS
+from phibuild.backends.pytorch.passes import in_batches, through_layers
+from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.evaluate.metrics import log_softmax
 from phibuild.worker import Report, WorkerError
 
-Windows = NDArray[np.int32]
+Logits = NDArray[np.float32]
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
-_ROWS = 64  # rows widened to float64 at a time
 
 
 @dataclass(frozen=True)
@@ -68,14 +65,24 @@ def _reference(request: dict[str, Any], report: Report) -> dict[str, Any]:
     windows = choose_windows(source, Path(request["text"]), vocabulary, sampling)
     np.save(output / "windows.npy", windows)
 
-    report.stage("loading", item=item)
-    model = load_model(source, torch.float32)
-    perplexity = _write_logits(model, windows, output / "logits.npy", report, item)
-    if request["long"] and use_long_factors(model):
-        _write_logits(model, windows, output / "logits_long.npy", report, item)
+    with torch.inference_mode():
+        model = LayerwisePhi3(source)
+        ids = torch.from_numpy(windows[:, :-1].astype(np.int64))
+        length = ids.shape[1]
+        rotations = {"logits.npy": model.positions(0, length)}
+        long = model.long_positions(length) if request["long"] else None
+        if long is not None:
+            rotations["logits_long.npy"] = long
+        states = [model.embed(ids) for _ in rotations]
+        for layer in through_layers(model, states, list(rotations.values())):
+            report.stage("reference", (layer + 1) / model.config.num_hidden_layers, item)
+        for batch in (batch for hidden in states for batch in in_batches(hidden)):
+            batch.copy_(model.norm(batch))
+        stored = _write_logits(model, states, [output / name for name in rotations], report, item)
+    perplexities = [_perplexity(logits, windows) for logits in stored]
 
     result = {
-        "perplexity": perplexity,
+        "perplexity": perplexities[0],
         "windows": int(windows.shape[0]),
         "tokens": int(windows.shape[0] * (windows.shape[1] - 1)),
         "seconds": time.perf_counter() - started,
@@ -99,52 +106,49 @@ def choose_windows(source: Path, text: Path, vocabulary: int, sampling: Sampling
             f"a vocabulary of {vocabulary:,}, more than the {sampling.max_bytes:,} bytes allowed; "
             "raise evaluation.max_reference_bytes or lower evaluation.window_tokens"
         )
-    try:
-        content = text.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise WorkerError(f"the held-out text {text.name} is not UTF-8: {error}") from error
-    tokenizer = load_tokenizer(source)
-    ids, start = encode(tokenizer, content), prefix(tokenizer)
-    taken = length + 1 - len(start)  # ids of the text in one window
-    if len(ids) < taken:
+    tokenized = read_text(source, text, vocabulary, "held-out")
+    windows = tokenized.windows(
+        min(sampling.windows, sampling.max_bytes // window_bytes), length + 1
+    )
+    if not len(windows):
         raise WorkerError(
-            f"the held-out text {text.name} has {len(ids):,} tokens, a window needs {taken:,}; "
-            "give a longer text or lower evaluation.window_tokens"
+            f"the held-out text {text.name} has {len(tokenized.ids):,} tokens, a window needs "
+            f"{tokenized.room(length + 1):,}; give a longer text or lower evaluation.window_tokens"
         )
-    largest = max(int(ids.max()), *start, 0)
-    if largest >= vocabulary:
-        raise WorkerError(
-            f"the tokenizer makes id {largest:,}, the model's vocabulary ends at "
-            f"{vocabulary - 1:,}: tokenizer and weights are not of the same model"
-        )
-    count = min(sampling.windows, len(ids) // taken, sampling.max_bytes // window_bytes)
-    windows = np.empty((count, length + 1), dtype=np.int32)
-    windows[:, : len(start)] = start
-    for number in range(count):
-        first = number * (len(ids) - taken) // max(count - 1, 1)
-        windows[number, len(start) :] = ids[first : first + taken]
     return windows
 
 
 def _write_logits(
-    model: PreTrainedModel, windows: Windows, path: Path, report: Report, item: str
-) -> float:
-    """Write the logits of all windows, one at a time; return the perplexity over them."""
-    count, length = windows.shape[0], windows.shape[1] - 1
-    stored = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.float32, shape=(count, length, model.config.vocab_size)
-    )
-    surprise = np.empty((count, length))
+    model: LayerwisePhi3, states: list[Tensor], paths: list[Path], report: Report, item: str
+) -> Sequence[Logits]:
+    """Write the logits [W, T, V] of `states` into mapped files and return them."""
+    vocabulary = model.config.vocab_size
+    stored = [
+        np.lib.format.open_memmap(
+            path, mode="w+", dtype=np.float32, shape=(*states[0].shape[:2], vocabulary)
+        )
+        for path in paths
+    ]
+    for first, rows in model.head():
+        report.stage("logits", first / vocabulary, item)
+        for hidden, logits in zip(states, stored, strict=True):
+            out = torch.from_numpy(logits)[..., first : first + len(rows)]
+            for batch, place in zip(in_batches(hidden), in_batches(out), strict=True):
+                torch.mm(batch.flatten(0, 1), rows.T, out=place.view(-1, len(rows)))
+    for logits in stored:
+        logits.flush()
+    return stored
+
+
+def _perplexity(logits: Logits, windows: Windows) -> float:
+    """Return the perplexity over all windows. Raises WorkerError if a logit is not finite."""
+    surprise = np.empty((len(windows), windows.shape[1] - 1))
     for number, window in enumerate(windows):
-        ids = torch.from_numpy(window[None, :-1].astype(np.int64))
-        with torch.inference_mode():
-            stored[number] = model(input_ids=ids, use_cache=False).logits[0].numpy()
-        for row in range(0, length, _ROWS):
-            rows = log_softmax(stored[number, row : row + _ROWS])
+        for row in range(0, len(surprise[number]), SOFTMAX_ROWS):
+            rows = log_softmax(logits[number, row : row + SOFTMAX_ROWS])
             targets = window[row + 1 : row + 1 + len(rows), None]
-            surprise[number, row : row + _ROWS] = -np.take_along_axis(rows, targets, -1)[:, 0]
-        report.stage("reference", (number + 1) / count, item)
+            chosen = np.take_along_axis(rows, targets, -1)[:, 0]
+            surprise[number, row : row + SOFTMAX_ROWS] = -chosen
     if not np.isfinite(surprise).all():
         raise WorkerError("the original's own logits hold NaN or infinity in fp32")
-    stored.flush()
     return float(np.exp(surprise.mean()))

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import CompressedTensorsConfig, DynamicCache, PreTrainedModel
 
-from phibuild.backends.pytorch.checkpoint_model import encode, load_model, load_tokenizer, prefix
+from phibuild.backends.pytorch.checkpoint_model import load_model
+from phibuild.backends.pytorch.tokenizing import encode, load_tokenizer, prefix
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]

@@ -48,3 +48,10 @@ def reference(request: dict[str, Any], report: Report) -> None:
     from phibuild.backends.pytorch.reference import reference as run
 
     run(request, report)
+
+
+def activations(request: dict[str, Any], report: Report) -> None:
+    """Write the sums of squared inputs of the fp32 original's linear layers."""
+    from phibuild.backends.pytorch.activations import activations as run
+
+    run(request, report)

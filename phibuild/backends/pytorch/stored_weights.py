@@ -1,0 +1,139 @@
+"""Weights of a checkpoint or an artifact, read from its files when they are needed, as fp32."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressed_tensors.compressors.pack_quantized import unpack_from_int32
+from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization.lifecycle.forward import dequantize
+from torch import Tensor
+
+from phibuild.backends.pytorch.memory import DEQUANTIZED_ELEMENTS
+from phibuild.safetensors_io import TensorInfo, read_checkpoint
+from phibuild.worker import WorkerError
+
+_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "I64": torch.int64,
+}
+_ROWS = 32  # a multiple of the rows that one int32 of packed zero points holds
+
+
+class StoredWeights:
+    """Tensors of a folder by the names of the checkpoint, quantized ones dequantized.
+
+    Files are mapped one tensor at a time, so that they take no memory of their own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._tensors = read_checkpoint(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self._arguments = _quantization(config)
+
+    def fill(self, name: str, out: Tensor, first: int = 0) -> None:
+        """Fill `out` (fp32) with the rows of the tensor `name` from number `first` on.
+
+        Raises WorkerError if there is no such tensor, or not of this shape.
+        """
+        if self._arguments is not None and f"{name}_packed" in self._tensors:
+            self._dequantize(name, out, first, self._arguments)
+            return
+        info = self._info(name)
+        self._check(name, info.shape, out, first)
+        out.copy_(_mapped(info, first, len(out)))
+
+    def rows(self, name: str, numbers: Tensor) -> Tensor:
+        """Return the rows of a matrix with these `numbers` [...]: fp32 [..., columns]."""
+        info = self._info(name)
+        distinct, places = numbers.unique(return_inverse=True)
+        return _mapped(info, 0, info.shape[0])[distinct].float()[places]
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Have the system read these tensors from disk in the background, where it can."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        for name in names:
+            for part in (name, f"{name}_packed"):
+                info = self._tensors.get(part)
+                if info is not None:
+                    with contextlib.suppress(OSError), info.path.open("rb") as file:
+                        os.posix_fadvise(
+                            file.fileno(), info.offset, info.nbytes, os.POSIX_FADV_WILLNEED
+                        )
+
+    def _dequantize(self, name: str, out: Tensor, first: int, how: QuantizationArgs) -> None:
+        """As `CompressedTensorsConfig(dequantize=True)` does: in the dtype of the scales."""
+        packed, scale = self._info(f"{name}_packed"), self._info(f"{name}_scale")
+        rows, columns = _mapped(self._info(f"{name}_shape"), 0, 2).tolist()
+        self._check(name, (rows, columns), out, first)
+        step = max(DEQUANTIZED_ELEMENTS // columns // _ROWS, 1) * _ROWS
+        for row in range(0, len(out), step):
+            count = min(step, len(out) - row)
+            start = first + row
+            zero_points = None
+            if not how.symmetric:
+                begin, end = start * how.num_bits // 32, -(-(start + count) * how.num_bits // 32)
+                words = _mapped(self._info(f"{name}_zero_point"), begin, end - begin)
+                shape = torch.Size((count, scale.shape[1]))
+                zero_points = unpack_from_int32(words, how.num_bits, shape, packed_dim=0)
+            codes = _codes(_mapped(packed, start, count), how.num_bits, columns)
+            out[row : row + count].copy_(
+                dequantize(codes, _mapped(scale, start, count), zero_points, how)
+            )
+
+    def _info(self, name: str) -> TensorInfo:
+        info = self._tensors.get(name)
+        if info is None or info.dtype not in _DTYPES:
+            found = "is missing" if info is None else f"has the type {info.dtype}"
+            raise WorkerError(f"tensor {name} {found}")
+        return info
+
+    def _check(self, name: str, shape: tuple[int, ...], out: Tensor, first: int) -> None:
+        if shape[1:] != out.shape[1:] or first + len(out) > shape[0]:
+            raise WorkerError(f"{name} is {list(shape)}; the model needs {list(out.shape)}")
+
+
+def _quantization(config: dict[str, Any]) -> QuantizationArgs | None:
+    """Return how the linear layers are quantized: artifacts have one group of them."""
+    if "quantization_config" not in config:
+        return None
+    (group,) = config["quantization_config"]["config_groups"].values()
+    arguments: QuantizationArgs = QuantizationArgs.model_validate(group["weights"])
+    return arguments
+
+
+def _codes(words: Tensor, bits: int, columns: int) -> Tensor:
+    """Return the signed codes int8 [R, C] of packed words int32 [R, C * bits / 32]."""
+    if bits == 8:
+        # The bytes as they lie there; unpack_from_int32 gathers them word by word, 40 times slower.
+        return words.view(torch.int8) ^ -128
+    codes: Tensor = unpack_from_int32(words, bits, torch.Size((len(words), columns)))
+    return codes
+
+
+def _mapped(info: TensorInfo, first: int, rows: int) -> Tensor:
+    """Return rows of a tensor on mapped pages of its file."""
+    row_bytes = info.nbytes // info.shape[0]
+    begin, count = info.offset + first * row_bytes, rows * math.prod(info.shape[1:])
+    start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    with info.path.open("rb") as file:
+        # Private pages: tensors are writable to PyTorch; nothing writes these.
+        view = mmap.mmap(
+            file.fileno(), begin - start + rows * row_bytes, access=mmap.ACCESS_COPY, offset=start
+        )
+    dtype = _DTYPES[info.dtype]
+    return torch.frombuffer(view, dtype=dtype, count=count, offset=begin - start).view(
+        rows, *info.shape[1:]
+    )

@@ -150,10 +150,7 @@ class Integer:
         they have 4 bits, the first in the lower half."""
         np.rint(codes, out=codes)
         np.clip(codes, lowest, lowest + (1 << self.bits) - 1, out=codes)
-        if lowest < 0:
-            levels = codes.astype(np.int8).view(np.uint8)
-        else:
-            levels = codes.astype(np.uint8)
+        levels = codes.astype(np.int8).view(np.uint8) if lowest < 0 else codes.astype(np.uint8)
         levels = levels.reshape(-1)
         if self.bits == 8:
             return levels

@@ -21,6 +21,8 @@ from phibuild.backends.llamacpp.limits import (
     BASE_BYTES,
     BYTES_PER_TOKEN,
     CHUNK_BYTES,
+    JUDGED_TOKENS,
+    LOGITS_COPIES,
     MAX_THREADS,
 )
 from phibuild.backends.llamacpp.metadata import model_values
@@ -108,8 +110,23 @@ class LlamaCppSpec:
         return BASE_BYTES + MAX_THREADS * CHUNK_BYTES + arch.vocab_size * BYTES_PER_TOKEN
 
     def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
-        """Return the bound: the weights as fp32, and 1 GiB for runtime and logits."""
-        return 4 * arch.parameters + (1 << 30)
+        """Return the bound, for windows of `JUDGED_TOKENS` tokens: interpreter and engine,
+        vocabulary, logits, KV cache and activations in F32, and the packed weights of the largest
+        variant. llama.cpp maps the file, but repacks what its kernels for this CPU want in
+        another order (Q4_0 and Q4_K with AVX2; every packed type here somewhere)."""
+        tokens = JUDGED_TOKENS
+        cache = 2 * arch.layers * arch.kv_heads * arch.head_dim
+        activations = 4 * (arch.hidden_size + arch.intermediate_size) + 2 * arch.heads * tokens
+        repacked = max(
+            sum(
+                tensor.nbytes
+                for tensor in tensors(arch, variant.options["type"])
+                if tensor.kind not in ("F32", "F16")
+            )
+            for variant in variants
+        )
+        wide = LOGITS_COPIES * arch.vocab_size + cache + activations
+        return BASE_BYTES + arch.vocab_size * BYTES_PER_TOKEN + 4 * tokens * wide + repacked
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""

@@ -169,3 +169,13 @@ def test_memory_does_not_grow_with_the_weights() -> None:
     assert bound == SPEC.build_memory(large, 3 * 10**10, variants)
     assert MAX_THREADS * CHUNK_BYTES < bound < 400 << 20
     assert SPEC.kv_bytes_per_element(variants[0]) == 2
+
+
+def test_judging_holds_the_packed_weights_of_one_variant_at_most() -> None:
+    arch = replace(ARCH, hidden_size=3072, intermediate_size=8192, layers=32, heads=32, kv_heads=32)
+    arch = replace(arch, vocab_size=32064)  # Phi-3.5-mini
+    int4, int8, fp32 = (_variant(precision) for precision in ("int4", "int8", "fp32"))
+    packed = sum(tensor.nbytes for tensor in SPEC.layout(arch, int4))
+    assert packed < SPEC.judge_memory(arch, [int4]) < packed + (700 << 20)
+    assert SPEC.judge_memory(arch, [fp32]) < 700 << 20  # its weights stay in the mapped file
+    assert SPEC.judge_memory(arch, [int4, int8, fp32]) == SPEC.judge_memory(arch, [int8])

@@ -1,4 +1,4 @@
-"""What a build holds in memory. The writer keeps to it, the plan counts with it."""
+"""What a build and a judging hold in memory. The writer keeps to it, the plan counts with it."""
 
 from __future__ import annotations
 
@@ -17,3 +17,10 @@ BASE_BYTES = 96 << 20
 BYTES_PER_TOKEN = 1024
 """Vocabulary as it is read from tokenizer.json and encoded, one file after another (370 bytes
 measured per token with its merge at 200,000 tokens), with room for longer tokens."""
+
+JUDGED_TOKENS = 256
+"""Tokens of a window (conf/evaluation); the runtime's passes and contexts are of this size too."""
+
+LOGITS_COPIES = 8
+"""Logits of a window [T, V] in float32 that are held while judging: llama.cpp's graph and output
+buffer, two copies of the judge, and what the metrics widen (6.3 measured, at V = 200,064)."""

@@ -24,6 +24,11 @@ Tokens = NDArray[np.int64]
 # quantized on the way; a broken cache shows as whole nats.
 CACHED_DECODING_LIMIT = 0.02
 
+# Decoding step by step, and a runtime's own kernels, are given about so long; where all the tokens
+# that were asked for would take longer, fewer are taken, and rates are of those.
+_SECONDS = 30.0
+_FEWEST = 4
+
 
 class Runtime(Protocol):
     """A loaded artifact. Each backend's worker has one; `load(folder, threads)` returns it."""
@@ -119,20 +124,20 @@ def _judge_one(
     quality["cached_decoding_kl"] = cached
     if cached > CACHED_DECODING_LIMIT:
         raise WorkerError(
-            f"cached decoding disagrees with one pass: mean KL {cached:.3g} nats over {steps} "
-            f"steps (limit {CACHED_DECODING_LIMIT}); this artifact would generate other text "
+            f"cached decoding disagrees with one pass: mean KL {cached:.3g} nats "
+            f"(limit {CACHED_DECODING_LIMIT}); this artifact would generate other text "
             "than it was judged by"
         )
     prefill_rate = (len(windows[0]) - 1) / float(np.median(seconds[1:] or seconds))
     native = runtime.native()
     if native is not runtime:
-        prompt = ids[: 2 * steps]
-        native.logits(prompt[:steps])  # the first pass compiles
+        prompt = ids[: _affordable(native, ids[: 2 * steps])]
+        native.logits(prompt[: len(prompt) // 2])  # the first pass compiles
         started = time.perf_counter()
         own = native.logits(prompt)[:, :vocabulary]
         prefill_rate = len(prompt) / (time.perf_counter() - started)
         quality["native_kl"] = float(divergence(first[: len(prompt)], own).mean())
-        _, decode_rate = _decode(native, prompt, steps, own)
+        _, decode_rate = _decode(native, prompt, len(prompt) // 2, own)
     if default is not None:
         quality["runtime_kl"] = runtime_gap.summary()["kl_mean"]
     return {
@@ -146,13 +151,27 @@ def _judge_one(
     }
 
 
+def _affordable(runtime: Runtime, prompt: Tokens) -> int:
+    """Return how many tokens of the prompt take about `_SECONDS`, by the time of one."""
+    runtime.logits(prompt[:1])
+    started = time.perf_counter()
+    runtime.logits(prompt[:1])
+    affordable = int(_SECONDS / (time.perf_counter() - started))
+    return min(len(prompt), max(_FEWEST, affordable))
+
+
 def _decode(runtime: Runtime, ids: Tokens, steps: int, one_pass: Logits) -> tuple[float, float]:
-    """Feed the last `steps` tokens one by one; return mean KL against one pass, tokens/s."""
+    """Feed the last `steps` tokens one by one, fewer if they take too long; return mean KL against
+    one pass, tokens/s."""
     start = len(ids) - steps
     runtime.logits(ids[:start])
-    rows = []
+    rows: list[Logits] = []
     started = time.perf_counter()
     for position in range(start, len(ids)):
         rows.append(runtime.extend(ids[position : position + 1])[0, : one_pass.shape[-1]])
-    rate = steps / (time.perf_counter() - started)
-    return float(np.maximum(divergence(one_pass[start:], np.stack(rows)), 0).mean()), rate
+        seconds = time.perf_counter() - started
+        if seconds > _SECONDS and len(rows) >= _FEWEST:
+            break
+    expected = one_pass[start : start + len(rows)]
+    kl = np.maximum(divergence(expected, np.stack(rows)), 0).mean()
+    return float(kl), len(rows) / seconds

@@ -1,81 +1,108 @@
-"""An MLX artifact loaded by mlx-lm on the CPU: logits, cached steps, text."""
+"""An MLX artifact judged by its weights as float32, which are read as they are needed.
+
+mlx-lm's model computes, but for the products with weights: threads of this module read a few rows
+of the matrix each and multiply them by numpy's BLAS. MLX's own CPU kernels take some thirty times
+as long, for float32 as for packed weights; `native` is the model with those.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_map
-from mlx_lm.generate import stream_generate
+from mlx import nn
 from mlx_lm.models.cache import make_prompt_cache
-from mlx_lm.utils import load_model, load_tokenizer
+from mlx_lm.utils import load_model
 
+from phibuild.backends.mlx.malloc import keep_freed
+from phibuild.backends.mlx.native import NativeRuntime
+from phibuild.backends.mlx.stored_weights import StoredMatrix, StoredWeights
 from phibuild.evaluate.judge import Logits, Tokens
+
+_BLOCK_WEIGHTS = 1 << 20  # dequantized and multiplied by a thread at a time
+_KEPT_BYTES = 64 << 20  # of a thread: more than such a block and its parts
 
 
 class MlxRuntime:
-    """The artifact with its stored weights and mlx-lm's own kernels, quantized ones included.
+    """The artifact's weights in float32; nothing of them but the norms stays in memory."""
 
-    Float arrays (scales, biases, norms, the weights of fp16 artifacts) are widened to float32,
-    which loses nothing, so activations are float32 too: MLX's CPU kernels compute bfloat16 and
-    float16 some ten to a hundred times more slowly, and a GPU accumulates in float32 as well.
-    """
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, threads: int) -> None:
+        keep_freed(_KEPT_BYTES)
         mx.set_default_device(mx.cpu)
+        mx.set_cache_limit(0)
         self._folder = folder
-        self._model, self._config = load_model(folder, lazy=True)
-        self._model.update(tree_map(_widened, self._model.parameters()))
-        mx.eval(self._model.parameters())
+        checked, config = load_model(folder, lazy=True)  # mlx-lm's own check of names and shapes
+        self._model = type(checked)(checked.args)
+        weights = StoredWeights(folder, config)
+        executor = ThreadPoolExecutor(threads)
+        for path, module in self._model.named_modules():
+            if isinstance(module, nn.Linear):
+                _replace(self._model, path, Projection(weights.matrix(path), executor))
+            elif isinstance(module, nn.Embedding):
+                _replace(self._model, path, Embedding(weights.matrix(path), executor))
+            elif isinstance(module, nn.RMSNorm):
+                module.weight = mx.array(weights.vector(path))
         self._cache = make_prompt_cache(self._model)
 
     def logits(self, ids: Tokens) -> Logits:
         """Return the logits [T, V] of one pass over `ids` [T] from an empty cache."""
         self._cache = make_prompt_cache(self._model)
-        mx.clear_cache()
         return self.extend(ids)
 
     def extend(self, ids: Tokens) -> Logits:
         """Return the logits [T, V] of `ids` [T] appended to the cache that is there."""
-        logits = self._model(mx.array(ids)[None], cache=self._cache)[0]
-        mx.eval(logits)  # nothing has been computed up to here
-        return np.array(logits, dtype=np.float32)
+        return np.array(self._model(mx.array(ids)[None], cache=self._cache)[0])
 
-    def native(self) -> MlxRuntime:
-        return self
+    def native(self) -> NativeRuntime:
+        """Return the artifact in mlx-lm's own kernels."""
+        return NativeRuntime(self._folder)
 
     def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
-        """Yield the text that follows `prompt`, greedily, up to an end-of-sequence id."""
-        tokenizer = load_tokenizer(
-            self._folder,
-            {"trust_remote_code": False, "local_files_only": True},
-            eos_token_ids=self._config["eos_token_id"],
-        )
-        padding = _padding(tokenizer, self._config["vocab_size"])
-
-        def without_padding(_: mx.array, logits: mx.array) -> mx.array:
-            # mlx-lm's detokenizer raises IndexError at an id that no token has.
-            return mx.where(padding, -mx.inf, logits)
-
-        for step in stream_generate(
-            self._model,
-            tokenizer,
-            prompt,
-            max_tokens=max_tokens,
-            logits_processors=[without_padding],
-        ):
-            yield step.text
+        """Yield the text that mlx-lm generates after `prompt`."""
+        return self.native().generate(prompt, max_tokens)
 
 
-def _widened(array: mx.array) -> mx.array:
-    return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
+class Projection:
+    """In the place of nn.Linear."""
+
+    def __init__(self, matrix: StoredMatrix, executor: ThreadPoolExecutor) -> None:
+        self._matrix, self._executor = matrix, executor
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return x [..., width] times the transposed matrix: [..., rows]."""
+        matrix = self._matrix
+        columns = np.array(x).reshape(-1, matrix.width).T
+        product = np.empty((matrix.rows, columns.shape[1]), np.float32)
+        step = max(1, _BLOCK_WEIGHTS // matrix.width)
+
+        def multiply(start: int) -> None:
+            stop = min(start + step, matrix.rows)
+            np.matmul(matrix.read(start, stop), columns, out=product[start:stop])
+
+        list(self._executor.map(multiply, range(0, matrix.rows, step)))
+        return mx.array(np.ascontiguousarray(product.T).reshape(*x.shape[:-1], matrix.rows))
 
 
-def _padding(tokenizer: Any, vocabulary: int) -> mx.array:
-    """Return for each id of the padded vocabulary whether no token has it."""
-    padding = np.ones(vocabulary, dtype=np.bool_)
-    padding[[number for number in tokenizer.get_vocab().values() if number < vocabulary]] = False
-    return mx.array(padding)
+class Embedding:
+    """In the place of nn.Embedding."""
+
+    def __init__(self, matrix: StoredMatrix, executor: ThreadPoolExecutor) -> None:
+        self._matrix = matrix
+        self.as_linear = Projection(matrix, executor)  # of a tied model
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        rows = [self._matrix.read(token, token + 1) for token in np.array(ids).ravel().tolist()]
+        return mx.array(np.concatenate(rows).reshape(*ids.shape, -1))
+
+
+def _replace(model: nn.Module, path: str, value: Any) -> None:
+    """Set the module at a dotted path such as model.layers.3.mlp.down_proj."""
+    *parents, last = path.split(".")
+    owner: Any = model
+    for name in parents:
+        owner = owner[int(name)] if name.isdigit() else getattr(owner, name)
+    setattr(owner, last, value)

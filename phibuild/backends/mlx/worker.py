@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,10 @@ from phibuild.worker import Report, WorkerError, peak_rss_bytes
 
 if TYPE_CHECKING:
     from phibuild.backends.mlx.runtime import MlxRuntime
+
+# The runtime has threads of its own, each of which calls numpy's BLAS; more threads in there would
+# spin for one another. OpenBLAS looks when numpy is imported, which nothing has done so far.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 # mlx-lm 0.32 takes the long rope factors at every position (models/rope_utils.py).
 REFERENCE = "logits_long"
@@ -120,9 +125,13 @@ def _packed(
     return (f"q{bits:.0f}" if affine else quantization["mode"]), rows * width
 
 
+def prepare() -> None:
+    """Import what judging needs."""
+    import phibuild.backends.mlx.runtime  # noqa: F401
+
+
 def load(folder: Path, threads: int) -> MlxRuntime:
-    """Return the artifact, loaded by mlx-lm. MLX has no setting for the threads of its CPU
-    kernels (one)."""
+    """Return the artifact to be judged by `threads` threads. MLX's own CPU kernels have one."""
     from phibuild.backends.mlx.runtime import MlxRuntime
 
-    return MlxRuntime(folder)
+    return MlxRuntime(folder, threads)

@@ -111,7 +111,7 @@ class LayerwisePhi3:
     def layers(self) -> Iterator[Phi3DecoderLayer]:
         """Yield the decoder layers in order; each is valid until the next one."""
         for number in range(self.config.num_hidden_layers):
-            if not self._layers.holds(number + 1):
+            if self._layers.kept <= number + 1 < self._layers.count:
                 names = (self._layer_tensor(number + 1, name) for name in self._layer_tensors)
                 self._weights.expect(names)
             yield self._layers[number]
@@ -150,11 +150,11 @@ class LayerwisePhi3:
 
 
 class _FirstKept(Generic[Filled]):
-    """`count` things that are made and then filled by number. The first `keep` stay filled, the
-    others share one: what `[number]` returns is valid until the next call.
+    """`count` things that are made, then filled by number. The first `keep` are filled now and stay
+    so; the others share one: what `[number]` returns is valid until the next call.
 
-    Passes go through all of them in order, where the least recently used is the next one needed:
-    any other choice of what to keep saves as much, and the least recent nothing.
+    Passes go through all of them in order, where the least recently used is always the next one
+    needed: what is kept must not change.
     """
 
     def __init__(
@@ -165,27 +165,21 @@ class _FirstKept(Generic[Filled]):
         keep: int,
     ) -> None:
         self.count = count
-        self.kept = max(min(keep, count), 0)
         self._make, self._fill = make, fill
-        self._filled: dict[int, Filled] = {}
-        self._shared: tuple[int, Filled] | None = None
+        self._kept: list[Filled] = []
+        for number in range(max(min(keep, count), 0)):
+            self._kept.append(make())
+            fill(self._kept[number], number)
+        self._shared: Filled | None = None
 
-    def holds(self, number: int) -> bool:
-        """Return whether number needs no filling; so for one beyond the last."""
-        shared = self._shared is not None and self._shared[0] == number
-        return number >= self.count or number in self._filled or shared
+    @property
+    def kept(self) -> int:
+        return len(self._kept)
 
     def __getitem__(self, number: int) -> Filled:
-        if number in self._filled:
-            return self._filled[number]
-        if number < self.kept:
-            thing = self._make()
-            self._fill(thing, number)
-            self._filled[number] = thing
-            return thing
-        if self._shared is None or self._shared[0] != number:
-            thing = self._shared[1] if self._shared is not None else self._make()
-            self._shared = None  # what it holds is no longer whole, should filling fail
-            self._fill(thing, number)
-            self._shared = number, thing
-        return self._shared[1]
+        if number < len(self._kept):
+            return self._kept[number]
+        if self._shared is None:
+            self._shared = self._make()
+        self._fill(self._shared, number)
+        return self._shared

@@ -20,6 +20,10 @@ HEAD_ELEMENTS = 1 << 24
 """Weights of lm_head that are multiplied at a time."""
 DEQUANTIZED_ELEMENTS = 1 << 23
 """Weights that are dequantized at a time."""
+WIDENED_BYTES = 2 << 30
+"""fp32 weights of an artifact that stay in memory while it runs."""
+JUDGED_TOKENS = 512
+"""Longest window for which the bound of judging holds; the shipped evaluations have 256."""
 SOFTMAX_ROWS = 64
 """Rows of logits that are widened to float64 at a time."""
 
@@ -36,13 +40,21 @@ def reference_memory(arch: Architecture, windows: int, window_tokens: int) -> in
     return TRANSFORMERS + _FP32 * (states + batch + widened) + softmax
 
 
-def activations_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> int:
-    """Return what the inputs of all linear layers over a text take: states of all tokens, one layer
-    as fp32, one batch on its way through it, and the batch's inputs as float64."""
-    batch = max(BATCH_TOKENS, chunk_tokens)
-    inputs = batch * max(arch.hidden_size, arch.intermediate_size)
-    elements = tokens * arch.hidden_size + _batch_elements(arch, batch) + _layer_elements(arch)
-    return TRANSFORMERS + _FP32 * elements + _FP64 * inputs
+def judge_memory(arch: Architecture) -> int:
+    """Return what running an artifact of any precision takes: kept fp32 weights, a layer and a part
+    of lm_head beside them, the key-value cache and one window on its way through a layer, its
+    logits with those of the first window, and what compares them."""
+    kept = min(WIDENED_BYTES, _FP32 * arch.parameters)
+    widened = _layer_elements(arch) + HEAD_ELEMENTS
+    # Codes as int8 and once more on the way there, then twice in the dtype of the scales (4 bytes
+    # at most).
+    dequantized = 10 * DEQUANTIZED_ELEMENTS
+    cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * JUDGED_TOKENS
+    logits = 3 * arch.vocab_size * JUDGED_TOKENS
+    softmax = 8 * SOFTMAX_ROWS * arch.vocab_size * _FP64
+    batch = _batch_elements(arch, JUDGED_TOKENS)
+    elements = widened + cache + batch + logits
+    return TRANSFORMERS + kept + _FP32 * elements + dequantized + softmax
 
 
 def _layer_elements(arch: Architecture) -> int:

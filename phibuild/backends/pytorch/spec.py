@@ -11,6 +11,7 @@ from pydantic import BaseModel, StrictBool
 from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles, StoredTensor
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.backends.pytorch.memory import judge_memory
 from phibuild.backends.pytorch.tensors import (
     MAX_SHARD_BYTES,
     SAFETENSORS_DTYPE,
@@ -133,8 +134,9 @@ class PytorchSpec:
         return _BASE_MEMORY + _MEMORY_PER_VARIANT * len(variants)
 
     def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
-        """Return the bound: the weights as fp32, and 1 GiB for runtime and logits."""
-        return 4 * arch.parameters + (1 << 30)
+        """Return a bound that grows with the width of a layer and the vocabulary alone, once the
+        weights exceed what is kept of them."""
+        return judge_memory(arch)
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""

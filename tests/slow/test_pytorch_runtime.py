@@ -1,0 +1,114 @@
+"""The judge's runtime, with few weights in memory, computes what Transformers' whole model does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phibuild.architecture import read_architecture
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPES: dict[str, dict[str, Any]] = {
+    "phi3": {"sliding_window": 12},
+    "phi4mini": {},
+    "phi4": {},
+}
+_QUANTIZED = {"dtype": "bfloat16", "group_size": 64}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fp32": {"dtype": "float32"},
+    "fp16": {"dtype": "float16"},
+    "w8": {**_QUANTIZED, "bits": 8, "symmetric": True},
+    "w8-asym": {**_QUANTIZED, "bits": 8, "symmetric": False},
+    "w4": {**_QUANTIZED, "bits": 4, "symmetric": True},
+    "w4-asym": {**_QUANTIZED, "bits": 4, "symmetric": False, "dtype": "float16"},
+}
+COMPARE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import torch
+from phibuild.backends.pytorch import layerwise, memory, runtime, stored_weights
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig, DynamicCache
+
+stored_weights.DEQUANTIZED_ELEMENTS = 1 << 15  # several chunks to a tensor
+for folder in json.load(sys.stdin):
+    config = json.loads(Path(folder, "config.json").read_text())
+    options = {"dtype": getattr(torch, config["torch_dtype"])}
+    if "quantization_config" in config:
+        options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
+    whole = AutoModelForCausalLM.from_pretrained(folder, **options).float()
+    vocabulary = config["vocab_size"]
+    ids = np.random.default_rng(0).integers(0, vocabulary, 40)
+    cache = DynamicCache()
+
+    def expected(ids):
+        with torch.inference_mode():
+            output = whole(torch.from_numpy(ids)[None], past_key_values=cache, use_cache=True)
+        return output.logits[0].numpy()
+
+    steps = [ids[:32], *ids[32:, None]]
+    wanted = [expected(step) for step in steps]
+    layer_bytes = 4 * sum(p.numel() for p in whole.model.layers[0].parameters())
+    # Nothing kept and lm_head in parts; two layers kept; everything.
+    for budget, elements in ((0, 1 << 17), (2 * layer_bytes + 5, 1 << 24), (1 << 31, 1 << 17)):
+        layerwise.HEAD_ELEMENTS = elements
+        ours = runtime.load(Path(folder), 2, budget)
+        model = ours._model
+        with torch.inference_mode():
+            for number, layer in enumerate(model.layers()):
+                theirs = whole.model.layers[number].state_dict()
+                for name, tensor in layer.state_dict().items():
+                    assert torch.equal(tensor, theirs[name]), (folder, number, name)
+            head = torch.cat([rows.clone() for _, rows in model.head()])
+            assert torch.equal(head, whole.lm_head.weight), folder
+            embedding = model.embed(torch.arange(vocabulary))
+            assert torch.equal(embedding, whole.model.embed_tokens.weight), folder
+        for _ in range(2):  # a new text empties the cache
+            got = [ours.logits(steps[0]), *map(ours.extend, steps[1:])]
+        for mine, theirs in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5, err_msg=folder)
+"""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_same_weights_and_logits_whatever_is_kept(
+    shape: str,
+    checkpoint: Callable[..., Path],
+    run_worker: Callable[[str, dict[str, Any]], list[dict[str, Any]]],
+    toolchain_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    source = checkpoint(shape, **SHAPES[shape])
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    items = []
+    for name, options in VARIANTS.items():
+        (tmp_path / name).mkdir()
+        variant = {"options": options}
+        items.append({"item": name, "variant": variant, "output": str(tmp_path / name)})
+    request = {
+        "verb": "build",
+        "source": str(source),
+        "architecture": read_architecture(config).to_json(),
+        "model": "tiny",
+        "threads": 2,
+        "items": items,
+    }
+    events = run_worker("pytorch", request)
+    assert {event["item"] for event in events if event["event"] == "item"} == set(VARIANTS)
+    done = subprocess.run(
+        [toolchain_python("pytorch"), "-c", COMPARE],
+        input=json.dumps([item["output"] for item in items]),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]

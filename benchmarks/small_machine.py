@@ -3,14 +3,15 @@
     python benchmarks/small_machine.py WORK [--size 0.44b|3.8b] [--backends a,b] [--set] [--json F]
 
 Makes a seeded random checkpoint of the size below WORK, then for each backend and precision runs
-the vendor's command and `phibuild build ... evaluation=none` with an empty store, one after the
-other, and compares what they wrote. phibuild's figures are those of its whole command: composing,
-hashing the checkpoint and the artifact, writing the manifest; "worker" is the step that does what
-the vendor's command does. `--set` adds one build of all four precisions at once. Everything that a
-run has written is deleted when it has been compared; results are added to the JSON file, from
-which the table is made, so that backends can be measured one by one. `--no-vendor` measures
-phibuild alone, where the vendor's command needs more memory than there is. Linux; needs the
-vendors' environments, which are installed, and for llamacpp cmake and a C++ compiler.
+the vendor's command and `phibuild build ... evaluation=none`, one after the other, and compares
+what they wrote. phibuild's figures are those of its whole command, with the artifact's digests and
+manifest; "worker" is the step that does what the vendor's command does. What phibuild does once for
+a checkpoint, hashing it, is measured by itself; "first build" adds it. `--set` adds one build of
+all four precisions at once. Everything that a run has written is deleted when it has been compared;
+results are added to the JSON file, from which the table is made, so that backends can be measured
+one by one. `--no-vendor` measures phibuild alone, where the vendor's command needs more memory than
+there is. Linux; needs the vendors' environments, which are installed, and for llamacpp cmake and a
+C++ compiler.
 """
 
 from __future__ import annotations
@@ -43,6 +44,15 @@ accelerators: [cpu, cuda, metal, webgpu, openvino_gpu]
 context_length: 4096
 sources: {memory: assumed}
 """
+_HASH = """
+import sys
+from pathlib import Path
+from phibuild.checkpoint import load_checkpoint
+from phibuild.keys import source_digest
+from phibuild.store import Store
+source, store = map(Path, sys.argv[1:])
+source_digest(load_checkpoint(source, "x", "x"), Store(store), read_weights=True)
+"""
 _HEADERS = ("checkpoint", "backend", "what", "by", "wall s", "CPU s", "CPU ratio",
             "peak RSS GB", "anonymous GB", "read GB", "written GB", "tensors equal")  # fmt: skip
 
@@ -55,11 +65,18 @@ class Benchmark:
         self.source = make(size, work / "models" / size)
         self.log = work / "log.txt"
         self.config = work / "config"
+        self.hashed = self.hash()
         (self.config / "device").mkdir(parents=True, exist_ok=True)
         (self.config / "recipes").mkdir(exist_ok=True)
         (self.config / "device" / "any.yaml").write_text(_DEVICE)
         cells = "".join(f"    {name}: [{', '.join(PRECISIONS)}]\n" for name in VENDORS)
         (self.config / "recipes" / "all.yaml").write_text(f"devices:\n  any:\n{cells}")
+
+    def hash(self) -> Cost:
+        """Hash the checkpoint into an empty store, which builds then find it in."""
+        shutil.rmtree(self.work / "store", ignore_errors=True)
+        words = [sys.executable, "-c", _HASH, str(self.source), str(self.work / "store")]
+        return measured(words, {"PYTHONPATH": str(ROOT)}, self.log, cold=self._weights())
 
     def vendor(self, backend: str, precision: str) -> tuple[Cost, Path]:
         """Run the vendor's commands; return their cost and the folder that they filled."""
@@ -77,7 +94,7 @@ class Benchmark:
 
     def ours(self, backend: str, precisions: str) -> tuple[Cost, dict[str, Any]]:
         """Run phibuild with an empty store; return its cost and its report."""
-        for name in ("store", "outputs"):
+        for name in ("store/artifacts", "store/tmp", "outputs"):
             shutil.rmtree(self.work / name, ignore_errors=True)
         toolchain(backend).install()
         words = [sys.executable, "-m", "phibuild", "build", "recipe=all", f"model={self.source}"]
@@ -142,6 +159,7 @@ class Benchmark:
             "size": self.size,
             "backend": backend,
             "what": what,
+            "hash": self.hashed.to_json(),
             "vendor": theirs.to_json() if theirs else None,
             "phibuild": ours.to_json(),
             "worker": {key: step[key] for key in ("seconds", "cpu_seconds", "memory_bytes",
@@ -160,7 +178,8 @@ def _digest(report: dict[str, Any], precision: str) -> str:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return the results as a Markdown table, three lines to each: vendor, phibuild, its worker."""
+    """Return the results as a Markdown table, four lines to each: the vendor's command, phibuild's,
+    that with the hashing of the checkpoint, and its worker's part."""
     rows = []
     for row in results:
         theirs, worker = row["vendor"], row["worker"]
@@ -169,12 +188,18 @@ def table(results: list[dict[str, Any]]) -> str:
             rows.append((*place, VENDORS[row["backend"]].label, *_cost(theirs, theirs), ""))
         same = "" if not theirs else f"NO: {len(row['differing'])}" if row["differing"] else "yes"
         rows.append((*place, "phibuild", *_cost(row["phibuild"], theirs), same))
+        first = _sum(row["phibuild"], row["hash"])
+        rows.append((*place, "first build of a checkpoint", *_cost(first, theirs), ""))
         seconds = (f"{worker['seconds']:.1f}", f"{worker['cpu_seconds']:.1f}")
         ratio = _ratio(worker, theirs)
         anonymous = f"{worker['peak_anonymous_bytes'] / 1e9:.2f}"
         rows.append((*place, "of it the worker", *seconds, ratio, "", anonymous, "", "", ""))
     align = ["left"] * 4 + ["right"] * 7 + ["left"]
     return tabulate(rows, _HEADERS, tablefmt="github", colalign=align, disable_numparse=True)
+
+
+def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return (Cost(**one) + Cost(**other)).to_json()
 
 
 def _cost(cost: dict[str, Any], vendor: dict[str, Any] | None) -> tuple[str, ...]:

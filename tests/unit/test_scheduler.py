@@ -89,9 +89,13 @@ def test_what_wants_more_than_there_is_runs_alone() -> None:
 
 
 def test_tasks_without_cores_wait_for_nobody() -> None:
-    watch = Watch()
-    go([watch.task("huge", cores=99, memory=1000), watch.task("download", cores=0)])
-    assert any({"huge", "download"} <= group for group in watch.together)
+    both = threading.Barrier(2, timeout=60)  # broken unless they run at the same time
+
+    def meet() -> None:
+        both.wait()
+
+    go([Task("huge", frozenset(), 99, 1000, meet), Task("download", frozenset(), 0, 0, meet)])
+    assert not both.broken
 
 
 def test_a_task_that_raises_is_a_defect_and_shows() -> None:

@@ -59,9 +59,7 @@ def quantization(options: Mapping[str, Any]) -> Quantization | None:
     return Quantization(options["bits"], options["group_size"], options["mode"])
 
 
-def matrix_quantization(
-    name: str, layers: int, options: Mapping[str, Any]
-) -> Quantization | None:
+def matrix_quantization(name: str, layers: int, options: Mapping[str, Any]) -> Quantization | None:
     """Return how the matrix `name` of a model of so many layers is quantized.
 
     A recipe gives more bits to lm_head, and to down_proj and qkv_proj (for its v) of the first and

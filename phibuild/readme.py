@@ -21,9 +21,10 @@ def artifact_readme(
     usage = spec.usage(variant).strip("\n")
     language = "python" if "import " in usage else "sh"
     return f"""---
+library_name: {spec.library}
 pipeline_tag: text-generation
 base_model: {checkpoint.name}
-tags: [phi, quantized, {variant.precision}]
+tags: [{spec.library}, phi, quantized, {variant.precision}]
 ---
 # {checkpoint.name}, {variant.name} ({variant.format})
 

@@ -51,6 +51,8 @@ class BackendSpec(Protocol):
     name: str
     title: str
     format: str
+    library: str
+    """The Hub's name of what reads the format: `library_name` of a model card."""
     options: type[BaseModel]
     """Every option a recipe may set, with its default; unknown ones are refused."""
 

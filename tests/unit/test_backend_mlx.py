@@ -159,6 +159,41 @@ def test_layout_by_hand() -> None:
     assert (half, full) == (2 * arch.parameters, 4 * arch.parameters)
 
 
+def test_a_recipe_chooses_the_bits_of_each_matrix() -> None:
+    arch = _architecture(layers=16)
+    variant = _variant("int4", arch, recipe="mixed_4_6", group_size=32)
+    assert variant.name == "mixed-4-6-g32"
+    assert variant.options["recipe"] == "mixed_4_6"
+    kinds = {tensor.name: tensor.kind for tensor in SPEC.layout(arch, variant)}
+    more = {name for name, kind in kinds.items() if kind == "q6"}
+    assert "lm_head.weight" in more
+    assert kinds["model.embed_tokens.weight"] == "q4"
+    # The first and the last eighth, and every third of those between.
+    sensitive = {0, 1, 4, 7, 10, 13, 14, 15}
+    for layer in range(16):
+        for part in ("self_attn.qkv_proj", "mlp.down_proj"):
+            assert (f"model.layers.{layer}.{part}.weight" in more) == (layer in sensitive)
+        for part in ("self_attn.o_proj", "mlp.gate_up_proj"):
+            assert kinds[f"model.layers.{layer}.{part}.weight"] == "q4"
+    lower = _variant("int4", arch, recipe="mixed_2_6")
+    assert SPEC.layout(arch, lower)[0].kind == "q2"
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "words"),
+    [
+        ("int8", {}, "the recipe mixed_3_6 is int4's, not int8's"),
+        ("int4", {"mode": "mxfp4"}, "the recipe mixed_3_6 needs mode affine, not mxfp4"),
+        ("int4", {"bits": 3}, "chooses the bits itself; leave bits null"),
+        ("fp16", {}, "the options recipe belong to int4 and int8"),
+    ],
+)
+def test_what_a_recipe_cannot_be_combined_with(
+    precision: Precision, options: dict[str, Any], words: str
+) -> None:
+    assert words in _reason(precision, recipe="mixed_3_6", **options)
+
+
 def test_every_tensor_is_stored_once_and_a_tied_head_not_at_all() -> None:
     for arch in (_architecture(), _architecture(tied=True)):
         order = [name for name, _ in module_order(arch)]
@@ -174,6 +209,37 @@ def test_memory_does_not_grow_with_the_model_or_the_variants() -> None:
     variants = [_variant("int4"), _variant("fp32")]
     small = SPEC.build_memory(_architecture(), 10**6, variants)
     assert small == SPEC.build_memory(_architecture(layers=40), 10**11, variants[:1])
+
+
+def _phi35(**changes: Any) -> Architecture:
+    return _architecture(
+        **{
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "layers": 32,
+            "heads": 32,
+            "kv_heads": 32,
+            "vocab_size": 32064,
+        }
+        | changes
+    )
+
+
+def test_judging_a_large_model_does_not_hold_its_weights() -> None:
+    large = _phi35()
+    variants = [_variant(precision, large) for precision in ("int4", "int8", "fp16", "fp32")]
+    bound = SPEC.judge_memory(large, variants)
+    assert bound < 3 << 30
+    # The caches of two runtimes, for 512 tokens of 2 x 3072 floats a layer, are all that grows.
+    deeper = SPEC.judge_memory(_phi35(layers=64), variants)
+    assert deeper - bound == 32 * 2 * 512 * 2 * 3072 * 4
+
+
+def test_judging_a_small_model_counts_its_weights_as_fp32() -> None:
+    small, wider = _architecture(), _architecture(vocab_size=200)
+    fp16 = _variant("fp16")
+    more = SPEC.judge_memory(wider, [fp16]) - SPEC.judge_memory(small, [fp16])
+    assert more >= 4 * (wider.parameters - small.parameters)
 
 
 def test_the_cache_has_the_type_of_the_activations() -> None:

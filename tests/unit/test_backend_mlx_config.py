@@ -52,6 +52,18 @@ def test_config_as_mlx_lm_writes_it(tmp_path: Path) -> None:
     }
 
 
+def test_config_names_the_bits_that_a_recipe_chose(tmp_path: Path) -> None:
+    written = _written(tmp_path, CONFIG, Q4 | {"recipe": "mixed_3_6"})
+    quantization = written["quantization"]
+    assert quantization == written["quantization_config"]
+    assert (quantization["bits"], quantization["group_size"]) == (4, 64)
+    assert quantization["lm_head"] == {"group_size": 64, "bits": 6, "mode": "affine"}
+    assert quantization["model.embed_tokens"]["bits"] == 3
+    assert quantization["model.layers.0.mlp.down_proj"]["bits"] == 3
+    assert quantization["model.layers.1.mlp.down_proj"]["bits"] == 6
+    assert "model.norm" not in quantization
+
+
 def test_config_names_the_float_type_that_is_stored(tmp_path: Path) -> None:
     written = _written(tmp_path, CONFIG | {"dtype": "bfloat16"}, {"dtype": "float16"})
     assert (written["torch_dtype"], written["dtype"]) == ("float16", "float16")

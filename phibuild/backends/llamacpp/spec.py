@@ -61,6 +61,7 @@ class LlamaCppSpec:
     name = "llamacpp"
     title = "llama.cpp"
     format = "GGUF"
+    library = "gguf"
     options: type[BaseModel] = LlamaCppOptions
 
     def variant(

@@ -34,7 +34,7 @@ class Groups:
         """Take a contiguous matrix of safetensors type `dtype` whose width is a multiple of
         `group_size`."""
         self._rows = len(weights)
-        quads = weights.reshape(-1, group_size).view(_QUAD_TYPES[weights.itemsize])
+        quads: NDArray[Any] = weights.reshape(-1, group_size).view(_QUAD_TYPES[weights.itemsize])
         values = np.ascontiguousarray(quads.T).view(weights.dtype)
         low, high = _extremes(values)
         self._low: Floats = cast(low, dtype, "F32")

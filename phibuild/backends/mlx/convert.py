@@ -161,7 +161,7 @@ def _read(descriptor: int, rows: _Rows) -> Block:
     shape = (rows.stop - rows.start, *tensor.shape[1:])
     row_bytes = tensor.nbytes // tensor.shape[0]
     buffer = np.empty(shape, NUMPY_TYPES[tensor.dtype])
-    view = memoryview(buffer).cast("B")
+    view = buffer.data.cast("B")
     position = tensor.offset + rows.start * row_bytes
     while view.nbytes:
         count = os.preadv(descriptor, [view], position)

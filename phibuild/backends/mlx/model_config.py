@@ -33,10 +33,10 @@ def write_config(
     """Write config.json of the artifact from that of the checkpoint.
 
     As `mlx_lm.convert` does: keys sorted, the end-of-sequence ids of generation_config.json,
-    `quantization` twice, with that of each matrix where a recipe chose it. Beyond it: the float type is the artifact's own (a second conversion
-    would cast to what config.json says), and rope stands where mlx-lm looks for it even if
-    Transformers 5 wrote the checkpoint (mlx-lm would ignore `rope_parameters` and load a model
-    without longrope).
+    `quantization` twice, with that of each matrix where a recipe chose it. Beyond it: the float
+    type is the artifact's own (a second conversion would cast to what config.json says), and rope
+    stands where mlx-lm looks for it even if Transformers 5 wrote the checkpoint (mlx-lm would
+    ignore `rope_parameters` and load a model without longrope).
     """
     config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
     for key in _DROPPED:

@@ -111,7 +111,7 @@ class _Rows:
 @cache
 def _microscaled_numbers(mode: str, bits: int) -> Floats:
     """Return what each code of a microscaling type stands for, according to MLX."""
-    codes = np.arange(256, dtype=np.uint8) & ((1 << bits) - 1)
+    codes = np.arange(256, dtype=np.uint8) & np.uint8((1 << bits) - 1)
     packed = mx.array(pack(codes, bits).view(np.uint32)[None])
     ones = mx.full((1, 8), 127, dtype=mx.uint8)  # 2^0, for each group of 32
     values = mx.dequantize(packed, ones, group_size=32, bits=bits, mode=mode, dtype=mx.float32)

@@ -59,6 +59,7 @@ class OpenVinoSpec:
     name = "openvino"
     title = "OpenVINO (openvino-genai)"
     format = "OpenVINO IR"
+    library = "openvino"
     options: type[BaseModel] = OpenVinoOptions
 
     def variant(

@@ -73,6 +73,7 @@ class OrtGenaiSpec:
     name = "ort_genai"
     title = "ONNX Runtime GenAI"
     format = "ONNX"
+    library = "onnx"
     options: type[BaseModel] = OrtGenaiOptions
 
     def variant(

@@ -55,6 +55,7 @@ class PytorchSpec:
     name = "pytorch"
     title = "PyTorch (Transformers, vLLM)"
     format = "safetensors"
+    library = "transformers"
     options: type[BaseModel] = PytorchOptions
 
     def variant(

@@ -215,14 +215,29 @@ def test_other_bytes_count_files_and_grow_with_layers_and_vocabulary() -> None:
     assert other(1000, 0, num_hidden_layers=5) == base + 4 * layer
 
 
-def test_build_memory_is_that_of_the_largest_variant() -> None:
-    arch = architecture()
-    int4, fp32 = built("int4"), built("fp32")
-    source = 2 * arch.parameters
-    each = [SPEC.build_memory(arch, source, [variant]) for variant in (int4, fp32)]
-    assert SPEC.build_memory(arch, source, [int4, fp32]) == max(each)
-    stored = sum(tensor.nbytes for tensor in SPEC.layout(arch, int4))
-    assert each[0] > source + stored
+def test_build_memory_is_the_same_whatever_is_built() -> None:
+    def bound(layers: int, *precisions: Precision, **overrides: Any) -> int:
+        arch = architecture(num_hidden_layers=layers, **overrides)
+        return SPEC.build_memory(arch, 2 * arch.parameters, [built(name) for name in precisions])
+
+    assert bound(1, "int4") == bound(40, "int4", "int8", "fp16", "fp32") < 1 << 29
+    # Converting the tokenizer takes what its tokens do: 292 MiB with Phi-4-mini's.
+    assert bound(1, "int4", vocab_size=200_064) - bound(1, "int4") == pytest.approx(293e6, rel=0.06)
+
+
+def test_judging_takes_the_weights_of_the_largest_as_they_are_stored() -> None:
+    arch = architecture(hidden_size=3072, intermediate_size=8192, num_hidden_layers=32)
+    int4, int8, fp32 = (built(name) for name in ("int4", "int8", "fp32"))
+    bounds = [SPEC.judge_memory(arch, [variant]) for variant in (int4, int8, fp32)]
+    assert SPEC.judge_memory(arch, [fp32, int4]) == bounds[2]
+    stored = [
+        sum(tensor.nbytes for tensor in SPEC.layout(arch, variant))
+        for variant in (int4, int8, fp32)
+    ]
+    assert bounds[2] - bounds[1] == stored[2] - stored[1]
+    assert stored[0] < bounds[0] < bounds[1]
+    vocabulary = SPEC.judge_memory(architecture(vocab_size=200_064), [int4])
+    assert vocabulary > SPEC.judge_memory(architecture(), [int4]) + 4 * 256 * 5 * 200_000
 
 
 def test_kv_cache_and_usage_follow_the_target() -> None:

@@ -8,6 +8,7 @@ row is worked out by itself, so the bytes do not depend on how rows are grouped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -101,7 +102,8 @@ class Integer:
 
     def parts(self, shape: tuple[int, int]) -> tuple[Part, ...]:
         rows, width = shape
-        weights, groups = (rows, width), (rows, 1)
+        weights: tuple[int, ...] = (rows, width)
+        groups: tuple[int, ...] = (rows, 1)
         if self.group_size != ROW:
             weights = (rows, width // self.group_size, self.group_size)
             groups = (rows, width // self.group_size, 1)
@@ -158,10 +160,11 @@ class Integer:
             levels = np.append(levels, np.uint8(0))
         levels &= np.uint8(0x0F)
         pairs = levels.view("<u2")
-        return ((pairs >> np.uint16(4)) | pairs).astype(np.uint8)
+        packed: NDArray[np.uint8] = ((pairs >> np.uint16(4)) | pairs).astype(np.uint8)
+        return packed
 
 
-def encoding(name: str, options: dict[str, Any]) -> Encoding:
+def encoding(name: str, options: Mapping[str, Any]) -> Encoding:
     """Return how the matrix `name` is stored in a variant with these options (`mode`, and for int4
     `group_size`).
 

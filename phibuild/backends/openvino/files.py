@@ -14,6 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
@@ -63,7 +64,7 @@ class IrFiles:
         start = nbytes * row // rows
         if start + data.nbytes > nbytes:
             raise ValueError(f"{name}: {start + data.nbytes} bytes written to {nbytes}")
-        self._write(memoryview(data.reshape(-1)).cast("B"), offset + start)
+        self._write(data.reshape(-1).view(np.uint8).data, offset + start)
 
     def _write(self, data: bytes | memoryview, offset: int) -> None:
         while data:

@@ -36,9 +36,16 @@ _SCALE_BYTES = 2  # scales are f16
 _HEAD = 96
 """Smallest head_dim of the published Phi models."""
 
-# Resident bytes of a worker that has imported nncf and Transformers' tokenizers (measured: 215
-# MB), and of buffers of the conversion (measured: 85 MB), rounded up.
-_BASE_MEMORY = 320 << 20
+# Anonymous bytes of a worker that builds: Python, OpenVINO, Transformers' tokenizers, a graph and
+# the threads' chunks (measured: 75 MB, and 16 MB more with 32 layers).
+_BUILD_BYTES = 256 << 20
+# What a token takes while the tokenizer is converted (measured: 1.25 kB with a vocabulary of 200k).
+_TOKEN_BYTES = 1536
+
+# Judging, in anonymous bytes: Python, OpenVINO, the compiled graph.
+_JUDGE_BYTES = 256 << 20
+_JUDGED_TOKENS = 256  # the window of the shipped evaluations
+_LOGITS_COPIES = 6  # of a window's logits, as f32, with what compares them (measured: 5.2)
 
 
 class OpenVinoOptions(Frozen):
@@ -169,24 +176,25 @@ class OpenVinoSpec:
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
-        """Return a bound of resident bytes.
-
-        Integer variants map the checkpoint and hold their own weights until they are saved. Float
-        ones are mapped from a temporary file, to which they are converted a tensor at a time.
-        """
-        largest_tensor = max(math.prod(shape) for _, shape in arch.tensors())
-
-        def peak(variant: Variant) -> int:
-            stored = sum(tensor.nbytes for tensor in self.layout(arch, variant))
-            if variant.options["mode"] in _FLOAT:
-                return stored + 4 * largest_tensor
-            return stored + source_bytes
-
-        return _BASE_MEMORY + max(map(peak, variants))
+        """Return the bound, which neither layers nor variants change: weights go from the
+        checkpoint to the artifacts a chunk of rows at a time."""
+        return _BUILD_BYTES + _TOKEN_BYTES * arch.vocab_size
 
     def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
-        """Return the bound: the weights as fp32, and 1 GiB for runtime and logits."""
-        return 4 * arch.parameters + (1 << 30)
+        """Return the bound, for windows of `_JUDGED_TOKENS` tokens: the weights of the largest
+        variant, logits, activations and the KV cache in f32.
+
+        The CPU plugin packs every matrix for its kernels, in its stored type.
+        """
+        weights = max(
+            sum(_packed_bytes(tensor) for tensor in self.layout(arch, variant))
+            for variant in variants
+        )
+        activations = 4 * (arch.hidden_size + arch.intermediate_size)
+        scores = arch.heads * _JUDGED_TOKENS
+        cache = 2 * arch.layers * arch.kv_heads * arch.head_dim
+        values = _LOGITS_COPIES * arch.vocab_size + activations + scores + cache
+        return _JUDGE_BYTES + 4 * _JUDGED_TOKENS * values + weights
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2 (f16) on GPU and NPU and where the weights are floats, for which the IR asks
@@ -214,6 +222,14 @@ def _integer_tensor(name: str, shape: tuple[int, ...], mode: str, group_size: in
     zero_point_bits = bits * groups if mode.endswith("_asym") else 0
     nbytes = (bits * math.prod(shape) + 7) // 8 + _SCALE_BYTES * groups + (zero_point_bits + 7) // 8
     return StoredTensor(name, _INTEGER[mode], math.prod(shape), nbytes)
+
+
+def _packed_bytes(tensor: StoredTensor) -> int:
+    """Return what the CPU plugin holds of a tensor: for 4 bits, scales and zero points several
+    times over and wider (measured: 7 bytes a group more than is stored)."""
+    if tensor.kind not in ("u4", "i4"):
+        return tensor.nbytes
+    return tensor.nbytes + 4 * (tensor.nbytes - tensor.parameters // 2)
 
 
 SPEC = OpenVinoSpec()

@@ -15,6 +15,7 @@ from torch import Tensor
 from phibuild.architecture import Architecture
 from phibuild.backends.companions import copy_companions
 from phibuild.backends.pytorch.inspection import inspect
+from phibuild.backends.pytorch.memory import CHUNK_ELEMENTS, CHUNK_ROWS
 from phibuild.backends.pytorch.model_config import artifact_config
 from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
 from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES, Scheme, file_entries
@@ -22,8 +23,6 @@ from phibuild.safetensors_io import SafetensorsWriter, TensorInfo, read_checkpoi
 from phibuild.worker import Report, WorkerError
 
 _TORCH_DTYPE = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-_CHUNK_ELEMENTS = 1 << 18
-_CHUNK_ROWS = 32  # a multiple of the rows that one int32 of packed zero points holds
 
 
 class Artifact:
@@ -122,9 +121,7 @@ def _convert(
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for name, shape in arch.tensors():
             info = _expected(tensors, name, shape)
-            step = (
-                max(_CHUNK_ELEMENTS * shape[0] // info.parameters // _CHUNK_ROWS, 1) * _CHUNK_ROWS
-            )
+            step = max(CHUNK_ELEMENTS * shape[0] // info.parameters // CHUNK_ROWS, 1) * CHUNK_ROWS
             write = partial(_write_rows, artifacts, info, step)
             for failures in pool.map(write, range(0, shape[0], step)):
                 for artifact, error in failures.items():

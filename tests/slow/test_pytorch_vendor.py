@@ -114,6 +114,14 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi4mini": ("phi4mini", {}),
     "phi4mini-fp16-sharded": ("phi4mini", {"dtype": "fp16", "shards": 2}),
     "phi4": ("phi4", {}),
+    # The other dtypes of each shape: every tensor has the same values in all of them.
+    "phi3-fp16": ("phi3", {"dtype": "fp16", "layers": 2}),
+    "phi3-sharded": ("phi3", {"shards": 4, "layers": 2}),
+    "phi4mini-fp32-sharded": ("phi4mini", {"dtype": "fp32", "shards": 2, "layers": 2}),
+    "phi4mini-sharded": ("phi4mini", {"shards": 3, "layers": 2}),
+    "phi4-fp16": ("phi4", {"dtype": "fp16", "layers": 2}),
+    "phi4-fp32-sharded": ("phi4", {"dtype": "fp32", "shards": 3, "layers": 2}),
+    "phi4-sharded": ("phi4", {"shards": 2, "layers": 2}),
     # 2 M weights a layer: several chunks of rows to a tensor.
     "chunks": ("phi3", {"layers": 1, "hidden_size": 1024, "intermediate_size": 1024}),
     # Heads of 8 with one key-value head: 144 rows in qkv_proj, which 32 does not divide.

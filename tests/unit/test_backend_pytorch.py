@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from phibuild.architecture import Architecture, Rope
 from phibuild.backends.base import SourceFiles
+from phibuild.backends.pytorch.memory import JUDGED_TOKENS, reference_memory
 from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
 from phibuild.backends.pytorch.tensors import Scheme, entry_bytes, file_entries
 from phibuild.safetensors_io import ITEM_BYTES
@@ -221,6 +222,42 @@ def test_build_memory_does_not_grow_with_the_model() -> None:
     variants = [_variant("int4"), _variant("fp16")]
     small, large = _architecture(), _architecture(layers=80, vocab_size=200_000)
     assert SPEC.build_memory(small, 10**6, variants) == SPEC.build_memory(large, 10**11, variants)
+
+
+def _phi35_mini(**changes: Any) -> Architecture:
+    values: dict[str, Any] = {
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "layers": 32,
+        "heads": 32,
+        "kv_heads": 32,
+        "vocab_size": 32064,
+        "tied": False,
+    }
+    return _architecture(**values | changes)
+
+
+def test_memory_does_not_grow_with_layers() -> None:
+    variants = [_variant("int4"), _variant("fp32")]
+    usual, deep = _phi35_mini(), _phi35_mini(layers=320)
+    assert SPEC.build_memory(usual, 0, variants) == SPEC.build_memory(deep, 0, variants) < 1e9
+    assert reference_memory(usual, 20, 256) == reference_memory(deep, 20, 256) < 2e9
+    # Nothing but the key-value cache of one window grows.
+    cache = SPEC.judge_memory(deep, variants) - SPEC.judge_memory(usual, variants)
+    assert cache == 288 * 2 * 3072 * 4 * JUDGED_TOKENS
+    assert SPEC.judge_memory(usual, variants) < 5e9
+
+
+def test_a_small_model_is_judged_in_less() -> None:
+    small = SPEC.judge_memory(_architecture(), [_variant("int4")])
+    assert small < SPEC.judge_memory(_phi35_mini(), [_variant("int4")]) - 2e9
+
+
+def test_reference_memory_counts_both_sets_of_rope_factors() -> None:
+    factors = (1.0,) * 48
+    rope = Rope(10000.0, 1.0, factors, factors)
+    grown = reference_memory(_phi35_mini(rope=rope), 20, 256)
+    assert grown - reference_memory(_phi35_mini(), 20, 256) == 20 * 256 * 3072 * 4
 
 
 def test_cache_elements_have_the_computing_dtype() -> None:

@@ -4,7 +4,8 @@ not change: rows are read in chunks, converted for every variant and written in 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from phibuild.architecture import Architecture
 from phibuild.backends.companions import copy_companions
 from phibuild.backends.pytorch.inspection import inspect
+from phibuild.backends.pytorch.memory import CHUNK_ELEMENTS, CHUNK_ROWS
 from phibuild.backends.pytorch.model_config import artifact_config
 from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
 from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES, Scheme, file_entries
@@ -21,8 +23,6 @@ from phibuild.safetensors_io import SafetensorsWriter, TensorInfo, read_checkpoi
 from phibuild.worker import Report, WorkerError
 
 _TORCH_DTYPE = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-_CHUNK_ELEMENTS = 1 << 20
-_CHUNK_ROWS = 32  # a multiple of the rows that one int32 of packed zero points holds
 
 
 class Artifact:
@@ -85,7 +85,7 @@ class Artifact:
 
 def build(request: dict[str, Any], report: Report) -> None:
     """Write each item's artifact; report it complete, or failed and go on with the others."""
-    torch.set_num_threads(request["threads"])
+    torch.set_num_threads(1)  # threads work at chunks of their own: no waiting at every operation
     source = Path(request["source"])
     arch = Architecture.from_json(request["architecture"])
     artifacts: list[Artifact] = []
@@ -96,7 +96,7 @@ def build(request: dict[str, Any], report: Report) -> None:
         except OSError as error:
             report.failed(item["item"], error)
     try:
-        _convert(source, arch, artifacts, report)
+        _convert(source, arch, artifacts, request["threads"], report)
     except (WorkerError, OSError, ValueError) as error:  # the checkpoint cannot be read
         for artifact in artifacts:
             artifact.close()
@@ -112,50 +112,58 @@ def build(request: dict[str, Any], report: Report) -> None:
             report.item(artifact.item, result)
 
 
-def _convert(source: Path, arch: Architecture, artifacts: list[Artifact], report: Report) -> None:
+def _convert(
+    source: Path, arch: Architecture, artifacts: list[Artifact], threads: int, report: Report
+) -> None:
     """Write all weights; an artifact that fails is reported and taken out of the list."""
     tensors = read_checkpoint(source)
     total, done = arch.parameters, 0
-    for name, shape in arch.tensors():
-        for row, chunk in _chunks(tensors, name, shape):
-            for artifact in list(artifacts):
-                try:
-                    artifact.write(name, shape, row, chunk)
-                except (WorkerError, OSError) as error:
-                    artifact.close()
-                    artifacts.remove(artifact)
-                    report.failed(artifact.item, error)
-            done += chunk.numel()
-        if not artifacts:
-            return
-        for artifact in artifacts:
-            report.stage("converting", done / total, artifact.item)
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for name, shape in arch.tensors():
+            info = _expected(tensors, name, shape)
+            step = max(CHUNK_ELEMENTS * shape[0] // info.parameters // CHUNK_ROWS, 1) * CHUNK_ROWS
+            write = partial(_write_rows, artifacts, info, step)
+            for failures in pool.map(write, range(0, shape[0], step)):
+                for artifact, error in failures.items():
+                    if artifact in artifacts:
+                        artifacts.remove(artifact)
+                        artifact.close()
+                        report.failed(artifact.item, error)
+            if not artifacts:
+                return
+            done += info.parameters
+            for artifact in artifacts:
+                report.stage("converting", done / total, artifact.item)
 
 
-def _chunks(
-    tensors: dict[str, TensorInfo], name: str, shape: tuple[int, ...]
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number of the first row, and rows in the dtype of the checkpoint.
-
-    The buffer is used again: a chunk is valid until the next one. Raises WorkerError if the
-    checkpoint has no such tensor.
-    """
+def _expected(tensors: dict[str, TensorInfo], name: str, shape: tuple[int, ...]) -> TensorInfo:
+    """Return where a tensor is. Raises WorkerError if the checkpoint has no such tensor."""
     info = tensors.get(name)
     if info is None or info.shape != shape or info.dtype not in _TORCH_DTYPE:
         found = "is missing" if info is None else f"is {info.dtype} {list(info.shape)}"
         raise WorkerError(f"{name} of the checkpoint {found}; a float tensor {list(shape)} is due")
-    dtype = _TORCH_DTYPE[info.dtype]
-    cols = info.parameters // shape[0]
-    row_bytes = cols * dtype.itemsize
-    step = max(_CHUNK_ELEMENTS // cols // _CHUNK_ROWS, 1) * _CHUNK_ROWS
-    buffer = bytearray(min(step, shape[0]) * row_bytes)
+    return info
+
+
+def _write_rows(
+    artifacts: list[Artifact], info: TensorInfo, step: int, row: int
+) -> dict[Artifact, WorkerError | OSError]:
+    """Write up to `step` rows from number `row` on into every artifact; return those that failed
+    and why. Raises WorkerError or OSError if the rows cannot be read."""
+    rows = min(step, info.shape[0] - row)
+    row_bytes = info.nbytes // info.shape[0]
+    data = bytearray(rows * row_bytes)
     with info.path.open("rb", buffering=0) as file:
-        file.seek(info.offset)
-        for row in range(0, shape[0], step):
-            rows = min(step, shape[0] - row)
-            _fill(file, memoryview(buffer)[: rows * row_bytes], info.path)
-            chunk = torch.frombuffer(buffer, dtype=dtype, count=rows * cols)
-            yield row, chunk.view(rows, *shape[1:])
+        file.seek(info.offset + row * row_bytes)
+        _fill(file, memoryview(data), info.path)
+    chunk = torch.frombuffer(data, dtype=_TORCH_DTYPE[info.dtype]).view(rows, *info.shape[1:])
+    failures: dict[Artifact, WorkerError | OSError] = {}
+    for artifact in tuple(artifacts):
+        try:
+            artifact.write(info.name, info.shape, row, chunk)
+        except (WorkerError, OSError) as error:
+            failures[artifact] = error
+    return failures
 
 
 def _fill(file: Any, view: memoryview, path: Path) -> None:

@@ -10,9 +10,19 @@ from phibuild.architecture import Architecture
 _MEBIBYTE = 1 << 20
 _FP32 = 4
 _FP64 = 8
+TORCH = 200 * _MEBIBYTE
+"""A worker that has imported PyTorch (150 MiB) and read the checkpoint's headers."""
 TRANSFORMERS = 400 * _MEBIBYTE
 """A worker that has imported PyTorch, Transformers and compressed-tensors (260 MiB), a tokenizer,
 and a held-out text of some megabytes with its ids."""
+CHUNK_ELEMENTS = 1 << 18
+"""Weights that a thread converts at a time, unless `CHUNK_ROWS` rows have more."""
+CHUNK_ROWS = 32
+"""A multiple of the rows that one int32 of packed zero points holds."""
+_CHUNK_COPIES = 20
+"""Bytes of a weight in all intermediate results of its conversion: as read, in the artifact's
+dtype, divided, and as codes of 16 and 8 bits; 4 bytes each at most."""
+_THREADS = 32
 BATCH_TOKENS = 1024
 """Tokens that go through a layer at a time, unless one window has more: enough for matrix products
 at full speed."""
@@ -26,6 +36,14 @@ JUDGED_TOKENS = 512
 """Longest window for which the bound of judging holds; the shipped evaluations have 256."""
 SOFTMAX_ROWS = 64
 """Rows of logits that are widened to float64 at a time."""
+
+
+def build_memory(arch: Architecture) -> int:
+    """Return what building any variants together takes with up to 32 threads: a chunk of rows for
+    each thread, which converts it for one variant after the other."""
+    widest = max(arch.hidden_size, arch.intermediate_size, arch.heads * arch.head_dim)
+    chunk = max(CHUNK_ELEMENTS, CHUNK_ROWS * widest)
+    return TORCH + _THREADS * _CHUNK_COPIES * chunk
 
 
 def reference_memory(arch: Architecture, windows: int, window_tokens: int) -> int:

@@ -23,12 +23,12 @@ def quantize(weight: Tensor, how: Quantization) -> tuple[Tensor, Tensor, Tensor 
     """
     low, high = -(1 << (how.bits - 1)), (1 << (how.bits - 1)) - 1
     groups = weight.unflatten(-1, (-1, how.group_size))
-    smallest, largest = torch.aminmax(groups, dim=-1)
-    # Zero must have a code.
-    smallest, largest = smallest.clamp(max=0), largest.clamp(min=0)
     if how.symmetric:
-        scale = torch.maximum(smallest.abs(), largest) / ((high - low) / 2)
+        scale = _largest_magnitude(groups) / ((high - low) / 2)
     else:
+        # Zero must have a code. Two reductions are faster than torch.aminmax.
+        smallest = torch.amin(groups, dim=-1).clamp_(max=0)
+        largest = torch.amax(groups, dim=-1).clamp_(min=0)
         scale = (largest - smallest) / (high - low)
     empty = scale == 0  # a group of zeros, or of numbers so small that the scale underflows
     scale = torch.where(empty, torch.finfo(scale.dtype).eps, scale)
@@ -42,9 +42,18 @@ def quantize(weight: Tensor, how: Quantization) -> tuple[Tensor, Tensor, Tensor 
     return codes, scale, None if zero_point is None else _unsigned(zero_point, low)
 
 
+def _largest_magnitude(groups: Tensor) -> Tensor:
+    """Return the largest absolute value over the last axis; finite numbers only."""
+    # Without their signs floats are ordered as their bits are, and integers are reduced ten times
+    # as fast.
+    bits = torch.int32 if groups.element_size() == 4 else torch.int16
+    return groups.abs().view(bits).amax(dim=-1).view(groups.dtype)
+
+
 def _unsigned(codes: Tensor, low: int) -> Tensor:
     # bfloat16 holds the integers of -128..255 exactly, so the offset may be taken in any dtype.
-    return codes.sub_(low).to(torch.uint8)
+    # Floats become bytes slowly, by way of int16 not.
+    return codes.sub_(low).to(torch.int16).to(torch.uint8)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -54,7 +63,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     if bits == 8:
         return codes
-    return codes[:, 0::2] | (codes[:, 1::2] << 4)
+    pairs = codes.view(torch.int16)  # the first code of a pair is the low byte
+    return (pairs | (pairs >> 4)).to(torch.uint8)
 
 
 def pack_rows(codes: Tensor, bits: int) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, StrictBool
 from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles, StoredTensor
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
-from phibuild.backends.pytorch.memory import judge_memory
+from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.backends.pytorch.tensors import (
     MAX_SHARD_BYTES,
     SAFETENSORS_DTYPE,
@@ -29,11 +29,6 @@ dtype, shape and data_offsets, brackets."""
 _INDEX_ENTRY_BYTES = 52
 """One line of model.safetensors.index.json besides the tensor's name."""
 _QUANTIZATION_CONFIG_BYTES = 930
-_MEBIBYTE = 1 << 20
-_BASE_MEMORY = 400 * _MEBIBYTE
-"""Resident bytes of a worker that has imported PyTorch, rounded up."""
-_MEMORY_PER_VARIANT = 64 * _MEBIBYTE
-"""A chunk of rows with its intermediate results, rounded up; the same for every model."""
 
 
 class PytorchOptions(Frozen):
@@ -131,8 +126,8 @@ class PytorchSpec:
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
-        """Return a bound that does not grow with the model: rows are streamed in chunks."""
-        return _BASE_MEMORY + _MEMORY_PER_VARIANT * len(variants)
+        """Return a bound that grows neither with layers nor with variants: rows are streamed."""
+        return build_memory(arch)
 
     def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
         """Return a bound that grows with the width of a layer and the vocabulary alone, once the

@@ -17,7 +17,7 @@ from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from torch import Tensor
 
-from phibuild.backends.pytorch.memory import DEQUANTIZED_ELEMENTS
+from phibuild.backends.pytorch.memory import CHUNK_ROWS, DEQUANTIZED_ELEMENTS
 from phibuild.safetensors_io import TensorInfo, read_checkpoint
 from phibuild.worker import WorkerError
 
@@ -28,7 +28,6 @@ _DTYPES = {
     "I32": torch.int32,
     "I64": torch.int64,
 }
-_ROWS = 32  # a multiple of the rows that one int32 of packed zero points holds
 
 
 class StoredWeights:
@@ -78,7 +77,7 @@ class StoredWeights:
         packed, scale = self._info(f"{name}_packed"), self._info(f"{name}_scale")
         rows, columns = _mapped(self._info(f"{name}_shape"), 0, 2).tolist()
         self._check(name, (rows, columns), out, first)
-        step = max(DEQUANTIZED_ELEMENTS // columns // _ROWS, 1) * _ROWS
+        step = max(DEQUANTIZED_ELEMENTS // columns // CHUNK_ROWS, 1) * CHUNK_ROWS
         for row in range(0, len(out), step):
             count = min(step, len(out) - row)
             start = first + row

@@ -7,8 +7,10 @@ from functools import cache
 from pathlib import Path
 
 from phibuild import __version__
+from phibuild.calibration import CHUNK_TOKENS
 from phibuild.checkpoint import Checkpoint, combine_digests, digest_files
-from phibuild.schema import Variant
+from phibuild.schema import Calibration, Variant
+from phibuild.steps import REFERENCE_BACKEND
 from phibuild.store import Store, content_key
 from phibuild.toolchains import BACKENDS, toolchain
 
@@ -53,13 +55,28 @@ def builder_digest(name: str) -> str:
     )
 
 
-def artifact_key(source: str, variant: Variant, model: str) -> str:
-    """Return the content key of an artifact. The model's name is in some formats' metadata."""
+def activations_key(source: str, calibration: Calibration) -> str:
+    """Return the content key of the original's activations over a text."""
+    return content_key(
+        {
+            "source": source,
+            "text": calibration.sha256,
+            "tokens": calibration.tokens,
+            "chunk_tokens": CHUNK_TOKENS,
+            "builder": builder_digest(REFERENCE_BACKEND),
+        }
+    )
+
+
+def artifact_key(source: str, variant: Variant, model: str, activations: str | None = None) -> str:
+    """Return the content key of an artifact, `activations` being the key of what it is built from
+    besides the checkpoint. The model's name is in some formats' metadata."""
     return content_key(
         {
             "source": source,
             "model": model,
             "variant": variant.model_dump(mode="json"),
+            "activations": activations,
             "builder": builder_digest(variant.backend),
             "phibuild": __version__,
         }

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from phibuild.backends.pytorch.memory import reference_memory
+from phibuild.backends.pytorch.memory import activations_memory, reference_memory
 from phibuild.backends.registry import backend
+from phibuild.calibration import CHUNK_TOKENS
 from phibuild.catalogue import DATA
 from phibuild.checkpoint import Checkpoint
 from phibuild.errors import ConfigError, Problem
 from phibuild.estimate import device_memory, estimate_artifact
-from phibuild.keys import artifact_key, builder_digest, measure_key, source_digest
+from phibuild.keys import activations_key, artifact_key, builder_digest, measure_key, source_digest
 from phibuild.matrix import Matrix
-from phibuild.schema import Cell, Evaluation
+from phibuild.schema import Calibration, Cell, Evaluation
 from phibuild.steps import (
     REFERENCE_BACKEND,
+    ActivationsStep,
     Artifact,
     BuildStep,
     MeasureStep,
@@ -46,11 +48,13 @@ def make_plan(
         for name, checkpoint in matrix.models.items()
         if evaluation.enabled
     }
-    artifacts = _artifacts(matrix, digests, references, store)
+    activations = _activations(matrix, digests, store)
+    artifacts = _artifacts(matrix, digests, references, activations, store)
     by_cell = {cell: artifact for artifact in artifacts for cell in artifact.cells}
     cells = tuple(_plan_cell(cell, by_cell.get(cell.id), matrix) for cell in matrix.cells)
     builds, measures = _steps(matrix, artifacts)
     needed = {step.model for step in measures}
+    inputs = {artifact.activations for step in builds for artifact in step.artifacts}
     return Plan(
         matrix=matrix,
         evaluation=evaluation,
@@ -59,6 +63,7 @@ def make_plan(
         builds=builds,
         measures=measures if evaluation.enabled else (),
         references=tuple(step for name, step in references.items() if name in needed),
+        activations=tuple(step for step in activations.values() if step.key in inputs),
         source_digests=digests,
     )
 
@@ -97,10 +102,30 @@ def _reference(
     )
 
 
+def _activations(
+    matrix: Matrix, digests: Mapping[str, str], store: Store
+) -> dict[tuple[str, Calibration], ActivationsStep]:
+    """Return a step for every model and calibration text that goes with it."""
+    wanted = {
+        (cell.model, cell.variant.calibration): matrix.models[cell.model]
+        for cell in matrix.cells
+        if cell.variant and cell.variant.calibration
+    }
+    steps = {}
+    for (model, calibration), checkpoint in wanted.items():
+        digest = digests.get(model)
+        key = activations_key(digest or checkpoint.reference, calibration)
+        memory = activations_memory(checkpoint.architecture, calibration.tokens, CHUNK_TOKENS)
+        cached = digest is not None and store.reference(key) is not None
+        steps[model, calibration] = ActivationsStep(model, key, calibration, memory, cached)
+    return steps
+
+
 def _artifacts(
     matrix: Matrix,
     digests: Mapping[str, str],
     references: Mapping[str, ReferenceStep],
+    activations: Mapping[tuple[str, Calibration], ActivationsStep],
     store: Store,
 ) -> tuple[Artifact, ...]:
     groups: dict[tuple[str, str], list[Cell]] = {}
@@ -116,13 +141,15 @@ def _artifacts(
         variant = cells[0].variant
         assert variant is not None  # grouped above
         digest = digests.get(model)
-        key = artifact_key(digest or matrix.models[model].reference, variant, model)
+        inputs = activations[model, variant.calibration].key if variant.calibration else None
+        key = artifact_key(digest or matrix.models[model].reference, variant, model, inputs)
         reference = references.get(model)
         measured = measure_key(key, reference.key) if reference else None
         cached = digest is not None and store.artifact(key) is not None
         artifacts.append(
             Artifact(
                 key=key,
+                activations=inputs,
                 measure_key=measured,
                 model=model,
                 variant=variant,

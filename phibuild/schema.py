@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -96,11 +98,23 @@ class ExecutorSettings(Frozen):
     timeout: Annotated[float, Field(gt=0)] = 7200.0
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """A text that the original's activations are taken from: `tokens` tokens of the file `path`.
+    What it is does not depend on where it lies."""
+
+    path: Path = field(compare=False)
+    sha256: str
+    tokens: int
+
+
 class Variant(Frozen):
     """One way a backend makes an artifact: all that decides its bytes besides the checkpoint.
 
     `name` is what users of that backend call it (Q4_K_M, int4-asym-g64); `format` is the file
-    format; `options` are the backend's own, complete, with defaults filled in.
+    format; `options` are the backend's own, complete, with defaults filled in. A variant with a
+    `calibration` is built from the original's activations over that text; its sha256 and tokens
+    stand in `options`, and it is no part of what is dumped.
     """
 
     backend: str
@@ -108,6 +122,7 @@ class Variant(Frozen):
     name: str
     format: str
     options: Options
+    calibration: Calibration | None = Field(default=None, exclude=True)
 
 
 class Skip(Frozen):

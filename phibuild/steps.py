@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from phibuild.estimate import ArtifactEstimate
 from phibuild.matrix import Matrix
-from phibuild.schema import Cell, Evaluation, Variant
+from phibuild.schema import Calibration, Cell, Evaluation, Variant
 
 REFERENCE_BACKEND = "pytorch"
 """The backend that runs the original."""
@@ -16,9 +16,11 @@ REFERENCE_BACKEND = "pytorch"
 
 @dataclass(frozen=True)
 class Artifact:
-    """One artifact to be there at the end: `key` in the store, and the cells that want it."""
+    """One artifact to be there at the end: `key` in the store, and the cells that want it;
+    `activations` is the key of the original's activations that it is built from."""
 
     key: str
+    activations: str | None
     measure_key: str | None
     model: str
     variant: Variant
@@ -87,6 +89,22 @@ class ReferenceStep:
 
 
 @dataclass(frozen=True)
+class ActivationsStep:
+    """How large the inputs of the original's linear layers are over a calibration text. Steps of
+    one model differ by text and tokens."""
+
+    model: str
+    key: str
+    calibration: Calibration
+    memory_bytes: int
+    cached: bool
+
+    @property
+    def id(self) -> str:
+        return f"activations.{self.model}.{self.key[:8]}"
+
+
+@dataclass(frozen=True)
 class Plan:
     """All of a run. `source_digests`: model -> digest, absent if it is not known yet."""
 
@@ -97,20 +115,25 @@ class Plan:
     builds: tuple[BuildStep, ...]
     measures: tuple[MeasureStep, ...]
     references: tuple[ReferenceStep, ...]
+    activations: tuple[ActivationsStep, ...]
     source_digests: Mapping[str, str]
 
     @property
-    def steps(self) -> tuple[ReferenceStep | BackendStep, ...]:
+    def steps(self) -> tuple[ReferenceStep | ActivationsStep | BackendStep, ...]:
         """What there is to do, in the order of its dependences."""
-        originals = tuple(step for step in self.references if not step.cached)
-        return (*originals, *self.builds, *self.measures)
+        return (*self._originals, *self.builds, *self.measures)
+
+    @property
+    def _originals(self) -> tuple[ReferenceStep | ActivationsStep, ...]:
+        steps: list[ReferenceStep | ActivationsStep] = [*self.references, *self.activations]
+        return tuple(step for step in steps if not step.cached)
 
     @property
     def toolchains(self) -> tuple[str, ...]:
         """Backends whose environments the steps need."""
         steps: list[BackendStep] = [*self.builds, *self.measures]
         names = [step.backend for step in steps]
-        if any(not reference.cached for reference in self.references):
+        if self._originals:
             names.append(REFERENCE_BACKEND)
         return tuple(dict.fromkeys(names))
 

@@ -1,9 +1,10 @@
 """What a backend is: a spec in the core, a worker in its toolchain.
 
 `backends/<name>/spec.py` holds a module-level `SPEC` that satisfies `BackendSpec`; it may import
-schema, architecture and errors. `backends/<name>/worker.py` satisfies `Worker`; it runs inside the
-toolchain and may import its toolchain's packages, `phibuild.worker`, `phibuild.architecture`,
-`phibuild.safetensors_io`, `phibuild.evaluate` and `phibuild.backends.companions`.
+schema, architecture, calibration and errors. `backends/<name>/worker.py` satisfies `Worker`; it
+runs inside the toolchain and may import its toolchain's packages, `phibuild.worker`,
+`phibuild.architecture`, `phibuild.safetensors_io`, `phibuild.evaluate` and
+`phibuild.backends.companions`.
 """
 
 from __future__ import annotations
@@ -90,11 +91,17 @@ class BackendSpec(Protocol):
 # build(request: dict, report: Report) -> None
 #     request: {"verb": "build", "source": folder, "architecture": Architecture.to_json(),
 #     "model": name, "threads": n, "items": [{"item": key, "variant": Variant JSON,
-#     "output": empty folder}]}. Writes each artifact; for each one calls
-#     report.item(key, inspect(output)) or report.failed(key, error); goes on with the others.
+#     "output": empty folder, "activations": folder (if the variant has a calibration)}]}. Writes
+#     each artifact; for each one calls report.item(key, inspect(output)) or report.failed(key,
+#     error); goes on with the others.
 # inspect(folder: Path) -> dict
 #     Reads the finished artifact back from its files: {"types": {kind: parameters}, "weight_bytes":
 #     bytes of all weights with scales}. Kinds as in StoredTensor.kind.
 # load(folder: Path, threads: int) -> phibuild.evaluate.judge.Runtime, which also has
 #     generate(prompt: str, max_tokens: int) -> Iterator[str]
-# reference(request, report), activations(request, report): pytorch alone.
+# reference(request, report): pytorch alone.
+# activations(request, report): pytorch alone.
+#     request: {"verb": "activations", "item": key, "source": folder, "text": path, "tokens": n,
+#     "chunk_tokens": n, "threads": n, "output": empty folder}. Writes activations.safetensors (of
+#     every linear layer but lm_head, by its weight's name, F32 [columns]: the sum over all tokens
+#     of its squared inputs) and meta.json {"tokens", "chunks", ...}.

@@ -50,8 +50,12 @@ def _build_locked(
     # Another phibuild may have built some of them while this one waited for the locks.
     wanted: dict[str, Artifact] = {}
     for artifact in step.artifacts:
+        inputs = context.activations.get(artifact.activations or "")
         if context.store.artifact(artifact.key):
             context.results[artifact.key].status = "cached"
+        elif isinstance(inputs, str):
+            context.fail(artifact, inputs)
+            failures.append(f"{artifact.variant.name}: {inputs}")
         else:
             wanted[artifact.key] = artifact
     if not wanted:
@@ -69,8 +73,10 @@ def _build_locked(
             output = workspace / f"{key[:16]}-{attempts}"
             output.mkdir()
             outputs[key] = output
-            variant = wanted[key].variant.model_dump(mode="json")
-            entries.append({"item": key, "variant": variant, "output": str(output)})
+            entry = {"item": key, "variant": wanted[key].variant.model_dump(mode="json")}
+            if inputs := wanted[key].activations:
+                entry["activations"] = str(context.activations[inputs])
+            entries.append({**entry, "output": str(output)})
         return {
             "verb": "build",
             "source": str(checkpoint.folder),

@@ -42,8 +42,8 @@ class Result:
 @dataclass
 class Context:
     """One run. `references`: model -> folder of the original's logits, or why there is none;
-    `toolchain_errors`: backend -> why its environment could not be made; `usage`: step -> what its
-    runners took."""
+    `activations`: key -> folder of its activations, or why there is none; `toolchain_errors`:
+    backend -> why its environment could not be made; `usage`: step -> what its runners took."""
 
     plan: Plan
     store: Store
@@ -54,6 +54,7 @@ class Context:
     runners: Runners = field(default_factory=Runners)
     results: dict[str, Result] = field(default_factory=dict)
     references: dict[str, Path | str] = field(default_factory=dict)
+    activations: dict[str, Path | str] = field(default_factory=dict)
     toolchain_errors: dict[str, str] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
 

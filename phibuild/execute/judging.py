@@ -1,68 +1,13 @@
-"""The steps that judge: the original's logits once, then every artifact against them."""
+"""The step that judges: every artifact against the original's logits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from phibuild.execute.context import Context
 from phibuild.execute.items import run_items
-from phibuild.plan import evaluation_text
-from phibuild.steps import MeasureStep, ReferenceStep
-
-
-def reference_folder(context: Context, step: ReferenceStep) -> Path:
-    """Return the folder of the original's logits, which must be in the store."""
-    folder = context.store.reference(step.key)
-    assert folder is not None  # the plan or the step has just seen it
-    return folder
-
-
-def reference(context: Context, step: ReferenceStep, threads: int) -> None:
-    """Run the original in fp32 over the held-out text with `threads` threads; the context's
-    references get the folder of its logits, or why there is none."""
-    checkpoint = context.plan.matrix.models[step.model]
-    evaluation = context.plan.evaluation
-    error = context.toolchain_errors.get("pytorch")
-    if error:
-        context.references[step.model] = error
-        return
-    with (
-        context.told(step.id, "the original's logits in fp32") as failures,
-        context.lock(step.key),
-    ):
-        if context.store.reference(step.key) is None:
-            with context.store.workspace() as folder:
-
-                def request(items: Sequence[str]) -> dict[str, Any]:
-                    return {
-                        "verb": "reference",
-                        "item": items[0],
-                        "source": str(checkpoint.folder),
-                        "text": str(evaluation_text(evaluation)),
-                        "windows": evaluation.windows,
-                        "window_tokens": evaluation.window_tokens,
-                        "max_bytes": evaluation.max_reference_bytes,
-                        "long": True,
-                        "threads": threads,
-                        "output": str(folder),
-                    }
-
-                run_items(
-                    context.runner("pytorch", step.id),
-                    [step.key],
-                    request,
-                    on_result=lambda _, __: None,
-                    on_failure=lambda _, reason: failures.append(reason),
-                    on_stage=lambda event: context.stage(step.id, event),
-                )
-                if not failures:
-                    context.store.publish_reference(step.key, folder)
-        if failures:
-            context.references[step.model] = f"the original could not be run: {failures[0]}"
-        else:
-            context.references[step.model] = reference_folder(context, step)
+from phibuild.steps import MeasureStep
 
 
 def measure(context: Context, step: MeasureStep) -> None:

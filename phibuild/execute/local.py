@@ -17,7 +17,8 @@ import psutil
 from phibuild.errors import PhibuildError
 from phibuild.execute.building import build
 from phibuild.execute.context import Context, Listener, Result
-from phibuild.execute.judging import measure, reference, reference_folder
+from phibuild.execute.judging import measure
+from phibuild.execute.original import activations, original_folder, reference
 from phibuild.execute.scheduler import History, Task, run_tasks
 from phibuild.execute.usage import Usage
 from phibuild.schema import ExecutorSettings
@@ -87,7 +88,7 @@ def _tasks(context: Context) -> Iterator[Task]:
         yield Task(f"toolchain.{name}", frozenset(), 0, 0, partial(_install, context, name))
     for original in plan.references:
         if original.cached:
-            context.references[original.model] = reference_folder(context, original)
+            context.references[original.model] = original_folder(context, original)
         else:
             yield Task(
                 original.id,
@@ -96,10 +97,23 @@ def _tasks(context: Context) -> Iterator[Task]:
                 original.memory_bytes,
                 partial(reference, context, original, half),
             )
+    for inputs in plan.activations:
+        if inputs.cached:
+            context.activations[inputs.key] = original_folder(context, inputs)
+        else:
+            yield Task(
+                inputs.id,
+                frozenset({"toolchain.pytorch"}),
+                half,
+                inputs.memory_bytes,
+                partial(activations, context, inputs, half),
+            )
     for pass_ in plan.builds:
+        keys = {artifact.activations for artifact in pass_.artifacts}
+        needs = {inputs.id for inputs in plan.activations if inputs.key in keys}
         yield Task(
             pass_.id,
-            frozenset({f"toolchain.{pass_.backend}"}),
+            frozenset({f"toolchain.{pass_.backend}", *needs}),
             half,
             pass_.memory_bytes,
             partial(build, context, pass_, half),

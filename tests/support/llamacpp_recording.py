@@ -1,7 +1,7 @@
 """What is recorded of llama.cpp's own tools, and how a GGUF file is read for it.
 
-The reader is a third one, beside phibuild's writer and llama.cpp's library: standard library only,
-straight from ggml's docs/gguf.md.
+The reader of GGUF is a third one, beside phibuild's writer and llama.cpp's library: straight from
+ggml's docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -15,6 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from phibuild.safetensors_io import read_checkpoint
+from support.checkpoints import tensor_values
+
 ROOT = Path(__file__).resolve().parents[2]
 RECORDING = ROOT / "tests" / "data" / "llamacpp_vendor.json"
 HELDOUT = ROOT / "phibuild" / "data" / "phi3-tiny-trained" / "heldout.txt"
@@ -23,16 +29,20 @@ TEXT_LINES = 400
 
 ALL_TYPES = ("Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS", "Q8_0", "F16", "F32")
 SOME_TYPES = ("Q4_K_M", "Q8_0", "F16", "F32")
+IMATRIX_TYPES = ("Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS")
+IMATRIX_TOKENS, IMATRIX_CHUNKS = 1000, 2  # the division by the number is to round
 
 
 @dataclass(frozen=True)
 class Case:
-    """One checkpoint that is recorded: the arguments of make_checkpoint, and the file types."""
+    """One checkpoint that is recorded: the arguments of make_checkpoint, the file types, and those
+    that are made with an importance matrix too."""
 
     shape: str
     dtype: str
     layers: int
     types: tuple[str, ...]
+    imatrix_types: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -41,9 +51,9 @@ class Case:
 
 # Nine layers: an eighth of them is one, so that every branch of the mixtures' rules is taken.
 CASES = (
-    Case("phi3", "bf16", 9, ALL_TYPES),
-    Case("phi4mini", "bf16", 9, ALL_TYPES),
-    Case("phi4", "bf16", 9, ALL_TYPES),
+    Case("phi3", "bf16", 9, ALL_TYPES, IMATRIX_TYPES),
+    Case("phi4mini", "bf16", 9, ALL_TYPES, IMATRIX_TYPES),
+    Case("phi4", "bf16", 9, ALL_TYPES, IMATRIX_TYPES),
     Case("phi3", "fp16", 4, SOME_TYPES),
     Case("phi3", "fp32", 4, SOME_TYPES),
 )
@@ -52,7 +62,7 @@ _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<
             10: "<Q", 11: "<q", 12: "<d"}  # fmt: skip
 _STRING, _ARRAY = 8, 9
 # ggml_type -> weights per block, bytes per block (ggml.h)
-_BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 6: (32, 22), 7: (32, 24), 8: (32, 34),
+_BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34),
            12: (256, 144), 13: (256, 176), 14: (256, 210), 20: (32, 18), 23: (256, 136),
            30: (1, 2)}  # fmt: skip
 
@@ -116,6 +126,17 @@ class _Reader:
             self._value(item)
         digest = hashlib.sha256(self._data[start : self._at]).hexdigest()
         return [item, count, digest]
+
+
+def squared_inputs(checkpoint: Path) -> dict[str, NDArray[np.float32]]:
+    """Return fixed sums of squared inputs [columns] for every matrix inside a checkpoint's layers,
+    of very different sizes, as activations are."""
+    sums = {}
+    for name, tensor in read_checkpoint(checkpoint).items():
+        if name.startswith("model.layers.") and len(tensor.shape) == 2:
+            normal = tensor_values(name, tensor.shape[-1:], seed=1)
+            sums[name] = (normal**2 * np.float32(1e6) + np.float32(0.001)) ** 2
+    return sums
 
 
 def text_lines() -> list[str]:

@@ -11,6 +11,8 @@ llama.cpp comes from the source distribution of llama-cpp-python, which holds th
 converter is run as it is, but for `get_vocab_base_pre`: that recognizes a BPE pre-tokenizer by a
 hash over token ids, which no vocabulary but the published ones can have.
 
+The importance matrix is a file of fixed values (`squared_inputs`) in the format of llama-imatrix.
+
 A bf16 checkpoint goes through a bf16 GGUF, others through an f32 one: both hold the weights
 exactly. F16 and F32 files are the converter's own.
 """
@@ -28,21 +30,31 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from phibuild.architecture import read_architecture
+from phibuild.backends.llamacpp.header import ALIGNMENT, Value, encode_header
+from phibuild.backends.llamacpp.layout import Tensor, tensors
 from support.checkpoints import make_checkpoint
 from support.llamacpp_recording import (
     CASES,
+    IMATRIX_CHUNKS,
+    IMATRIX_TOKENS,
     MODEL_NAME,
     RECORDING,
     Case,
     describe,
     digest,
     folder_digest,
+    squared_inputs,
     text_lines,
 )
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
+IMATRIX_KEYS = ("quantize.imatrix.entries_count", "quantize.imatrix.chunks_count")
 PRETOKENIZERS = {"phi4mini": "gpt-4o", "phi4": "dbrx"}
 
 
@@ -106,19 +118,61 @@ def record(case: Case, source: Path, quantizer: Path, work: Path) -> dict[str, A
             subprocess.run([quantizer, exact, made, type, "2"], check=True, capture_output=True)
         files[type] = describe(made)
         made.unlink()
+    for type in case.imatrix_types:
+        matrix, made = work / f"{case.name}.imatrix", work / f"{case.name}-{type}-imatrix.gguf"
+        write_imatrix(checkpoint, matrix)
+        command = [str(quantizer), "--imatrix", str(matrix), str(exact), str(made), type, "2"]
+        subprocess.run(command, check=True, capture_output=True)
+        files[f"{type}-imatrix"] = describe(made)
+        made.unlink()
     exact.unlink()
     return {
         "checkpoint": folder_digest(checkpoint),
         "metadata": _common([file["metadata"] for file in files.values()]),
         "file_type": {type: file["metadata"]["general.file_type"] for type, file in files.items()},
+        "imatrix": {
+            type: {key: file["metadata"][key] for key in IMATRIX_KEYS}
+            for type, file in files.items()
+            if type.endswith("-imatrix")
+        },
         "tensors": {type: file["tensors"] for type, file in files.items()},
         "token_ids": _token_ids(checkpoint),
     }
 
 
+def write_imatrix(checkpoint: Path, path: Path) -> None:
+    """Write the fixed importance matrix of a checkpoint as llama-imatrix writes its own."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    sums = squared_inputs(checkpoint)
+    infos, data = [], bytearray()
+    for tensor in tensors(read_architecture(config), "F32"):
+        if tensor.source in sums:
+            for suffix, numbers in (
+                ("in_sum2", sums[tensor.source]),
+                ("counts", np.array([IMATRIX_TOKENS], np.float32)),
+            ):
+                infos.append(Tensor(f"{tensor.name}.{suffix}", None, (1, numbers.size), "F32"))
+                data += numbers.tobytes() + bytes(-numbers.nbytes % ALIGNMENT)
+    values = [
+        Value("general.type", "str", "imatrix"),
+        Value("imatrix.datasets", "array[str]", ["fixed values"]),
+        Value("imatrix.chunk_count", "u32", IMATRIX_CHUNKS),
+        Value("imatrix.chunk_size", "u32", IMATRIX_TOKENS // IMATRIX_CHUNKS),
+    ]
+    path.write_bytes(encode_header(values, infos) + data)
+
+
 def _common(metadata: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the metadata without the file type, after seeing that it is the same in all files."""
-    stripped = [{k: v for k, v in one.items() if k != "general.file_type"} for one in metadata]
+    """Return the metadata without the file type and what an importance matrix adds, after seeing
+    that it is the same in all files."""
+    stripped = [
+        {
+            key: value
+            for key, value in one.items()
+            if key != "general.file_type" and not key.startswith("quantize.imatrix.")
+        }
+        for one in metadata
+    ]
     if any(one != stripped[0] for one in stripped):
         raise SystemExit("llama.cpp's metadata depends on the file type; record it per file")
     return stripped[0]

@@ -105,8 +105,14 @@ def widen(raw: Bytes, dtype: str, out: Floats) -> None:
     getattr(library(), widener)(raw.ctypes.data, out.ctypes.data, out.size)
 
 
-def quantize(kind: str, rows: Floats, columns: int, out: Bytes) -> int:
-    """Write `rows` (float32, whole rows of `columns`) to `out` in type `kind`; return the bytes."""
+def quantize(
+    kind: str, rows: Floats, columns: int, out: Bytes, importance: Floats | None = None
+) -> int:
+    """Write `rows` (float32, whole rows of `columns`) to `out` in type `kind`; return the bytes.
+
+    `importance` [columns] weighs the squared errors of the rounding; types that have no use for it
+    ignore it.
+    """
     if kind == "F16":
         # The same values as ggml_quantize_chunk's, which converts one by one: 20 times as fast.
         library().ggml_cpu_fp32_to_fp16(rows.ctypes.data, out.ctypes.data, rows.size)
@@ -114,7 +120,7 @@ def quantize(kind: str, rows: Floats, columns: int, out: Bytes) -> int:
     return int(
         library().ggml_quantize_chunk(
             BLOCK_TYPES[kind].id, rows.ctypes.data, out.ctypes.data, 0, rows.size // columns,
-            columns, None,
+            columns, None if importance is None else importance.ctypes.data,
         )
     )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Which GGUF type each tensor of a Phi model gets, and what it weighs. Standard library only.
 
 The rules are those of llama.cpp's own quantizer (src/llama-quant.cpp: `llama_tensor_get_type_impl`
-and `tensor_type_fallback`) as they come out for the `phi3` architecture without an importance
-matrix; the slow tests compare every tensor with what that tool writes.
+and `tensor_type_fallback`) as they come out for the `phi3` architecture; the slow tests compare
+every tensor with what that tool writes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ BLOCK_TYPES = {
     "F32": BlockType(0, 1, 4),
     "F16": BlockType(1, 1, 2),
     "Q4_0": BlockType(2, 32, 18),
+    "Q4_1": BlockType(3, 32, 20),
     "Q5_0": BlockType(6, 32, 22),
     "Q5_1": BlockType(7, 32, 24),
     "Q8_0": BlockType(8, 32, 34),
@@ -86,17 +87,18 @@ def row_bytes(kind: str, columns: int) -> int:
     return columns // block.weights * block.nbytes
 
 
-def tensors(arch: Architecture, file_type: str) -> list[Tensor]:
-    """Return all tensors of a file of this type, in llama-quantize's order, layer by layer."""
+def tensors(arch: Architecture, file_type: str, *, imatrix: bool = False) -> list[Tensor]:
+    """Return all tensors of a file of this type, made with or without an importance matrix, in
+    llama-quantize's order, layer by layer."""
     norm = "F32"  # vectors stay F32 in every file type
     found = []
     if not arch.tied:
-        found.append(_matrix(arch, file_type, "output", 0, "lm_head"))
+        found.append(_matrix(arch, file_type, imatrix, "output", 0, "lm_head"))
     found.append(Tensor("output_norm.weight", "model.norm.weight", (arch.hidden_size,), norm))
     for name, factors in (("long", arch.rope.long), ("short", arch.rope.short)):
         if factors:
             found.append(Tensor(f"rope_factors_{name}.weight", None, (len(factors),), "F32"))
-    found.append(_matrix(arch, file_type, "token_embd", 0, "model.embed_tokens"))
+    found.append(_matrix(arch, file_type, imatrix, "token_embd", 0, "model.embed_tokens"))
     for layer in range(arch.layers):
         block, source = f"blk.{layer}.", f"model.layers.{layer}."
         for name, origin in (
@@ -113,12 +115,18 @@ def tensors(arch: Architecture, file_type: str) -> list[Tensor]:
                     Tensor(f"{block}{name}.weight", f"{source}{origin}.weight", shape, norm)
                 )
             else:
-                found.append(_matrix(arch, file_type, name, layer, source + origin, block))
+                found.append(_matrix(arch, file_type, imatrix, name, layer, source + origin, block))
     return found
 
 
 def _matrix(
-    arch: Architecture, file_type: str, role: str, layer: int, source: str, block: str = ""
+    arch: Architecture,
+    file_type: str,
+    imatrix: bool,
+    role: str,
+    layer: int,
+    source: str,
+    block: str = "",
 ) -> Tensor:
     shape = {
         "output": (arch.vocab_size, arch.hidden_size),
@@ -128,11 +136,13 @@ def _matrix(
         "ffn_up": (2 * arch.intermediate_size, arch.hidden_size),
         "ffn_down": (arch.hidden_size, arch.intermediate_size),
     }[role]
-    kind = _matrix_kind(arch, file_type, role, layer, shape[-1])
+    kind = _matrix_kind(arch, file_type, imatrix, role, layer, shape[-1])
     return Tensor(f"{block}{role}.weight", f"{source}.weight", shape, kind)
 
 
-def _matrix_kind(arch: Architecture, file_type: str, role: str, layer: int, columns: int) -> str:
+def _matrix_kind(
+    arch: Architecture, file_type: str, imatrix: bool, role: str, layer: int, columns: int
+) -> str:
     """Return the type of one matrix: the file's base type, more bits where it pays, and a type
     of smaller blocks where the rows are no whole blocks."""
     kind = FILE_TYPES[file_type].base
@@ -148,8 +158,11 @@ def _matrix_kind(arch: Architecture, file_type: str, role: str, layer: int, colu
             kind = "Q6_K"
     elif file_type == "IQ4_XS":
         grouped = arch.heads // arch.kv_heads >= 4
-        if (role == "attn_qkv" and grouped) or (role == "ffn_down" and layer < arch.layers // 8):
+        first = role == "ffn_down" and layer < arch.layers // 8
+        if (role == "attn_qkv" and grouped) or (first and not imatrix):
             kind = "Q5_K"
+    elif file_type == "Q4_0" and imatrix and role == "ffn_down" and layer < arch.layers // 8:
+        kind = "Q4_1"
     if columns % BLOCK_TYPES[kind].weights:
         kind = _SMALLER_BLOCKS.get(kind, kind)
         if columns % BLOCK_TYPES[kind].weights:

@@ -65,6 +65,15 @@ def model_values(
     return values
 
 
+def imatrix_values(entries: int, chunks: int) -> list[Value]:
+    """Return the key/values that tell of an importance matrix: the matrices it weighs, and the
+    chunks of text it comes from."""
+    return [
+        Value("quantize.imatrix.entries_count", "u32", entries),
+        Value("quantize.imatrix.chunks_count", "u32", chunks),
+    ]
+
+
 def general_name(model: str, *, strips_after_special: bool) -> str:
     """Return the name to write into the file.
 

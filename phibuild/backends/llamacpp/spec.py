@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles, StoredTensor
@@ -25,7 +25,8 @@ from phibuild.backends.llamacpp.limits import (
     LOGITS_COPIES,
     MAX_THREADS,
 )
-from phibuild.backends.llamacpp.metadata import model_values
+from phibuild.backends.llamacpp.metadata import imatrix_values, model_values
+from phibuild.calibration import CHUNK_TOKENS, CalibrationText, make_calibration
 from phibuild.schema import Device, Frozen, Precision, Skip, Variant
 
 GgufType = Literal["Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS", "Q8_0", "F16", "F32"]
@@ -47,6 +48,11 @@ class LlamaCppOptions(Frozen):
     type: GgufType | None = None
     """GGUF type. int4: Q4_K_M (the usual choice), Q4_0 (the layout that Arm CPUs repack), Q5_K_M
     (larger and closer to the original), IQ4_XS (smallest); int8: Q8_0; fp16: F16; fp32: F32."""
+    imatrix: CalibrationText | None = None
+    """int4 only: a calibration text (a UTF-8 file, or `embedded`). What its tokens send into each
+    matrix decides how much the columns' rounding errors weigh, as with llama-quantize --imatrix."""
+    imatrix_tokens: Annotated[int, Field(ge=CHUNK_TOKENS)] = 16384
+    """Tokens of that text, in chunks of 512 that are evenly spaced over it."""
 
 
 class LlamaCppSpec:
@@ -75,29 +81,47 @@ class LlamaCppSpec:
                 reason=f"GGUF packs rows in blocks of {_SMALLEST_BLOCK} weights, this model has "
                 f"rows of {odd[0]}: llama.cpp would store them as F16"
             )
-        return Variant(
+        variant = Variant(
             backend=self.name,
             precision=precision,
             name=type,
             format=self.format,
             options={"type": type},
         )
+        if options.imatrix is None:
+            return variant
+        if precision != "int4":
+            return Skip(
+                reason=f"an importance matrix guides the search for 4-bit values; {type} has none "
+                "(imatrix goes with int4)"
+            )
+        calibration = make_calibration(options.imatrix, options.imatrix_tokens)
+        content = {"imatrix": calibration.sha256, "imatrix_tokens": calibration.tokens}
+        return variant.model_copy(
+            update={
+                "name": f"{type}-imatrix",
+                "options": {**variant.options, **content},
+                "calibration": calibration,
+            }
+        )
 
     def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
         """Return every weight; the rope factors, which the file also has, are none."""
         return [
             StoredTensor(tensor.name, tensor.kind, tensor.parameters, tensor.nbytes)
-            for tensor in tensors(arch, variant.options["type"])
+            for tensor in _tensors(arch, variant)
             if tensor.source is not None
         ]
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
         """Return the bytes of header, vocabulary, rope factors and padding. All of it is counted
         but the model's name and a chat template inside tokenizer_config.json."""
-        stored = tensors(arch, variant.options["type"])
+        stored = _tensors(arch, variant)
         header = _GGUF_PREFIX + source.files.get("chat_template.jinja", 0)
-        for value in model_values(arch, variant.options["type"], "", {}):
-            header += len(encode_value(value))
+        values = model_values(arch, variant.options["type"], "", {})
+        if "imatrix" in variant.options:
+            values += imatrix_values(0, 0)
+        header += sum(len(encode_value(value)) for value in values)
         header += _vocabulary_bytes(arch, source)
         header += sum(len(encode_tensor_info(tensor, 0)) for tensor in stored)
         return align(header) + _data_besides_weights(stored)
@@ -120,7 +144,7 @@ class LlamaCppSpec:
         repacked = max(
             sum(
                 tensor.nbytes
-                for tensor in tensors(arch, variant.options["type"])
+                for tensor in _tensors(arch, variant)
                 if tensor.kind not in ("F32", "F16")
             )
             for variant in variants
@@ -135,6 +159,10 @@ class LlamaCppSpec:
     def usage(self, variant: Variant) -> str:
         """Return the command for llama.cpp's own program."""
         return f'llama-cli -m model-{variant.name}.gguf -p "Why is the sky blue?" -n 128'
+
+
+def _tensors(arch: Architecture, variant: Variant) -> list[Tensor]:
+    return tensors(arch, variant.options["type"], imatrix="imatrix" in variant.options)
 
 
 def _vocabulary_bytes(arch: Architecture, source: SourceFiles) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from phibuild.architecture import Architecture
 from phibuild.backends.llamacpp import ggml
+from phibuild.backends.llamacpp.imatrix import Importance, check_importance, read_importance
 from phibuild.backends.llamacpp.layout import tensors
-from phibuild.backends.llamacpp.metadata import general_name, model_values
+from phibuild.backends.llamacpp.metadata import general_name, imatrix_values, model_values
 from phibuild.backends.llamacpp.runtime import LlamaRuntime
 from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
 from phibuild.backends.llamacpp.writer import GgufFile, write_files
@@ -37,10 +39,25 @@ def build(request: dict[str, Any], report: Report) -> None:
         for item in request["items"]:
             report.failed(item["item"], error)
         return
+    read = functools.cache(read_importance)  # items of one text share it
     for item in request["items"]:
-        type = item["variant"]["options"]["type"]
-        output = Path(item["output"]) / file_name(type)
-        items[item["item"]] = _file(output, type, arch, vocabulary, request["model"], generation)
+        variant, folder = item["variant"], item.get("activations")
+        try:
+            file = _file(
+                Path(item["output"]) / file_name(variant["name"]),
+                variant["options"]["type"],
+                arch,
+                vocabulary,
+                request["model"],
+                generation,
+                read(Path(folder)) if folder else None,
+            )
+        except Exception as error:  # activations that cannot be used
+            report.failed(item["item"], error)
+        else:
+            items[item["item"]] = file
+    if not items:
+        return
     started = last = time.monotonic()
 
     def progress(done: float) -> None:
@@ -83,9 +100,9 @@ def load(folder: Path, threads: int) -> LlamaRuntime:
     return LlamaRuntime(model_file(folder), threads)
 
 
-def file_name(type: str) -> str:
+def file_name(variant: str) -> str:
     """Return the name of the artifact's one file."""
-    return f"model-{type}.gguf"
+    return f"model-{variant}.gguf"
 
 
 def model_file(folder: Path) -> Path:
@@ -103,16 +120,23 @@ def _file(
     vocabulary: Vocabulary,
     model: str,
     generation: dict[str, Any],
+    importance: Importance | None,
 ) -> GgufFile:
     name = general_name(model, strips_after_special=vocabulary.strips_after_special)
+    values = model_values(arch, type, name, generation)
+    stored = tensors(arch, type, imatrix=importance is not None)
+    if importance is not None:
+        check_importance(importance, stored)
+        values += imatrix_values(len(importance.columns), importance.chunks)
     return GgufFile(
         output,
-        [*model_values(arch, type, name, generation), *vocabulary.values],
-        tensors(arch, type),
+        [*values, *vocabulary.values],
+        stored,
         {
             f"{_ROPE_FACTORS}long.weight": arch.rope.long,
             f"{_ROPE_FACTORS}short.weight": arch.rope.short,
         },
+        importance.columns if importance is not None else {},
     )
 
 

@@ -33,13 +33,16 @@ _TOO_LARGE = {"F16": 65520.0, "F32": math.inf}
 
 @dataclass
 class GgufFile:
-    """A file to write. `constants` are the tensors that come from no checkpoint. After
-    `write_files`, `error` says why it could not be written; `seconds` is its share of the work."""
+    """A file to write. `constants` are the tensors that come from no checkpoint; `importance` has
+    the weights of the columns [columns] of those tensors, by their name in the checkpoint, that are
+    quantized with some. After `write_files`, `error` says why it could not be written; `seconds` is
+    its share of the work."""
 
     path: Path
     values: Sequence[Value]
     tensors: Sequence[Tensor]
     constants: Mapping[str, Sequence[float]]
+    importance: Mapping[str, ggml.Floats] = field(default_factory=dict)
     error: Exception | None = None
     seconds: float = 0.0
     _fd: int = -1
@@ -190,14 +193,17 @@ class _Pass:
             raise WorkerError(f"{source.path.name} ends within {source.name}")
         ggml.widen(raw, source.dtype, wide)
         largest = float(np.maximum(wide.max(), -wide.min()))  # NaN if there is one
-        by_kind: dict[str, list[GgufFile]] = {}
+        # Files that weigh a matrix's errors alike hold the same array.
+        alike: dict[tuple[str, int], list[GgufFile]] = {}
         for file in self._files:
             if file.error is None:
-                by_kind.setdefault(file.tensor(source.name).kind, []).append(file)
-        for kind, files in by_kind.items():
+                weighed = id(file.importance.get(source.name))
+                alike.setdefault((file.tensor(source.name).kind, weighed), []).append(file)
+        for (kind, _), files in alike.items():
+            importance = files[0].importance.get(source.name)
             started = time.perf_counter()
             try:
-                data = _encode(source, kind, raw, wide, largest, out)
+                data = _encode(source, kind, importance, raw, wide, largest, out)
             except WorkerError as error:
                 for file in files:
                     file.error = error
@@ -216,6 +222,7 @@ class _Pass:
 def _encode(
     source: TensorInfo,
     kind: str,
+    importance: ggml.Floats | None,
     raw: ggml.Bytes,
     wide: ggml.Floats,
     largest: float,
@@ -230,7 +237,7 @@ def _encode(
     elif kind == "F32":
         data = wide.view(np.uint8)
     else:
-        data = out[: ggml.quantize(kind, wide, source.shape[-1], out)]
+        data = out[: ggml.quantize(kind, wide, source.shape[-1], out, importance)]
     end = _TOO_LARGE.get(kind)
     if not (ggml.is_valid(kind, data) if end is None else largest < end):
         why = (

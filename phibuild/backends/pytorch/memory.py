@@ -36,6 +36,15 @@ def reference_memory(arch: Architecture, windows: int, window_tokens: int) -> in
     return TRANSFORMERS + _FP32 * (states + batch + widened) + softmax
 
 
+def activations_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> int:
+    """Return what the inputs of all linear layers over a text take: states of all tokens, one layer
+    as fp32, one batch on its way through it, and the batch's inputs as float64."""
+    batch = max(BATCH_TOKENS, chunk_tokens)
+    inputs = batch * max(arch.hidden_size, arch.intermediate_size)
+    elements = tokens * arch.hidden_size + _batch_elements(arch, batch) + _layer_elements(arch)
+    return TRANSFORMERS + _FP32 * elements + _FP64 * inputs
+
+
 def _layer_elements(arch: Architecture) -> int:
     """Return the weights of one layer."""
     hidden, inner = arch.hidden_size, arch.intermediate_size

@@ -20,17 +20,16 @@ _EMBEDDED_TEXT = Path(__file__).resolve().parent / "data" / "phi3-tiny-trained" 
 def make_calibration(text: str, tokens: int) -> Calibration:
     """Return `tokens` tokens of a text as recipes name it: a UTF-8 file, or `embedded` for the one
     that ships with the embedded model. Raises ValueError if it cannot be read."""
-    path = _EMBEDDED_TEXT if text == _EMBEDDED else Path(text).expanduser().resolve()
     try:
+        path = _EMBEDDED_TEXT if text == _EMBEDDED else Path(text).expanduser().resolve()
         status = path.stat()
         return Calibration(path, _text_sha256(path, status.st_size, status.st_mtime_ns), tokens)
     except UnicodeDecodeError:
-        raise ValueError(f"the file {text!r} is not UTF-8 text") from None
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"{text!r} is not UTF-8 text") from None
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, ~ of nobody
+        reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"{text!r} cannot be read from {Path.cwd()}: {reason}; it is a text file's path, or "
-            f"{_EMBEDDED}"
+            f"{text!r} cannot be read: {reason}; give the path of a text file, or {_EMBEDDED}"
         ) from None
 
 

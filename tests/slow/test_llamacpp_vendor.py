@@ -18,10 +18,13 @@ import pytest
 from phibuild.architecture import Architecture, read_architecture
 from phibuild.backends.llamacpp.layout import FILE_TYPES
 from phibuild.backends.llamacpp.spec import SPEC
-from phibuild.safetensors_io import read_checkpoint
+from phibuild.safetensors_io import SafetensorsWriter, read_checkpoint
 from phibuild.schema import Precision, Variant
 from support.llamacpp_recording import (
     CASES,
+    IMATRIX_CHUNKS,
+    IMATRIX_TOKENS,
+    IMATRIX_TYPES,
     MODEL_NAME,
     RECORDING,
     ROOT,
@@ -29,6 +32,7 @@ from support.llamacpp_recording import (
     describe,
     digest,
     folder_digest,
+    squared_inputs,
     text_lines,
 )
 
@@ -57,10 +61,13 @@ json.dump([runtime.tokenize(line) for line in json.load(sys.stdin)], sys.stdout)
 """
 
 
-def _variant(type: str) -> Variant:
+def _variant(name: str) -> Variant:
+    """Return the variant of a type, with "-imatrix" at its end of one with an importance matrix."""
+    type, _, imatrix = name.partition("-")
+    options = {"type": type} | ({"imatrix": "0" * 64} if imatrix else {})
     precision = PRECISIONS.get(type, "int4")
     return Variant(
-        backend="llamacpp", precision=precision, name=type, format="GGUF", options={"type": type}
+        backend="llamacpp", precision=precision, name=name, format="GGUF", options=options
     )
 
 
@@ -72,9 +79,8 @@ def _request(source: Path, output: Path, *types: str, threads: int = 2) -> dict[
     items = []
     for type in types:
         (output / type).mkdir(parents=True)
-        items.append(
-            {"item": type, "variant": _variant(type).model_dump(), "output": str(output / type)}
-        )
+        item = {"item": type, "variant": _variant(type).model_dump(), "output": str(output / type)}
+        items.append(item | ({"activations": str(output)} if "-" in type else {}))
     return {
         "verb": "build",
         "source": str(source),
@@ -83,6 +89,18 @@ def _request(source: Path, output: Path, *types: str, threads: int = 2) -> dict[
         "threads": threads,
         "items": items,
     }
+
+
+def _write_activations(folder: Path, checkpoint: Path) -> None:
+    """Write the fixed importance matrix of a checkpoint as the activations step writes its own."""
+    sums = squared_inputs(checkpoint)
+    entries = [(name, "F32", values.shape) for name, values in sums.items()]
+    with SafetensorsWriter(folder, entries, metadata={}) as writer:
+        for name, values in sums.items():
+            writer.write(name, values.tobytes())
+    (folder / "model.safetensors").rename(folder / "activations.safetensors")
+    meta = {"tokens": IMATRIX_TOKENS, "chunks": IMATRIX_CHUNKS}
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _results(events: Events) -> dict[str, dict[str, Any]]:
@@ -140,6 +158,43 @@ def test_tensors_and_metadata_equal_the_vendors(
         for tensor in SPEC.layout(arch, _variant(type)):
             promised[tensor.kind] = promised.get(tensor.kind, 0) + tensor.parameters
         assert results[type]["types"] == promised
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.imatrix_types], ids=lambda c: c.name)
+def test_tensors_with_an_importance_matrix_equal_the_vendors(
+    case: Case, checkpoint: MakeCheckpoint, run_worker: RunWorker, tmp_path: Path
+) -> None:
+    source = checkpoint(case.shape, dtype=case.dtype, layers=case.layers)
+    recorded = RECORDED[case.name]
+    _write_activations(tmp_path, source)
+    names = [f"{type}-imatrix" for type in case.imatrix_types]
+    # those without one are made in the same pass and share what is alike
+    results = _results(
+        run_worker("llamacpp", _request(source, tmp_path, *names, *case.imatrix_types))
+    )
+    arch = _architecture(source)
+    for name in names + list(case.imatrix_types):
+        made = describe(tmp_path / name / f"model-{name}.gguf")
+        assert made["tensors"] == recorded["tensors"][name], name
+        told = {key: value for key, value in made["metadata"].items() if "imatrix" in key}
+        assert told == recorded["imatrix"].get(name, {})
+        promised: dict[str, int] = {}
+        for tensor in SPEC.layout(arch, _variant(name)):
+            promised[tensor.kind] = promised.get(tensor.kind, 0) + tensor.parameters
+        assert results[name]["types"] == promised
+
+
+def test_activations_that_do_not_suit_fail_their_variant_alone(
+    checkpoint: MakeCheckpoint, run_worker: RunWorker, tmp_path: Path
+) -> None:
+    source = checkpoint("phi3")
+    _write_activations(tmp_path, checkpoint("phi4mini"))
+    events = run_worker("llamacpp", _request(source, tmp_path, "Q4_0-imatrix", "Q4_0"))
+    failed = {event["item"]: event["error"] for event in events if event["event"] == "failed"}
+    assert failed == {
+        "Q4_0-imatrix": "the activations do not suit model.layers.0.self_attn.o_proj.weight"
+    }
+    assert (tmp_path / "Q4_0" / "model-Q4_0.gguf").exists()
 
 
 @pytest.mark.parametrize("case_name", ["phi3-bf16", "phi4mini-bf16", "phi4-bf16"])
@@ -237,4 +292,4 @@ def test_white_space_after_special_tokens_is_kept_or_not_as_the_tokenizer_says(
 
 def test_every_file_type_is_known_to_the_recording() -> None:
     recorded = {type for case in RECORDED.values() for type in case["tensors"]}
-    assert recorded == set(FILE_TYPES)
+    assert recorded == {*FILE_TYPES, *(f"{type}-imatrix" for type in IMATRIX_TYPES)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,6 +110,55 @@ def test_more_bits_where_the_quantizer_puts_them() -> None:
     assert set(_kinds(ARCH, "IQ4_XS", "attn_qkv")) == {"IQ4_XS"}
     grouped = replace(ARCH, kv_heads=2)
     assert set(_kinds(grouped, "IQ4_XS", "attn_qkv")) == {"Q5_K"}
+
+
+def test_an_importance_matrix_changes_the_first_ffn_down_of_some_types() -> None:
+    def down(file_type: str, *, imatrix: bool) -> list[str]:
+        found = tensors(ARCH, file_type, imatrix=imatrix)
+        return [tensor.kind for tensor in found if ".ffn_down." in tensor.name]
+
+    assert down("Q4_0", imatrix=False) == ["Q4_0"] * 16
+    assert down("Q4_0", imatrix=True) == ["Q4_1"] * 2 + ["Q4_0"] * 14
+    assert down("IQ4_XS", imatrix=True) == ["IQ4_XS"] * 16
+    for file_type in ("Q4_K_M", "Q5_K_M"):
+        assert tensors(ARCH, file_type, imatrix=True) == tensors(ARCH, file_type)
+
+
+def test_an_importance_matrix_is_known_by_the_content_of_its_text(tmp_path: Path) -> None:
+    variants = []
+    for name, text, tokens in (("a", "one", 512), ("b", "one", 512), ("a", "one", 1024),
+                               ("c", "two", 512)):  # fmt: skip
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        options = LlamaCppOptions(imatrix=str(tmp_path / name), imatrix_tokens=tokens)
+        found = SPEC.variant("int4", options, DEVICE, ARCH)
+        assert isinstance(found, Variant)
+        assert found.name == "Q4_K_M-imatrix"
+        assert "model-Q4_K_M-imatrix.gguf" in SPEC.usage(found)
+        assert str(tmp_path) not in str(found.model_dump())
+        assert found.calibration is not None
+        assert found.calibration.path == tmp_path / name
+        variants.append(found)
+    same, moved, longer, other = variants
+    assert same == moved
+    assert same.model_dump() == moved.model_dump()
+    assert len({str(variant.model_dump()) for variant in (same, longer, other)}) == 3
+    sizes = SourceFiles({}, 1000, 7000, 0, 0, "sentencepiece")
+    added = SPEC.other_bytes(ARCH, sizes, same) - SPEC.other_bytes(ARCH, sizes, _variant("int4"))
+    keys = "quantize.imatrix.entries_count", "quantize.imatrix.chunks_count"
+    assert abs(added - sum(8 + len(key) + 4 + 4 for key in keys)) < 32
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
+def test_an_importance_matrix_of_another_precision_is_skipped(precision: Precision) -> None:
+    found = SPEC.variant(precision, LlamaCppOptions(imatrix="embedded"), DEVICE, ARCH)
+    assert isinstance(found, Skip)
+    assert "imatrix goes with int4" in found.reason
+
+
+def test_a_calibration_text_must_be_utf8(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes("caf\u00e9".encode("latin-1"))
+    with pytest.raises(ValidationError, match="is not UTF-8 text"):
+        LlamaCppOptions(imatrix=str(tmp_path / "latin"))
 
 
 def test_the_output_matrix_keeps_more_bits_tied_or_not() -> None:

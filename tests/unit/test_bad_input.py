@@ -71,6 +71,17 @@ RECIPE_CASES: dict[str, tuple[str | bytes, int, str, str]] = {
     "option-value": (pi("llamacpp:\n  int4: {type: Q4_K_N}"), 4,
                      f"option 'type' of llamacpp: must be {TYPES}, not 'Q4_K_N'",
                      "did you mean 'Q4_K_M'?"),
+    "option-file": (pi("llamacpp:\n  int4:\n    imatrix: my.txt"), 5,
+                    "option 'imatrix' of llamacpp: 'my.txt' cannot be read: No such file or "
+                    "directory; give the path of a text file, or embedded", ""),
+    "option-folder": (pi("llamacpp:\n  int4:\n    imatrix: ."), 5,
+                      "option 'imatrix' of llamacpp: '.' cannot be read: Is a directory; "
+                      "give the path of a text file, or embedded", ""),
+    "option-of-recipe-file": (OK + "backends:\n  llamacpp:\n    int4: {imatrix: 5}\n", 5,
+                              "option 'imatrix' of llamacpp: must be text, not 5", ""),
+    "option-tokens": (pi("llamacpp:\n  int4: {imatrix: embedded, imatrix_tokens: 511}"), 4,
+                      "option 'imatrix_tokens' of llamacpp: must be greater than or equal to 512, "
+                      "not 511", ""),
     "option-value-of-recipe": (OK + "backends:\n  llamacpp:\n    int4:\n      type: 7\n", 6,
                                f"option 'type' of llamacpp: must be {TYPES}, not 7", ""),
     "backend-of-recipe": (OK + "backends:\n  lamacpp:\n    int4: {type: Q4_0}\n", 4,

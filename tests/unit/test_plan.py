@@ -56,12 +56,16 @@ class Planner:
             if cell.artifact
         }
 
+    def prepared(self) -> Store:
+        """Return the store, ready to be written."""
+        self.store.prepare()
+        return self.store
+
     def build(self, plan: Plan) -> None:
         """Put something into the store under every key of the plan."""
-        self.store.prepare()
         for artifact in plan.artifacts:
             if not artifact.cached:
-                with self.store.workspace() as folder:
+                with self.prepared().workspace() as folder:
                     (folder / "model.bin").write_bytes(artifact.key.encode())
                     self.store.publish(artifact.key, folder, {})
 
@@ -186,6 +190,56 @@ def test_another_judging_keeps_the_artifacts(plan: Planner, tmp_path: Path) -> N
     digits = plan(f"evaluation.text={text}").references[0].key
     text.write_text("one more\n" * 500, encoding="utf-8")
     assert plan(f"evaluation.text={text}").references[0].key != digits
+
+
+IMATRIX = """\
+devices:
+  intel_n100: {llamacpp: {int4: {imatrix: TEXT}, int8: }, openvino: [int4]}
+  raspberry_pi_5: {llamacpp: {int4: {imatrix: TEXT, type: Q4_0}}}
+  ai_pc_intel: {llamacpp: {int4: {imatrix: TEXT, imatrix_tokens: 1024}}}
+"""
+
+
+def test_activations_are_a_step_that_variants_share(plan: Planner) -> None:
+    plan.recipe(IMATRIX.replace("TEXT", "embedded"))
+    found = plan("evaluation=none")
+    long, short = found.activations  # 16,384 tokens for two variants, 1,024 for one
+    assert [step.id for step in found.steps] == [
+        long.id, short.id, "build.phi3-tiny-trained.llamacpp", "build.phi3-tiny-trained.openvino",
+    ]  # fmt: skip
+    assert long.id == f"activations.phi3-tiny-trained.{long.key[:8]}"
+    assert (long.calibration.tokens, short.calibration.tokens) == (16384, 1024)
+    needs = [artifact.activations for artifact in found.builds[0].artifacts]
+    assert sorted(needs, key=str) == sorted([None, long.key, long.key, short.key], key=str)
+    assert found.toolchains == ("llamacpp", "openvino", "pytorch")
+    assert long.memory_bytes > short.memory_bytes > 0
+
+
+def test_activations_that_nothing_needs_are_not_planned(plan: Planner) -> None:
+    plan.recipe(IMATRIX.replace("TEXT", "embedded"))
+    first = plan("evaluation=none")
+    with plan.prepared().workspace() as folder:
+        (folder / "meta.json").write_text("{}", encoding="utf-8")
+        plan.store.publish_reference(first.activations[0].key, folder)
+    second = plan("evaluation=none")
+    assert [step.cached for step in second.activations] == [True, False]
+    assert second.steps[0] == first.activations[1]
+    plan.build(second)
+    third = plan("evaluation=none")
+    assert (third.activations, third.steps) == ((), ())
+
+
+def test_keys_depend_on_a_calibration_text_and_not_on_its_place(plan: Planner) -> None:
+    def keys(name: str, text: str) -> set[str]:
+        (plan.folder / name).write_text(text, encoding="utf-8")
+        plan.recipe(IMATRIX.replace("TEXT", name))
+        found = plan("evaluation=none")
+        return {step.key for step in found.activations} | {a.key for a in found.artifacts}
+
+    one = keys("one.txt", "a text")
+    assert len(one) == 2 + 5
+    assert keys("moved.txt", "a text") == one
+    assert len(keys("one.txt", "another text") & one) == 2  # int8 and openvino
 
 
 def test_a_checkpoint_that_was_never_hashed_counts_as_not_cached(plan: Planner) -> None:

@@ -116,7 +116,7 @@ def write_files(
             try:
                 file.open()
             except OSError as error:  # the disk may have room for the others
-                file.error = error
+                file.error = _not_written(file, error)
                 file.close()
         run = _Pass(sources, opened, files, progress)
         threads = min(threads, MAX_THREADS)
@@ -212,11 +212,16 @@ class _Pass:
                 try:
                     file.write_rows(source.name, first, data)
                 except OSError as error:
-                    file.error = error
+                    file.error = _not_written(file, error)
             spent = (time.perf_counter() - started) / len(files)
             with self._lock:
                 for file in files:
                     file.seconds += spent
+
+
+def _not_written(file: GgufFile, error: OSError) -> WorkerError:
+    size = data_bytes(file.tensors)
+    return WorkerError(f"{file.path.name} ({size:,} bytes) cannot be written: {error.strerror}")
 
 
 def _encode(

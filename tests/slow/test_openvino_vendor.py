@@ -41,10 +41,9 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi4": ("phi4", {"shards": 2}),
     "phi4mini-fp16": ("phi4mini", {"dtype": "fp16"}),
+    "phi4mini-fp32": ("phi4mini", {"dtype": "fp32", "shards": 2}),
 }
-# What devices get unless a recipe says otherwise: of every checkpoint.
-DEFAULTS = ("int4-asym-g64", "int4-sym-g128", "int8-asym", "fp16", "fp32")
-NAMES = dict.fromkeys(CHECKPOINTS, DEFAULTS) | {"phi3": tuple(OPTIONS)}
+NAMES = dict.fromkeys(CHECKPOINTS, tuple(OPTIONS))
 LAYERS = 2
 COMPARED = {
     "graph": tuple(OPTIONS),
@@ -188,6 +187,13 @@ def test_graph_and_constants_are_the_vendor_s(
     pairs: dict[str, Pair], which: str, variant: str
 ) -> None:
     assert pairs[which].compare("graph", f"ours/{variant}", f"theirs/{variant}") == []
+
+
+def test_integers_are_nncf_s_whatever_the_weights(vendor_python: Callable[[str], Path]) -> None:
+    said = _run([vendor_python("openvino"), SUPPORT / "openvino_integers.py"], None)
+    count, different = json.loads(said.splitlines()[-1])
+    assert count > 1000
+    assert different == []
 
 
 @pytest.mark.parametrize(("which", "variant"), _cases("logits"))

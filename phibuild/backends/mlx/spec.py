@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -14,6 +12,7 @@ from pydantic import BaseModel
 from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles, StoredTensor
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.backends.mlx import memory
 from phibuild.backends.mlx.layout import (
     FLOAT_TYPES,
     Quantization,
@@ -21,7 +20,6 @@ from phibuild.backends.mlx.layout import (
     module_order,
     stored_arrays,
 )
-from phibuild.backends.mlx.limits import RESIDENT_BYTES
 from phibuild.schema import Device, Frozen, Options, Precision, Skip, Variant
 
 # Weights of one row that can share a scale, by mode; the first is the mode's default (the table
@@ -33,16 +31,6 @@ _BITS: dict[Precision, dict[str, tuple[int, ...]]] = {
     "int8": {"affine": (8, 6), "mxfp8": (8,)},
 }
 _CAST: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
-
-# Anonymous bytes. The converter: the interpreter with numpy, and MLX for microscaling types; then
-# for each thread a block of 2^18 weights with what is made of it, and freed memory that it keeps
-# (33 MB in all measured with two threads and four variants at 0.44 B and 3.8 B).
-_INTERPRETER_BYTES = 96 << 20
-_THREAD_BYTES = 48 << 20
-# Judging: mlx-lm and transformers; for each thread a block of 2^20 weights and what it keeps.
-_JUDGE_BYTES = 192 << 20
-_JUDGE_THREAD_BYTES = 96 << 20
-_WINDOW = 256  # tokens, those of the shipped evaluations
 
 
 class MlxOptions(Frozen):
@@ -191,25 +179,10 @@ class MlxSpec:
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
-        """Return a bound that depends neither on the model nor on how many variants there are:
-        each thread holds one chunk and one variant of it."""
-        return _INTERPRETER_BYTES + _THREAD_BYTES * (os.cpu_count() or 1)
+        return memory.building()
 
     def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
-        """Return a bound that does not hold the weights: they are read as they are used.
-
-        In mlx-lm's own kernels they are held up to `RESIDENT_BYTES`, else a module at a time. Then
-        the KV caches in fp32, activations of a window, and what the vocabulary takes: four times
-        a window's logits and the comparison in float64.
-        """
-        kernels = max(_kernel_bytes(arch, variant) for variant in variants)
-        cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * 2 * _WINDOW * 4
-        scores = arch.heads * _WINDOW * _WINDOW
-        width = 4 * arch.intermediate_size + 8 * arch.hidden_size
-        activations = 4 * (_WINDOW * width + 3 * scores)
-        logits = arch.vocab_size * (4 * 4 * _WINDOW + 6 * 8 * 64)
-        threads = _JUDGE_THREAD_BYTES * (os.cpu_count() or 1)
-        return _JUDGE_BYTES + threads + kernels + 2 * cache + activations + logits
+        return memory.judging(arch, [variant.options for variant in variants])
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""
@@ -217,22 +190,6 @@ class MlxSpec:
 
     def usage(self, variant: Variant) -> str:
         return 'mlx_lm.generate --model . --prompt "Why is the sky blue?" --max-tokens 256'
-
-
-def _kernel_bytes(arch: Architecture, variant: Variant) -> int:
-    """Return how many bytes of weights mlx-lm's kernels have in memory at once: all with their
-    floats widened to fp32, or the largest module's as stored and as widened."""
-    stored: Counter[str] = Counter()
-    widened: Counter[str] = Counter()
-    for name, shape in module_order(arch):
-        module = name.rpartition(".self_attn")[0] or name.rpartition(".mlp")[0] or name
-        for array in stored_arrays(name, shape, arch.layers, variant.options):
-            stored[module] += array.nbytes
-            narrow = array.dtype in ("F16", "BF16")
-            widened[module] += 2 * array.nbytes if narrow else array.nbytes
-    if widened.total() <= RESIDENT_BYTES:
-        return widened.total()
-    return max(stored[module] + widened[module] for module in stored)
 
 
 def _unmixed(precision: Precision, mode: str, options: MlxOptions) -> str | None:

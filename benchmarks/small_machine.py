@@ -129,21 +129,29 @@ class Benchmark:
             found += [f"{word}: {what}" for what in differing]
             total = theirs if total is None else total + theirs
             shutil.rmtree(folder)
+            self._drop(report, word)
             if word in alone:
                 own, its = alone[word]
-                if _digest(its, word) != _digest(report, word):
+                digests = [_cell(one, word)["artifact_digest"] for one in (its, report)]
+                if digests[0] != digests[1]:
                     differing.append("the artifact differs when it is built with others")
                 rows.append(self._row(backend, word, theirs, own, its, differing))
         if whole and total is not None:
             rows.append(self._row(backend, "set", total, cost, report, found))
         return rows
 
+    def _drop(self, report: dict[str, Any], precision: str) -> None:
+        """Delete an artifact that has been compared: four of each would need twice the disk."""
+        folder = self.work / "outputs" / "all" / "latest" / _cell(report, precision)["artifact"]
+        key = json.loads((folder / "manifest.json").read_text("utf-8"))["key"]
+        shutil.rmtree(self.work / "store" / "artifacts" / key)
+        shutil.rmtree(folder)
+
     def _differing(
         self, backend: str, precision: str, report: dict[str, Any], vendors: Path
     ) -> list[str]:
         latest = self.work / "outputs" / "all" / "latest"
-        (cell,) = (cell for cell in report["cells"] if cell["precision"] == precision)
-        return COMPARE[backend](latest / cell["artifact"], vendors)
+        return COMPARE[backend](latest / _cell(report, precision)["artifact"], vendors)
 
     def _row(
         self,
@@ -172,9 +180,10 @@ class Benchmark:
         return sorted(self.source.glob("*.safetensors"))
 
 
-def _digest(report: dict[str, Any], precision: str) -> str:
+def _cell(report: dict[str, Any], precision: str) -> dict[str, Any]:
     (cell,) = (cell for cell in report["cells"] if cell["precision"] == precision)
-    return str(cell["artifact_digest"])
+    found: dict[str, Any] = cell
+    return found
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -33,11 +33,14 @@ _DTYPES = {
 class StoredWeights:
     """Tensors of a folder by the names of the checkpoint, quantized ones dequantized.
 
-    Files are mapped one tensor at a time, so that they take no memory of their own.
+    Files are mapped one tensor at a time, so that they take no memory of their own. They stay open:
+    a checkpoint that is replaced meanwhile does not get mixed with the one before.
     """
 
     def __init__(self, folder: Path) -> None:
         self._tensors = read_checkpoint(folder)
+        paths = {info.path for info in self._tensors.values()}
+        self._files = {path: path.open("rb") for path in paths}
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self._arguments = _quantization(config)
 
@@ -51,13 +54,13 @@ class StoredWeights:
             return
         info = self._info(name)
         self._check(name, info.shape, out, first)
-        out.copy_(_mapped(info, first, len(out)))
+        out.copy_(self._mapped(info, first, len(out)))
 
     def rows(self, name: str, numbers: Tensor) -> Tensor:
         """Return the rows of a matrix with these `numbers` [...]: fp32 [..., columns]."""
         info = self._info(name)
         distinct, places = numbers.unique(return_inverse=True)
-        return _mapped(info, 0, info.shape[0])[distinct].float()[places]
+        return self._mapped(info, 0, info.shape[0])[distinct].float()[places]
 
     def expect(self, names: Iterable[str]) -> None:
         """Have the system read these tensors from disk in the background, where it can."""
@@ -67,15 +70,14 @@ class StoredWeights:
             for part in (name, f"{name}_packed"):
                 info = self._tensors.get(part)
                 if info is not None:
-                    with contextlib.suppress(OSError), info.path.open("rb") as file:
-                        os.posix_fadvise(
-                            file.fileno(), info.offset, info.nbytes, os.POSIX_FADV_WILLNEED
-                        )
+                    with contextlib.suppress(OSError):
+                        file = self._files[info.path].fileno()
+                        os.posix_fadvise(file, info.offset, info.nbytes, os.POSIX_FADV_WILLNEED)
 
     def _dequantize(self, name: str, out: Tensor, first: int, how: QuantizationArgs) -> None:
         """As `CompressedTensorsConfig(dequantize=True)` does: in the dtype of the scales."""
         packed, scale = self._info(f"{name}_packed"), self._info(f"{name}_scale")
-        rows, columns = _mapped(self._info(f"{name}_shape"), 0, 2).tolist()
+        rows, columns = self._mapped(self._info(f"{name}_shape"), 0, 2).tolist()
         self._check(name, (rows, columns), out, first)
         step = max(DEQUANTIZED_ELEMENTS // columns // CHUNK_ROWS, 1) * CHUNK_ROWS
         for row in range(0, len(out), step):
@@ -84,13 +86,30 @@ class StoredWeights:
             zero_points = None
             if not how.symmetric:
                 begin, end = start * how.num_bits // 32, -(-(start + count) * how.num_bits // 32)
-                words = _mapped(self._info(f"{name}_zero_point"), begin, end - begin)
+                words = self._mapped(self._info(f"{name}_zero_point"), begin, end - begin)
                 shape = torch.Size((count, scale.shape[1]))
                 zero_points = unpack_from_int32(words, how.num_bits, shape, packed_dim=0)
-            codes = _codes(_mapped(packed, start, count), how.num_bits, columns)
+            codes = _codes(self._mapped(packed, start, count), how.num_bits, columns)
             out[row : row + count].copy_(
-                dequantize(codes, _mapped(scale, start, count), zero_points, how)
+                dequantize(codes, self._mapped(scale, start, count), zero_points, how)
             )
+
+    def _mapped(self, info: TensorInfo, first: int, rows: int) -> Tensor:
+        """Return rows of a tensor on mapped pages of its file."""
+        row_bytes = info.nbytes // info.shape[0]
+        begin, count = info.offset + first * row_bytes, rows * math.prod(info.shape[1:])
+        start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        # Private pages: tensors are writable to PyTorch; nothing writes these.
+        view = mmap.mmap(
+            self._files[info.path].fileno(),
+            begin - start + rows * row_bytes,
+            access=mmap.ACCESS_COPY,
+            offset=start,
+        )
+        values = torch.frombuffer(
+            view, dtype=_DTYPES[info.dtype], count=count, offset=begin - start
+        )
+        return values.view(rows, *info.shape[1:])
 
     def _info(self, name: str) -> TensorInfo:
         info = self._tensors.get(name)
@@ -120,19 +139,3 @@ def _codes(words: Tensor, bits: int, columns: int) -> Tensor:
         return words.view(torch.int8) ^ -128
     codes: Tensor = unpack_from_int32(words, bits, torch.Size((len(words), columns)))
     return codes
-
-
-def _mapped(info: TensorInfo, first: int, rows: int) -> Tensor:
-    """Return rows of a tensor on mapped pages of its file."""
-    row_bytes = info.nbytes // info.shape[0]
-    begin, count = info.offset + first * row_bytes, rows * math.prod(info.shape[1:])
-    start = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    with info.path.open("rb") as file:
-        # Private pages: tensors are writable to PyTorch; nothing writes these.
-        view = mmap.mmap(
-            file.fileno(), begin - start + rows * row_bytes, access=mmap.ACCESS_COPY, offset=start
-        )
-    dtype = _DTYPES[info.dtype]
-    return torch.frombuffer(view, dtype=dtype, count=count, offset=begin - start).view(
-        rows, *info.shape[1:]
-    )

@@ -117,15 +117,20 @@ def _sampled(pid: int) -> Iterator[list[int]]:
 
 
 def _tree(pid: int) -> Iterator[tuple[int, int]]:
-    todo = [pid]
+    """Yield resident and anonymous bytes of each process. A child that has forked and not yet
+    started a program of its own shares its parent's pages, and is not counted."""
+    todo = [(pid, b"")]
     while todo:
-        folder = Path(f"/proc/{todo.pop()}")
+        number, parent = todo.pop()
+        folder = Path(f"/proc/{number}")
         try:
             text = (folder / "status").read_text("ascii")
+            words = (folder / "cmdline").read_bytes()
             for task in (folder / "task").iterdir():
-                todo += map(int, (task / "children").read_text("ascii").split())
+                children = (task / "children").read_text("ascii").split()
+                todo += [(int(child), words) for child in children]
         except (OSError, ValueError):
             continue  # it ended meanwhile
         sizes = dict(re.findall(r"(VmRSS|RssAnon):\s+(\d+) kB", text))
-        if len(sizes) == 2:
+        if len(sizes) == 2 and words != parent:
             yield int(sizes["VmRSS"]) * 1024, int(sizes["RssAnon"]) * 1024

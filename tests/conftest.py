@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from phibuild.execute.process import WORKER
 from phibuild.toolchains import Toolchain, toolchain
 from support.checkpoints import make_checkpoint
 
 # A busy machine is no failure.
-settings.register_profile("phibuild", deadline=None)
+settings.register_profile("phibuild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("phibuild")
 
 TESTS = Path(__file__).resolve().parent

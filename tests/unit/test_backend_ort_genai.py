@@ -17,6 +17,7 @@ from phibuild.schema import Device, Precision, Skip, Variant
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("cpu", "cuda", "directml", "webgpu")
+_PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp32")
 
 
 def _architecture(**changes: Any) -> Architecture:
@@ -236,11 +237,54 @@ def test_other_bytes_hold_both_rope_tables_of_longrope() -> None:
         assert more == 2 * 8192 * 16 * item
 
 
-def test_build_memory_is_that_of_the_largest_variant() -> None:
-    arch = _architecture()
+def _phi35(**changes: Any) -> Architecture:
+    factors = (1.0,) * 48
+    sizes = {"hidden_size": 3072, "intermediate_size": 8192, "heads": 32, "kv_heads": 32}
+    longrope = {"max_positions": 131072, "rope": Rope(10000.0, 1.0, factors, factors)}
+    return _architecture(**{**sizes, **longrope, "layers": 32, "vocab_size": 32064} | changes)
+
+
+@pytest.mark.parametrize(
+    ("precision", "options"),
+    [
+        ("int4", {}),
+        ("int8", {"provider": "webgpu"}),
+        ("fp16", {"provider": "webgpu"}),
+        ("fp32", {}),
+        ("int4", {"provider": "trt_rtx"}),
+    ],
+)
+def test_build_memory_does_not_grow_with_layers(
+    precision: Precision, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    variant = _variant(precision, **options)
+    bound = SPEC.build_memory(_phi35(), 8 * 10**9, [variant])
+    assert bound == SPEC.build_memory(_phi35(layers=2), 10**8, [variant]) < 1 << 30
+    # A tokenizer of 200,000 tokens takes 310 MB in the builder.
+    wide = SPEC.build_memory(_phi35(vocab_size=200_064), 10**9, [variant])
+    assert 270e6 < wide - bound < 1e9
+
+
+def test_memory_is_that_of_the_largest_variant() -> None:
+    arch = _phi35()
     small, large = _variant("int4"), _variant("int4", provider="trt_rtx")
-    both = SPEC.build_memory(arch, 10**9, [small, large])
-    assert both == SPEC.build_memory(arch, 10**9, [large]) > SPEC.build_memory(arch, 0, [small])
+    assert SPEC.build_memory(arch, 0, [small, large]) == SPEC.build_memory(arch, 0, [large])
+    fp32 = _variant("fp32")
+    assert SPEC.judge_memory(arch, [small, fp32]) == SPEC.judge_memory(arch, [fp32])
+
+
+def test_judging_takes_the_weights_as_the_kernels_pack_them() -> None:
+    # Measured at 3.8 B: 3.44 GB for int4, 5.30 GB for int8, before the comparison.
+    arch = _phi35()
+    int4, int8, fp32 = (SPEC.judge_memory(arch, [_variant(name)]) for name in _PRECISIONS)
+    assert 3.44e9 < int4 < 4e9
+    assert 5.30e9 < int8 < 6e9
+    assert 4 * arch.parameters < fp32 < 4 * arch.parameters + 1e9
+    mixed = SPEC.judge_memory(arch, [_variant("int4", int8_matmuls=["mixed_layers"])])
+    assert int4 < mixed < int8
+    more = SPEC.judge_memory(_phi35(vocab_size=200_064), [_variant("int4")]) - int4
+    assert more > 168_000 * (3 * 256 * 4 + 3072 / 2)
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda", "dml", "webgpu", "trt_rtx"])

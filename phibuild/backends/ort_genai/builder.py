@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from phibuild.architecture import Architecture
 from phibuild.backends.companions import copy_companions
+from phibuild.backends.ort_genai.nodes import quantized_product
 from phibuild.backends.ort_genai.rounding import Rounding
 from phibuild.backends.ort_genai.tensors import QuantizedMatrix, StreamedMatrix, Streaming
 from phibuild.safetensors_io import shard_paths
@@ -154,50 +155,13 @@ class _Streamed:
             value.const_value = tensor
             self.graph.register_initializer(value)
             parts.append(value)
-        made = (self._dequantized if rounding.qdq else self._product)(node, matrix, parts, rounding)
+        made = quantized_product(node, matrix, parts, self.quant_attrs["accuracy_level"])
         output = node.outputs[0]
         ir.convenience.replace_nodes_and_values(
             self.graph, node, [node], made, [output], made[-1].outputs
         )
         if not weight.uses():
             del self.graph.initializers[weight.name]
-
-    def _product(
-        self, node: Any, matrix: QuantizedMatrix, parts: list[Any], rounding: Rounding
-    ) -> list[Any]:
-        attributes = {
-            "K": matrix.width,
-            "N": matrix.outputs,
-            "bits": rounding.bits,
-            "block_size": rounding.block_size,
-        }
-        if self.quant_attrs["accuracy_level"]:
-            attributes["accuracy_level"] = self.quant_attrs["accuracy_level"]
-        product = ir.node(
-            "MatMulNBits",
-            [node.inputs[0], *parts],
-            dict(sorted(attributes.items())),
-            domain="com.microsoft",
-            name=f"{node.name}_Q{rounding.bits}",
-        )
-        return [product]
-
-    def _dequantized(
-        self, node: Any, matrix: QuantizedMatrix, parts: list[Any], rounding: Rounding
-    ) -> list[Any]:
-        weight = ir.node(
-            "DequantizeLinear",
-            parts,
-            {"axis": 0, "block_size": rounding.block_size},
-            name=f"{node.name}_DQ_Q{rounding.bits}",
-        )
-        weight.outputs[0].name = f"{parts[0].name}_output"
-        product = ir.node(
-            "MatMul",
-            [node.inputs[0], weight.outputs[0]],
-            name=f"{node.name}_matmul_Q{rounding.bits}",
-        )
-        return [weight, product]
 
 
 class _Phi(_Streamed, builder.Phi3MiniModel):  # type: ignore[misc]

@@ -16,7 +16,6 @@ from phibuild.backends.base import SourceFiles, StoredTensor
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
 from phibuild.schema import Variant
 
-_MIB = 1 << 20
 # Bytes of the graph (nodes, their names, value_info, entries of initializers), measured over the
 # builder's graphs: once, and for each layer.
 _GRAPH_BASE = 3_500
@@ -29,8 +28,6 @@ _GRAPH_LAYER_QUANTIZED = {
     "trt_rtx": 2_500,
 }
 _GENAI_CONFIG = 1_800
-# Bytes of the worker with torch, Transformers and the builder imported.
-_PROCESS = 900 * _MIB
 
 
 def io_bytes(variant: Variant) -> int:
@@ -52,7 +49,7 @@ def mixed_layers(layers: int) -> list[int]:
     ]
 
 
-def _matmuls(arch: Architecture, variant: Variant) -> Iterator[tuple[str, int, int, bool]]:
+def matmuls(arch: Architecture, variant: Variant) -> Iterator[tuple[str, int, int, bool]]:
     """Yield name, K (inputs), N (outputs) of every product, and whether a selector raises it."""
     hidden, inner = arch.hidden_size, arch.intermediate_size
     selectors = variant.options.get("int8_matmuls", ())
@@ -71,6 +68,11 @@ def _matmuls(arch: Architecture, variant: Variant) -> Iterator[tuple[str, int, i
         yield prefix + "mlp.up_proj.MatMul.weight", hidden, inner, False
         yield prefix + "mlp.down_proj.MatMul.weight", inner, hidden, layer in raised
     yield "lm_head.MatMul.weight", hidden, arch.vocab_size, "last_matmul" in selectors
+
+
+def product_bits(variant: Variant, raised: bool) -> int:
+    """Return the bits of a weight of a product in a quantized variant."""
+    return 8 if raised or variant.precision == "int8" else 4
 
 
 def _quantized_bytes(width: int, outputs: int, bits: int, variant: Variant) -> int:
@@ -112,15 +114,15 @@ def stored_tensors(arch: Architecture, variant: Variant) -> list[StoredTensor]:
     norms.append(f"model.layers.{arch.layers}.final_norm_layernorm.weight")
     hidden = arch.hidden_size
     stored += [StoredTensor(name, kind, hidden, hidden * item) for name in norms]
-    bits = {"int4": 4, "int8": 8}.get(variant.precision)
-    for name, width, outputs, raised in _matmuls(arch, variant):
+    quantized = variant.precision in ("int4", "int8")
+    for name, width, outputs, raised in matmuls(arch, variant):
         count = width * outputs
-        if bits is None:
+        if not quantized:
             stored.append(StoredTensor(name, kind, count, count * item))
         else:
-            own = 8 if raised else bits
-            nbytes = _quantized_bytes(width, outputs, own, variant)
-            stored.append(StoredTensor(name, f"int{own}", count, nbytes))
+            bits = product_bits(variant, raised)
+            nbytes = _quantized_bytes(width, outputs, bits, variant)
+            stored.append(StoredTensor(name, f"int{bits}", count, nbytes))
     return stored
 
 
@@ -158,21 +160,3 @@ def _tokenizer_bytes(source: SourceFiles) -> int:
     halves = source.merge_bytes - source.merges  # without the space between two halves
     merges = halves + source.merges * (8 + 11 + 2 + 10 + 2 + 9)
     return max(source.files.get("tokenizer.json", 0), vocabulary + merges)
-
-
-def build_memory(arch: Architecture, source_bytes: int, variant: Variant) -> int:
-    """Return an upper bound of the resident bytes while one variant is built.
-
-    Weights are mapped and stream through slabs; the pages of the checkpoint count as resident
-    though they can be dropped. What grows is the scales of the largest product and the rope
-    tables, of which the builder holds several copies. TensorRT-RTX's int4 graph goes through
-    ONNX Runtime's own quantizer, which holds every weight in fp16 and again in the graph.
-    """
-    largest = max(width * outputs for _, width, outputs, _ in _matmuls(arch, variant))
-    block: int = variant.options.get("block_size", 32)
-    positions = arch.max_positions + arch.original_max_positions
-    rope = 8 * positions * arch.rotary_dim * 4
-    bound = _PROCESS + source_bytes + 6 * largest // block + rope
-    if variant.options["provider"] == "trt_rtx" and variant.precision == "int4":
-        bound += 4 * arch.parameters
-    return bound

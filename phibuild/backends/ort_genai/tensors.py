@@ -24,6 +24,8 @@ from phibuild.backends.ort_genai.rounding import Array, Blocks, Rounding, quanti
 
 SLAB_BYTES = 2 << 20
 """Bytes of a slab in the I/O type: a core's cache holds it while it is worked on."""
+_TURNED_ROWS = 32
+"""Least rows of a slab that are columns of the checkpoint's weight: a cache line of 16-bit ones."""
 
 Made = TypeVar("Made")
 
@@ -83,7 +85,8 @@ class StreamedMatrix(ir.LazyTensor):  # type: ignore[misc]
 
     def tofile(self, file: BinaryIO) -> None:
         height, width = self.source.shape
-        slabs = _slabs(height, int(width * self.dtype.itemsize))
+        least = 1 if self.source.is_contiguous() else _TURNED_ROWS
+        slabs = _slabs(height, int(width * self.dtype.itemsize), least)
         for _, slab in self.streaming.in_order(self.rows, slabs):
             file.write(_bytes(slab.numpy()))
             self.streaming.progress(slab.numel())
@@ -95,7 +98,7 @@ class QuantizedMatrix:
 
     def __init__(self, weight: StreamedMatrix, rounding: Rounding) -> None:
         self._weight = weight
-        self._rounding = rounding
+        self.rounding = rounding
         self._kept: dict[str, list[Array]] = {}
         self.width, self.outputs = (int(size) for size in weight.source.shape)
         bits, block, qdq = rounding.bits, rounding.block_size, rounding.qdq
@@ -124,22 +127,22 @@ class QuantizedMatrix:
         ]
 
     def _slabs(self) -> Iterator[slice]:
-        """Yield slices of the N outputs, or of K for DequantizeLinear: two blocks at least, whose
-        zero points are whole bytes."""
+        """Yield slices of the N outputs, or of K for DequantizeLinear: pairs of blocks, whose zero
+        points are whole bytes."""
         item = int(self._weight.dtype.itemsize)
-        if not self._rounding.qdq:
+        if not self.rounding.qdq:
             return _slabs(self.outputs, self.width * item)
-        return _slabs(self.width, self.outputs * item, 2 * self._rounding.block_size)
+        return _slabs(self.width, self.outputs * item, 2 * self.rounding.block_size)
 
     def _quantize(self, slab: slice) -> Blocks:
-        weight, rounding = self._weight, self._rounding
+        weight, rounding = self._weight, self.rounding
         return quantize(weight.rows(slab) if rounding.qdq else weight.columns(slab), rounding)
 
     def write(self, part: str, file: BinaryIO) -> None:
         """Write "packed", "scales" or "zero_points"."""
         if part == "packed" or part not in self._kept:
             self._kept = {"scales": [], "zero_points": []}
-            across = self.width if not self._rounding.qdq else self.outputs
+            across = self.width if not self.rounding.qdq else self.outputs
             streaming = self._weight.streaming
             for slab, blocks in streaming.in_order(self._quantize, self._slabs()):
                 if part == "packed":

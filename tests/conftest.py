@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,10 @@ from support.checkpoints import make_checkpoint
 # A busy machine is no failure.
 settings.register_profile("phibuild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("phibuild")
+
+# Shells start background jobs with Ctrl-C ignored, which the programs under test would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
-import onnxruntime_genai.models  # noqa: F401  (puts the builder's own packages on sys.path)
+import onnxruntime_genai.models  # puts the builder's own packages on sys.path
 import torch
 from onnxruntime_genai.models import builder
 from safetensors import safe_open
@@ -190,6 +190,7 @@ def build(
     provider = _PROVIDERS.get(options["provider"], options["provider"])
     _Streamed.checkpoint, _Streamed.streaming = checkpoint, streaming
     builder.Phi3MiniModel, builder.Phi3MiniLongRoPEModel = _Phi, _LongRopePhi
+    builder.Model.get_genai_commit = staticmethod(_package_commit)
     with tempfile.TemporaryDirectory(prefix="phibuild-ort-", ignore_cleanup_errors=True) as folder:
         cache = str(Path(folder) / "cache")
         arguments = (str(source), str(output), precision, provider, cache)
@@ -199,6 +200,15 @@ def build(
         _complete_config(extra["hf_details"]["hf_config"], arch)
         builder.create_model(None, *arguments, **extra)
     copy_companions(source, output)
+
+
+def _package_commit() -> str | None:
+    """Return the commit of the installed package, which the graph names as its producer.
+
+    The builder asks git first, and so would name any repository that the toolchain lies in.
+    """
+    commit: str | None = getattr(onnxruntime_genai, "__commit__", None)
+    return commit
 
 
 def _extra_options(precision: str, options: Mapping[str, Any], arch: Architecture) -> list[str]:

@@ -13,7 +13,7 @@ from phibuild.backends.ort_genai.layout import io_bytes, matmuls, product_bits, 
 from phibuild.schema import Variant
 
 # Building: torch, Transformers and the builder imported (285 MiB), a graph and its copies.
-_BUILDER = 400 << 20
+_BUILDER = 340 << 20
 _TOKEN = 1600
 """Bytes of a token in the builder's tokenizers (310 MB with 200,000 tokens)."""
 _ROPE_COPIES = 8

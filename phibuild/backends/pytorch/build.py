@@ -123,12 +123,13 @@ def _convert(
             info = _expected(tensors, name, shape)
             step = max(CHUNK_ELEMENTS * shape[0] // info.parameters // CHUNK_ROWS, 1) * CHUNK_ROWS
             write = partial(_write_rows, artifacts, info, step)
+            failed: dict[Artifact, WorkerError | OSError] = {}
             for failures in pool.map(write, range(0, shape[0], step)):
-                for artifact, error in failures.items():
-                    if artifact in artifacts:
-                        artifacts.remove(artifact)
-                        artifact.close()
-                        report.failed(artifact.item, error)
+                failed = failures | failed
+            for artifact, error in failed.items():  # no thread writes to it any more
+                artifacts.remove(artifact)
+                artifact.close()
+                report.failed(artifact.item, error)
             if not artifacts:
                 return
             done += info.parameters

@@ -49,17 +49,21 @@ class Usage:
 
 def anonymous_bytes(pid: int) -> int | None:
     """Return the anonymous resident bytes of a process and its descendants, None if it has ended
-    or the system does not say."""
+    or the system does not say. A child that has forked and not yet started a program of its own
+    shares its parent's pages: it is not counted."""
     total: int | None = None
-    todo = [pid]
+    todo = [(pid, b"")]
     while todo:
-        folder = Path(f"/proc/{todo.pop()}")
+        number, parent = todo.pop()
+        folder = Path(f"/proc/{number}")
         try:
             found = re.search(r"RssAnon:\s+(\d+) kB", (folder / "status").read_text("ascii"))
+            words = (folder / "cmdline").read_bytes()
             for task in (folder / "task").iterdir():
-                todo += map(int, (task / "children").read_text("ascii").split())
+                children = (task / "children").read_text("ascii").split()
+                todo += [(int(child), words) for child in children]
         except (OSError, ValueError):
             continue  # it ended meanwhile, or this is not Linux
-        if found:
+        if found and words != parent:
             total = (total or 0) + int(found[1]) * 1024
     return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 from phibuild.execute import process
 from phibuild.execute.items import Runner, run_items
 from phibuild.execute.process import Outcome, Runners, run_worker
-from phibuild.execute.usage import Usage
+from phibuild.execute.usage import Usage, anonymous_bytes
 
 PACKAGE = process.WORKER.parent
 
@@ -317,6 +318,33 @@ def test_what_a_runner_takes_is_known(run: Run) -> None:
     if sys.platform == "linux":
         assert run.usage.peak_anonymous_bytes is not None
         assert 200 << 20 < run.usage.peak_anonymous_bytes < 400 << 20
+
+
+def test_memory_of_children_counts_and_a_forks_does_not() -> None:
+    if sys.platform != "linux":
+        pytest.skip("there is no /proc")
+    program = """
+import os, subprocess, sys, time
+block = bytearray(100 << 20)
+if not os.fork():
+    time.sleep(60)
+child = subprocess.Popen([sys.executable, "-c", "import time; b = bytearray(50 << 20); "
+                          "print('ready', flush=True); time.sleep(60)"], stdout=subprocess.PIPE)
+child.stdout.readline()
+print("ready", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            found = anonymous_bytes(process.pid)
+            assert found is not None
+            assert 150 << 20 < found < 200 << 20
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_request_larger_than_a_pipe(run: Run) -> None:

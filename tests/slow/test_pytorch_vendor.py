@@ -46,45 +46,7 @@ VENDORS: dict[str, tuple[Choice, dict[str, Any]]] = {
     ),
 }
 # One process makes all of them: importing Transformers takes longer than that.
-# What llm-compressor's oneshot does for round to nearest: its memoryless min-max observer, then
-# compressed-tensors' own compressor, and the order of its wrapped save_pretrained.
-VENDOR = """
-import json, sys
-import torch
-from compressed_tensors import ModelCompressor
-from compressed_tensors.quantization import (
-    QuantizationConfig, QuantizationStatus, apply_quantization_config, preset_name_to_scheme
-)
-from compressed_tensors.quantization.utils import calculate_qparams
-from transformers import AutoModelForCausalLM
-
-for source, folder, choice in json.load(sys.stdin):
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=choice.pop("dtype"))
-    if "preset" not in choice:
-        model.save_pretrained(folder)
-        continue
-    scheme = preset_name_to_scheme(choice.pop("preset"), ["Linear"])
-    for key, value in choice.items():
-        setattr(scheme.weights, key, value)
-    config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"])
-    apply_quantization_config(model, config)
-    for module in model.modules():
-        if getattr(module, "quantization_scheme", None) is None:
-            continue
-        args = module.quantization_scheme.weights
-        observed = module.weight.data.unflatten(-1, (-1, args.group_size)).unsqueeze(0)
-        scale, zero_point = calculate_qparams(
-            torch.amin(observed, dim=(0, -1)), torch.amax(observed, dim=(0, -1)), args
-        )
-        module.weight_scale.data = scale
-        if not args.symmetric:
-            module.weight_zero_point.data = zero_point
-        module.quantization_status = QuantizationStatus.FROZEN
-    compressor = ModelCompressor.from_pretrained_model(model)
-    compressor.compress_model(model, skip_compressed=True)
-    model.save_pretrained(folder)
-    compressor.update_config(folder)
-"""
+VENDOR = Path(__file__).parents[1] / "vendors" / "compressed_tensors_export.py"
 # Artifacts as users load them, compressed until the first pass, against the judge's runtime.
 LOAD = """
 import json, sys
@@ -261,7 +223,7 @@ def built(
         made[which] = Built(source, variants, results, ours, theirs)
         theirs.mkdir()
         wanted += [(str(source), str(theirs / name), VENDORS[name][1]) for name in variants]
-    _run(toolchain_python("pytorch"), VENDOR, wanted, root)
+    _run(toolchain_python("pytorch"), VENDOR.read_text(encoding="utf-8"), wanted, root)
     return made
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import threading
@@ -32,6 +33,8 @@ class Cost:
     peak_anonymous_bytes: int
     read_bytes: int
     written_bytes: int
+    failed: str = ""
+    """How the command ended, if it did not succeed: its cost is then what it took until there."""
 
     def __add__(self, other: Cost) -> Cost:
         """Return the cost of both, one after the other."""
@@ -42,6 +45,7 @@ class Cost:
             max(self.peak_anonymous_bytes, other.peak_anonymous_bytes),
             self.read_bytes + other.read_bytes,
             self.written_bytes + other.written_bytes,
+            self.failed or other.failed,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -55,10 +59,12 @@ def measured(
     *,
     stdin: str = "",
     cold: Iterable[Path] = (),
+    may_fail: bool = False,
 ) -> Cost:
     """Run a command with `cold` files out of the page cache; what it prints goes to `log`.
 
-    Raises RuntimeError with the log's end if it fails.
+    With `may_fail` a failure is part of the answer, and the command is the first that the kernel
+    ends when memory is short; otherwise a failure raises RuntimeError with the log's end.
     """
     for path in cold:
         _forget(path)
@@ -73,14 +79,21 @@ def measured(
             stdout=out,
             stderr=subprocess.STDOUT,
         )
+        if may_fail:
+            Path(f"/proc/{process.pid}/oom_score_adj").write_text("1000", "ascii")
         with _sampled(process.pid) as peaks:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its /proc entry stays
         io = dict(re.findall(r"(\w+): (\d+)", Path(f"/proc/{process.pid}/io").read_text("ascii")))
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    failed = ""
+    if process.returncode == -signal.SIGKILL:
+        failed = "killed (memory)"
+    elif process.returncode:
+        failed = f"exit code {process.returncode}"
+    if failed and not may_fail:
         tail = log.read_text("utf-8", "replace")[-2000:]
-        raise RuntimeError(f"{' '.join(map(str, command))} ended with {process.returncode}\n{tail}")
+        raise RuntimeError(f"{' '.join(map(str, command))} failed: {failed}\n{tail}")
     return Cost(
         time.monotonic() - started,
         usage.ru_utime + usage.ru_stime,
@@ -88,6 +101,7 @@ def measured(
         peaks[1],
         int(io["read_bytes"]),
         int(io["write_bytes"]),
+        failed,
     )
 
 

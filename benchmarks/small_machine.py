@@ -7,11 +7,12 @@ the vendor's command and `phibuild build ... evaluation=none`, one after the oth
 what they wrote. phibuild's figures are those of its whole command, with the artifact's digests and
 manifest; "worker" is the step that does what the vendor's command does. What phibuild does once for
 a checkpoint, hashing it, is measured by itself; "first build" adds it. `--set` adds one build of
-all four precisions at once. Everything that a run has written is deleted when it has been compared;
-results are added to the JSON file, from which the table is made, so that backends can be measured
-one by one. `--no-vendor` measures phibuild alone, where the vendor's command needs more memory than
-there is. Linux; needs the vendors' environments, which are installed, and for llamacpp cmake and a
-C++ compiler.
+all four precisions at once and, for llamacpp, what its quantization kernels alone take for them. A
+vendor's command that fails, for lack of memory most likely, has its cost until there in the table.
+Everything that a run has written is deleted when it has been compared; results are added to the
+JSON file, from which the table is made, so that backends can be measured one by one. `--no-vendor`
+measures phibuild alone, where the vendor's command needs more memory than there is. Linux; needs
+the vendors' environments, which are installed, and for llamacpp cmake and a C++ compiler.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ import argparse
 import json
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
-from tabulate import tabulate
 
 from equality import COMPARE
 from measuring import Cost, measured
 from phibuild.schema import PRECISIONS
 from phibuild.toolchains import toolchain
 from random_checkpoint import SHAPES, make
-from vendors import OFFLINE, ROOT, VENDORS
+from tables import table
+from vendors import GGUF_TYPES, OFFLINE, ROOT, VENDORS
 
 _DEVICE = """\
 title: anything
@@ -53,8 +55,6 @@ from phibuild.store import Store
 source, store = map(Path, sys.argv[1:])
 source_digest(load_checkpoint(source, "x", "x"), Store(store), read_weights=True)
 """
-_HEADERS = ("checkpoint", "backend", "what", "by", "wall s", "CPU s", "CPU ratio",
-            "peak RSS GB", "anonymous GB", "read GB", "written GB", "tensors equal")  # fmt: skip
 
 
 class Benchmark:
@@ -86,9 +86,16 @@ class Benchmark:
         cost: Cost | None = None
         for command in VENDORS[backend].commands(self.source, precision, output, self.work):
             one = measured(
-                command.words, OFFLINE, self.log, stdin=command.stdin, cold=self._weights()
+                command.words,
+                OFFLINE,
+                self.log,
+                stdin=command.stdin,
+                cold=self._weights(),
+                may_fail=True,
             )
             cost = one if cost is None else cost + one
+            if one.failed:
+                break
         assert cost is not None  # every vendor has a command
         return cost, output
 
@@ -125,10 +132,10 @@ class Benchmark:
         total: Cost | None = None
         for word in wanted:
             theirs, folder = self.vendor(backend, word)
-            differing = self._differing(backend, word, report, folder)
+            differing = [] if theirs.failed else self._differing(backend, word, report, folder)
             found += [f"{word}: {what}" for what in differing]
             total = theirs if total is None else total + theirs
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             self._drop(report, word)
             if word in alone:
                 own, its = alone[word]
@@ -137,8 +144,25 @@ class Benchmark:
                     differing.append("the artifact differs when it is built with others")
                 rows.append(self._row(backend, word, theirs, own, its, differing))
         if whole and total is not None:
-            rows.append(self._row(backend, "set", total, cost, report, found))
+            row = self._row(backend, "set", total, cost, report, found)
+            rows.append({**row, "floor": self.floor(backend)})
         return rows
+
+    def floor(self, backend: str) -> dict[str, Any] | None:
+        """Measure what the kernels alone take for the four precisions, where they are slow enough
+        to be the floor of a build."""
+        if backend != "llamacpp":
+            return None
+        program = ROOT / "benchmarks" / "llamacpp_floor.py"
+        words: list[str | Path] = [
+            toolchain(backend).python,
+            program,
+            self.source,
+            *GGUF_TYPES.values(),
+        ]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
 
     def _drop(self, report: dict[str, Any], precision: str) -> None:
         """Delete an artifact that has been compared: four of each would need twice the disk."""
@@ -184,45 +208,6 @@ def _cell(report: dict[str, Any], precision: str) -> dict[str, Any]:
     (cell,) = (cell for cell in report["cells"] if cell["precision"] == precision)
     found: dict[str, Any] = cell
     return found
-
-
-def table(results: list[dict[str, Any]]) -> str:
-    """Return the results as a Markdown table, four lines to each: the vendor's command, phibuild's,
-    that with the hashing of the checkpoint, and its worker's part."""
-    rows = []
-    for row in results:
-        theirs, worker = row["vendor"], row["worker"]
-        place = (row["size"], row["backend"], row["what"])
-        if theirs:
-            rows.append((*place, VENDORS[row["backend"]].label, *_cost(theirs, theirs), ""))
-        same = "" if not theirs else f"NO: {len(row['differing'])}" if row["differing"] else "yes"
-        rows.append((*place, "phibuild", *_cost(row["phibuild"], theirs), same))
-        first = _sum(row["phibuild"], row["hash"])
-        rows.append((*place, "first build of a checkpoint", *_cost(first, theirs), ""))
-        seconds = (f"{worker['seconds']:.1f}", f"{worker['cpu_seconds']:.1f}")
-        ratio = _ratio(worker, theirs)
-        anonymous = f"{worker['peak_anonymous_bytes'] / 1e9:.2f}"
-        rows.append((*place, "of it the worker", *seconds, ratio, "", anonymous, "", "", ""))
-    align = ["left"] * 4 + ["right"] * 7 + ["left"]
-    return tabulate(rows, _HEADERS, tablefmt="github", colalign=align, disable_numparse=True)
-
-
-def _sum(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    return (Cost(**one) + Cost(**other)).to_json()
-
-
-def _cost(cost: dict[str, Any], vendor: dict[str, Any] | None) -> tuple[str, ...]:
-    sizes = ("peak_rss_bytes", "peak_anonymous_bytes", "read_bytes", "written_bytes")
-    return (
-        f"{cost['wall_seconds']:.1f}",
-        f"{cost['cpu_seconds']:.1f}",
-        _ratio(cost, vendor),
-        *(f"{cost[name] / 1e9:.2f}" for name in sizes),
-    )
-
-
-def _ratio(cost: dict[str, Any], vendor: dict[str, Any] | None) -> str:
-    return f"{cost['cpu_seconds'] / vendor['cpu_seconds']:.2f}" if vendor else ""
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from phibuild.toolchains import Toolchain, toolchain  # noqa: E402
 from record_llamacpp import compile_quantizer, unpack  # noqa: E402
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1"}
-
+GGUF_TYPES = {"int4": "Q4_K_M", "int8": "Q8_0", "fp16": "F16", "fp32": "F32"}
 
 Words = list[str | Path]
 
@@ -48,11 +48,10 @@ def _llamacpp(source: Path, precision: str, output: Path, work: Path) -> list[Co
     python = _python("pytorch")
     output.mkdir(parents=True)
     convert: Words = [python, tree / "convert_hf_to_gguf.py", source, "--outfile"]
+    type = GGUF_TYPES[precision]
     if precision in ("fp16", "fp32"):
-        type = {"fp16": "f16", "fp32": "f32"}[precision]
-        return [Command([*convert, output / "model.gguf", "--outtype", type])]
+        return [Command([*convert, output / "model.gguf", "--outtype", type.lower()])]
     exact = output / "exact.gguf"
-    type = {"int4": "Q4_K_M", "int8": "Q8_0"}[precision]
     return [
         Command([*convert, exact, "--outtype", "bf16"]),
         Command([compile_quantizer(tree, work), exact, output / "model.gguf", type, "2"]),

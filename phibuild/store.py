@@ -64,7 +64,7 @@ class Store:
     def prepare(self) -> None:
         """Make the store's folders. Raises StoreError if that is not possible."""
         try:
-            for name in ("artifacts", "references", "measures", "tmp", "locks", "damaged"):
+            for name in ("artifacts", "references", "measures", "usage", "tmp", "locks", "damaged"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from phibuild.catalogue import Catalogue
 from phibuild.compose import Composition, compose_build
 from phibuild.errors import ConfigError, Problem
+from phibuild.machine import usable_memory
 from phibuild.matrix import expand
 from phibuild.places import store_folder, user_path
 from phibuild.plan import make_plan
@@ -64,5 +65,6 @@ def prepare(arguments: argparse.Namespace, composition: Composition, *, build: b
     store = Store(store_folder())
     if build:
         store.prepare()
-    plan = make_plan(matrix, first.evaluation, store, read_weights=build)
+    limit = first.executor.memory or usable_memory()
+    plan = make_plan(matrix, first.evaluation, store, read_weights=build, memory_limit=limit)
     return Prepared(composition, plan, store, first.executor)

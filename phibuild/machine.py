@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-_CGROUPS = Path("/sys/fs/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 _MARGIN = 1 << 30
 """Bytes left to the system and to phibuild itself."""
 
@@ -39,23 +40,32 @@ def available_memory() -> int:
 
 
 def _group_memory() -> Iterator[tuple[int, int]]:
-    """Yield limit and use of this process's control group and those above it (cgroups, version 2:
-    memory.max, and memory.current less what can be dropped of it)."""
+    """Yield limit and use in bytes, less what can be dropped, of this process's control group and
+    of those above it: memory.max and memory.current of version 2 of the interface, and their
+    counterparts of version 1 (cgroups(7))."""
     try:
-        line = Path("/proc/self/cgroup").read_text("ascii").splitlines()[-1]
-    except (OSError, IndexError, UnicodeDecodeError):
+        lines = Path("/proc/self/cgroup").read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
         return  # not Linux
-    if not line.startswith("0::/"):
-        return
-    folder = _CGROUPS / line.removeprefix("0::/")
-    while folder != _CGROUPS.parent:
-        try:
-            limit = (folder / "memory.max").read_text("ascii").strip()
-            if limit != "max":
-                used = int((folder / "memory.current").read_text("ascii"))
-                lines = (folder / "memory.stat").read_text("ascii").splitlines()
-                droppable = dict(line.split() for line in lines).get("inactive_file", 0)
-                yield int(limit), used - int(droppable)
-        except (OSError, ValueError):
-            pass  # the root has no limit
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            names = ("memory.max", "memory.current", "inactive_file")
+            yield from _limits(_GROUPS, name, names)
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            yield from _limits(_GROUPS / "memory", name, names)
+
+
+def _limits(root: Path, name: str, files: tuple[str, str, str]) -> Iterator[tuple[int, int]]:
+    folder = root / name.lstrip("/")
+    while True:
+        with suppress(OSError, ValueError):  # no limit ("max"), or a root, which has no such files
+            limit = int((folder / files[0]).read_text("ascii"))
+            used = int((folder / files[1]).read_text("ascii"))
+            lines = (folder / "memory.stat").read_text("ascii").splitlines()
+            droppable = int(dict(line.split() for line in lines).get(files[2], 0))
+            yield limit, used - droppable
+        if folder == root:
+            return
         folder = folder.parent

@@ -162,19 +162,32 @@ def test_a_limit_below_everything_refuses_everything(plan: Planner) -> None:
 # -- the machine
 
 
-def test_a_control_group_is_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not Path("/proc/self/cgroup").exists():
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_control_group_is_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    groups = Path("/proc/self/cgroup")
+    if not groups.exists():
         pytest.skip("control groups are Linux's")
-    line = Path("/proc/self/cgroup").read_text("ascii").splitlines()[-1]
-    if not line.startswith("0::/"):
-        pytest.skip("this machine has control groups of version 1")
+    lines = [line.split(":", 2) for line in groups.read_text("ascii").splitlines()]
+    names = {controllers: name for _, controllers, name in lines}
     whole = machine.total_memory()
-    folder = tmp_path / line.removeprefix("0::/")
+    if version == 2:
+        root, files = tmp_path, ("memory.max", "memory.current", "inactive_file")
+    else:
+        root = tmp_path / "memory"
+        files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    name = names.get("" if version == 2 else "memory")
+    if name is None:
+        pytest.skip(f"this system has no control groups of version {version}")
+    folder = (root / name.lstrip("/")).parent  # the limit of a group above counts, too
+    if name == "/":
+        folder = root
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "memory.max").write_text(f"{3 * GIB}\n", "ascii")
-    (folder / "memory.current").write_text(f"{GIB}\n", "ascii")
-    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {GIB // 2}\n", "ascii")
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
+    (folder / files[0]).write_text(f"{3 * GIB}\n", "ascii")
+    (folder / files[1]).write_text(f"{GIB}\n", "ascii")
+    (folder / "memory.stat").write_text(f"anon 1\n{files[2]} {GIB // 2}\n", "ascii")
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
     assert machine.total_memory() == min(3 * GIB, whole)
     assert machine.usable_memory() == min(2 * GIB, whole - GIB)
     assert machine.available_memory() <= 3 * GIB // 2

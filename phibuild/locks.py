@@ -49,6 +49,14 @@ def tried(path: Path) -> Iterator[int | None]:
             os.close(fd)
 
 
+def is_held(path: Path) -> bool:
+    """Say whether somebody holds a lock."""
+    if not path.exists():
+        return False
+    with tried(path) as fd:
+        return fd is None
+
+
 if sys.platform == "win32":
 
     def _take(path: Path, *, shared: bool) -> int | None:

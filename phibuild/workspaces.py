@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from phibuild.locks import tried
+from phibuild.locks import is_held, tried
 
 _LOCK = ".lock"
 
@@ -35,10 +35,9 @@ def workspace(parent: Path) -> Iterator[Path]:
             return
 
 
-def sweep(parent: Path) -> int:
-    """Remove the folders below `parent` whose owners are dead; return how many there were."""
-    swept = 0
-    for name in sorted({path.name.removesuffix(_LOCK) for path in parent.iterdir()}):
+def sweep(parent: Path) -> None:
+    """Remove the folders below `parent` whose owners are dead."""
+    for name in _names(parent):
         lock = parent / f"{name}{_LOCK}"
         with tried(lock) as fd:
             if fd is None:
@@ -46,8 +45,15 @@ def sweep(parent: Path) -> int:
             path = parent / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
-                swept += 1
             else:
                 path.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
-    return swept
+
+
+def dead(parent: Path) -> list[Path]:
+    """Return the folders below `parent` whose owners are dead."""
+    return [parent / name for name in _names(parent) if not is_held(parent / f"{name}{_LOCK}")]
+
+
+def _names(parent: Path) -> list[str]:
+    return sorted({path.name.removesuffix(_LOCK) for path in parent.glob("*")})

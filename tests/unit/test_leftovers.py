@@ -14,7 +14,7 @@ import pytest
 
 from phibuild.errors import StoreError
 from phibuild.locks import held, tried
-from phibuild.report.runs import new_run
+from phibuild.report.writing import new_run
 from phibuild.store import Store
 from phibuild.workspaces import sweep, workspace
 
@@ -26,7 +26,7 @@ with Store(folder).workspace() as made:
     ready(made)
 """
 RUN = """
-from phibuild.report.runs import new_run
+from phibuild.report.writing import new_run
 with new_run(folder, "mine") as made:
     (made / "artifacts").mkdir()
     (made / "artifacts" / "half").write_text("half")
@@ -86,7 +86,7 @@ def test_leftovers_of_any_form_are_swept(store: Store) -> None:
     (tmp / "file").touch()
     (tmp / "alone.lock").touch()
     with workspace(tmp) as mine:
-        assert sweep(tmp) == 1
+        sweep(tmp)
         assert sorted(path.name for path in tmp.iterdir()) == [mine.name, f"{mine.name}.lock"]
     assert list(tmp.iterdir()) == []
 

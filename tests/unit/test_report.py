@@ -17,13 +17,15 @@ from phibuild.execute.context import Result
 from phibuild.execute.local import Execution
 from phibuild.execute.scheduler import History, Ran, Task
 from phibuild.execute.usage import Usage
+from phibuild.manifest import check_artifact, read_artifact
 from phibuild.matrix import expand
 from phibuild.plan import make_plan
 from phibuild.report.data import make_report
-from phibuild.report.runs import check_output, find_run, new_run, read_report, write_run
+from phibuild.report.runs import find_run, read_report
 from phibuild.report.table import headline, report_markdown, report_table, summary_lines
+from phibuild.report.writing import check_output, new_run, write_run
 from phibuild.steps import Plan
-from phibuild.store import Store, check_artifact, read_artifact
+from phibuild.store import Store
 
 RECIPE = """\
 devices:

@@ -17,6 +17,7 @@ from phibuild.checkpoint import Checkpoint
 from phibuild.demand import demand
 from phibuild.errors import ConfigError, Problem
 from phibuild.estimate import device_memory, estimate_artifact
+from phibuild.files import file_sha256
 from phibuild.keys import activations_key, artifact_key, builder_digest, measure_key, source_digest
 from phibuild.matrix import Matrix
 from phibuild.partition import make_partition
@@ -29,7 +30,7 @@ from phibuild.steps import (
     PlanCell,
     ReferenceStep,
 )
-from phibuild.store import Store, content_key, file_sha256
+from phibuild.store import Store, content_key
 
 
 def make_plan(

@@ -23,9 +23,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from phibuild.errors import Problem, ToolchainError
+from phibuild.files import write_atomically
 from phibuild.pip_config import has_local_torch, no_index, uv_environment
 from phibuild.places import toolchains_folder
-from phibuild.store import write_atomically
 
 _STATE = ".phibuild-complete.json"
 BACKENDS = Path(__file__).resolve().parent / "backends"

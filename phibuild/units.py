@@ -10,6 +10,7 @@ _UNITS = {
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*$")
 
 
@@ -54,3 +55,19 @@ def format_size(size: int | None) -> str:
             number = size / factor
             return f"{number:.2f} {unit}" if number < 10 else f"{number:.1f} {unit}"
     return f"{size} B"
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds that a time like 12h, 30d or 2w means; raises ValueError."""
+    match = re.match(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([smhdw])\s*$", text)
+    if not match:
+        raise ValueError(f"{text!r} is not a time; write for example 12h, 30d or 2w")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def format_age(seconds: float) -> str:
+    """Return a time in the unit that reads best: "45 s", "3 h", "12 d"."""
+    for unit in ("d", "h", "m"):
+        if seconds >= _SECONDS[unit]:
+            return f"{seconds / _SECONDS[unit]:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -15,8 +16,9 @@ from phibuild.execute.local import run_plan
 from phibuild.places import user_path
 from phibuild.progress import make_progress
 from phibuild.report.data import make_report
-from phibuild.report.runs import check_output, create_run, write_run
 from phibuild.report.table import LEGEND, headline, report_table, summary_lines
+from phibuild.report.writing import check_output, new_run, write_run
+from phibuild.uses import in_use
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,21 +30,24 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     output = user_path(arguments.output, "--output").resolve()
     check_output(output)
-    prepared = prepare(arguments, composition, build=True)
-    folder = create_run(output, composition.name)
-    with make_progress(quiet=arguments.json) as progress:
-        execution = run_plan(
-            prepared.plan, prepared.store, prepared.executor, folder / "logs", progress
+    with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as planning:
+            prepared = prepare(arguments, composition, planning)
+            folder = stack.enter_context(new_run(output, composition.name))
+            stack.enter_context(in_use(prepared.store, folder, prepared.plan))
+        with make_progress(quiet=arguments.json) as progress:
+            execution = run_plan(
+                prepared.plan, prepared.store, prepared.executor, folder / "logs", progress
+            )
+        report = make_report(
+            prepared.plan,
+            execution,
+            prepared.store,
+            recipe=composition.name,
+            command=arguments.command,
+            seconds=time.monotonic() - started,
         )
-    report = make_report(
-        prepared.plan,
-        execution,
-        prepared.store,
-        recipe=composition.name,
-        command=arguments.command,
-        seconds=time.monotonic() - started,
-    )
-    write_run(folder, prepared.plan, execution.results, prepared.store, report)
+        write_run(folder, prepared.plan, execution.results, prepared.store, report)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cfg:
         print(composition.yaml(), end="")
         return EXIT_OK
-    plan = prepare(arguments, composition, build=False).plan
+    plan = prepare(arguments, composition).plan
     if arguments.json:
         print(json.dumps(plan_json(plan, composition.name), indent=1))
     else:

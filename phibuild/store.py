@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from phibuild.errors import Problem, StoreError
+from phibuild.locks import held
+from phibuild.workspaces import sweep, workspace
 
 MANIFEST = "manifest.json"
-_BLOCK = 1 << 20
+_FOLDERS = ("artifacts", "references", "measures", "digests", "tmp", "locks", "damaged")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ class Store:
         self.root = root
 
     def prepare(self) -> None:
-        """Make the store's folders. Raises StoreError if that is not possible."""
+        """Make the store's folders, remove what killed processes left in them. Raises StoreError
+        if they cannot be made."""
         try:
-            for name in ("artifacts", "references", "measures", "tmp", "locks", "damaged"):
+            for name in _FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
@@ -74,32 +76,20 @@ class Store:
                     "set PHIBUILD_STORE to a folder that can be written",
                 )
             ) from error
+        with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
+            sweep(self.root / "tmp")
 
     @contextlib.contextmanager
     def lock(self, key: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Hold the lock of one entry against other processes. Raises StoreError if `cancelled`
         says so while another one holds it."""
-        lock = FileLock(self.root / "locks" / f"{key}.lock")
-        while True:
-            try:
-                lock.acquire(timeout=0.5)
-                break
-            except Timeout:
-                if cancelled():
-                    raise StoreError(Problem("interrupted")) from None
-        try:
+        with held(self.root / "locks" / f"{key}.lock", cancelled=cancelled):
             yield
-        finally:
-            lock.release()
 
-    @contextlib.contextmanager
-    def workspace(self) -> Iterator[Path]:
-        """Give a temporary folder on the store's file system; it is removed at the end."""
-        folder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def workspace(self) -> contextlib.AbstractContextManager[Path]:
+        """Give a temporary folder on the store's file system; it is removed at the end, or by the
+        next build if this process is killed."""
+        return workspace(self.root / "tmp")
 
     # -- artifacts
 
@@ -171,9 +161,8 @@ class Store:
         return data if isinstance(data, dict) else None
 
     def publish_measure(self, key: str, data: Mapping[str, Any]) -> None:
-        write_atomically(
-            self.root / "measures" / f"{key}.json", json.dumps(data, indent=1, sort_keys=True)
-        )
+        text = json.dumps(data, indent=1, sort_keys=True)
+        self._write(self.root / "measures" / f"{key}.json", text)
 
     # -- checkpoints' digests
 
@@ -185,8 +174,8 @@ class Store:
         if known is None:
             size, mtime = _stat(path) or (0, 0)
             known = file_sha256(path)
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(entry, json.dumps({"size": size, "mtime_ns": mtime, "sha256": known}))
+            text = json.dumps({"size": size, "mtime_ns": mtime, "sha256": known})
+            self._write(entry, text)
         return known
 
     def known_digest(self, path: Path) -> str | None:
@@ -207,6 +196,10 @@ class Store:
             pass  # not remembered, or not readable: it is computed anew
         return None
 
+    def _write(self, path: Path, text: str) -> None:
+        with self.workspace() as folder:
+            write_atomically(path, text, folder)
+
     def _move(self, folder: Path, target: Path) -> None:
         folder.chmod(0o755)
         if target.exists():
@@ -216,11 +209,8 @@ class Store:
 
     def _set_aside(self, folder: Path) -> None:
         """Keep a damaged entry for whoever wants to look, out of the way."""
-        aside = Path(tempfile.mkdtemp(dir=self.root / "damaged", prefix=f"{folder.name[:12]}-"))
-        try:
-            os.rename(folder, aside / folder.name)
-        except FileNotFoundError:  # another process was faster
-            aside.rmdir()
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            os.rename(folder, self.root / "damaged" / f"{folder.name}-{secrets.token_hex(4)}")
 
 
 def read_artifact(folder: Path) -> Artifact | None:
@@ -254,24 +244,28 @@ def check_artifact(artifact: Artifact) -> list[str]:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Mirror a folder with hard links; copy where the file system does not allow them."""
+    """Mirror a folder with hard links; copy where the file system does not allow them. The target
+    is there as a whole or not at all."""
+    partial = target.parent / f".{target.name}.partial"
+    partial.mkdir(parents=True)
     for path in sorted(source.rglob("*")):
-        to = target / path.relative_to(source)
+        to = partial / path.relative_to(source)
         if path.is_dir():
             to.mkdir(parents=True, exist_ok=True)
             continue
-        to.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path, to)
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
                 raise
             shutil.copy2(path, to)
+    os.rename(partial, target)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by new text; a reader sees the old or the new one, whole."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_atomically(path: Path, text: str, workspace: Path | None = None) -> None:
+    """Replace a file by new text; a reader sees the old or the new one, whole. It is written in
+    `workspace` (default: beside the file), where a kill leaves it."""
+    fd, temporary = tempfile.mkstemp(dir=workspace or path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             file.write(text)

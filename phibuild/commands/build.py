@@ -15,7 +15,7 @@ from phibuild.execute.local import run_plan
 from phibuild.places import user_path
 from phibuild.progress import make_progress
 from phibuild.report.data import make_report
-from phibuild.report.runs import check_output, create_run, write_run
+from phibuild.report.runs import check_output, new_run, write_run
 from phibuild.report.table import LEGEND, headline, report_table, summary_lines
 
 
@@ -29,20 +29,20 @@ def run(arguments: argparse.Namespace) -> int:
     output = user_path(arguments.output, "--output").resolve()
     check_output(output)
     prepared = prepare(arguments, composition, build=True)
-    folder = create_run(output, composition.name)
-    with make_progress(quiet=arguments.json) as progress:
-        execution = run_plan(
-            prepared.plan, prepared.store, prepared.executor, folder / "logs", progress
+    with new_run(output, composition.name) as folder:
+        with make_progress(quiet=arguments.json) as progress:
+            execution = run_plan(
+                prepared.plan, prepared.store, prepared.executor, folder / "logs", progress
+            )
+        report = make_report(
+            prepared.plan,
+            execution,
+            prepared.store,
+            recipe=composition.name,
+            command=arguments.command,
+            seconds=time.monotonic() - started,
         )
-    report = make_report(
-        prepared.plan,
-        execution,
-        prepared.store,
-        recipe=composition.name,
-        command=arguments.command,
-        seconds=time.monotonic() - started,
-    )
-    write_run(folder, prepared.plan, execution.results, prepared.store, report)
+        write_run(folder, prepared.plan, execution.results, prepared.store, report)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:

@@ -20,7 +20,7 @@ from phibuild.execute.usage import Usage
 from phibuild.matrix import expand
 from phibuild.plan import make_plan
 from phibuild.report.data import make_report
-from phibuild.report.runs import check_output, create_run, find_run, read_report, write_run
+from phibuild.report.runs import check_output, find_run, new_run, read_report, write_run
 from phibuild.report.table import headline, report_markdown, report_table, summary_lines
 from phibuild.steps import Plan
 from phibuild.store import Store, check_artifact, read_artifact
@@ -273,15 +273,17 @@ def test_markdown(done: Run) -> None:
 
 
 def test_a_run_folder(done: Run) -> None:
-    folder = create_run(done.output, "mine")
-    second = create_run(done.output, "mine")
-    assert folder != second
-    assert sorted([second.name, folder.name])[0] == folder.name
-    log = folder / "logs" / "build.log"
-    log.write_text("what the runner said\n", encoding="utf-8")
-    done.result("Q4_K_M").logs.append(log)
-    report = done.report()
-    write_run(folder, done.plan, done.results, done.store, report)
+    with new_run(done.output, "mine") as folder, new_run(done.output, "mine") as second:
+        assert folder != second
+        assert sorted([second.name, folder.name])[0] == folder.name
+        log = folder / "logs" / "build.log"
+        log.write_text("what the runner said\n", encoding="utf-8")
+        done.result("Q4_K_M").logs.append(log)
+        report = done.report()
+        write_run(folder, done.plan, done.results, done.store, report)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "artifacts", "logs", "report.json", "report.md",
+    ]  # fmt: skip
     assert read_report(folder) == json.loads(json.dumps(report))
     assert (folder / "report.md").read_text(encoding="utf-8").startswith("# mine")
     assert (done.output / "mine" / "latest").resolve() == folder.resolve()
@@ -303,7 +305,8 @@ def test_a_run_folder(done: Run) -> None:
 def test_runs_that_are_not_there(tmp_path: Path, done: Run) -> None:
     with pytest.raises(ConfigError, match="no runs here"):
         find_run(done.output, None)
-    write_run(create_run(done.output, "mine"), done.plan, done.results, done.store, done.report())
+    with new_run(done.output, "mine") as folder:
+        write_run(folder, done.plan, done.results, done.store, done.report())
     with pytest.raises(ConfigError, match="did you mean 'mine'"):
         find_run(done.output, "mina")
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from phibuild.store import Store, content_key, write_atomically
+from phibuild.store import Store, content_key
 
 _KEPT = 5
 _SPARE = 64 << 20
@@ -66,5 +66,5 @@ def _read(store: Store, key: str) -> tuple[list[int], int]:
 
 
 def _write(store: Store, key: str, peaks: list[int], lacked: int) -> None:
-    path = store.root / "usage" / f"{key}.json"
-    write_atomically(path, json.dumps({"peaks": peaks, "lacked": lacked}))
+    text = json.dumps({"peaks": peaks, "lacked": lacked})
+    store.write(store.root / "usage" / f"{key}.json", text)

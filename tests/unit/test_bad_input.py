@@ -440,7 +440,7 @@ def test_a_bad_word_is_refused(
 FLAG_CASES: list[tuple[str, str, str]] = [
     ("bild recipe=mobile", "command line: unknown verb 'bild'", "did you mean 'build'?"),
     ("frobnicate", "command line: unknown verb 'frobnicate'",
-     "known: build, doctor, list, plan, report, run, toolchain, verify"),
+     "known: build, doctor, list, plan, report, run, store, toolchain, verify"),
     ("plan --onyl x", "command line: unrecognized arguments: --onyl", "did you mean '--only'?"),
     ("build -x", "command line: unrecognized arguments: -x",
      "'phibuild build --help' shows what there is"),
@@ -462,7 +462,7 @@ FLAG_CASES: list[tuple[str, str, str]] = [
     ("run nowhere hello", "outputs: no artifact 'nowhere'", "phibuild build first"),
     ("report", "outputs: no runs here", "phibuild build makes one"),
     ("report nowhere", "outputs: no run 'nowhere'", ""),
-    ("verify nowhere", "outputs: no run 'nowhere'", ""),
+    ("verify nowhere", "outputs: no run, cell or artifact 'nowhere'", ""),
     ("plan --skip *", "command line: nothing is left to build", "loosen --only or --skip"),
     ("build --only *mac* --skip *mac*", "command line: nothing is left to build",
      "loosen --only or --skip"),

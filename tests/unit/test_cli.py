@@ -62,7 +62,7 @@ def test_version(phibuild: CommandLine) -> None:
         (["plan", "--config-dir", "nowhere"], "no such folder"),
         (["plan", "recipe=nowhere"], "unknown recipe 'nowhere'"),
         (["report"], "no runs here"),
-        (["verify", "nothing"], "no run 'nothing'"),
+        (["verify", "nothing"], "no run, cell or artifact 'nothing'"),
         (["run", "a.b.c.d", "hello"], "no artifact 'a.b.c.d'"),
         (["run", ".", "hello"], "no manifest.json"),
     ],

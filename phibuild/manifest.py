@@ -128,6 +128,10 @@ def _difference(path: Path, file: Mapping[str, Any]) -> str | None:
         return f"{file['path']}: missing"
     if found[0] != file["size"]:
         return f"{file['path']}: {found[0]} bytes, manifest {file['size']}"
-    if file_sha256(path) != file["sha256"]:
+    try:
+        same = file_sha256(path) == file["sha256"]
+    except FileNotFoundError:  # another process has just set it aside
+        return f"{file['path']}: missing"
+    if not same:
         return f"{file['path']}: content differs from the manifest's sha256"
     return None

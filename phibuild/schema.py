@@ -82,9 +82,9 @@ class Evaluation(Frozen):
     there are fewer windows."""
 
     enabled: bool = True
-    windows: Annotated[int, Field(gt=0)] = 20
-    window_tokens: Annotated[int, Field(ge=16)] = 256
-    decode_tokens: Annotated[int, Field(ge=1)] = 32
+    windows: Annotated[int, Field(gt=0, le=10**9)] = 20
+    window_tokens: Annotated[int, Field(ge=16, le=10**9)] = 256
+    decode_tokens: Annotated[int, Field(ge=1, le=10**9)] = 32
     max_reference_bytes: Size = 2 << 30
     text: str | None = None
 
@@ -95,7 +95,7 @@ class ExecutorSettings(Frozen):
 
     cores: Annotated[int, Field(gt=0)] | None = None
     memory: Annotated[Size, Field(gt=0)] | None = None
-    timeout: Annotated[float, Field(gt=0)] = 7200.0
+    timeout: Annotated[float, Field(gt=0, le=1e9)] = 7200.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from phibuild.manifest import MANIFEST, Artifact, check_artifact, damage, read_a
 from phibuild.workspaces import sweep, workspace
 
 ARTIFACTS, REFERENCES, MEASURES = "artifacts", "references", "measures"
-_FOLDERS = (ARTIFACTS, REFERENCES, MEASURES, "digests", "runs", "tmp", "locks", "damaged")
+_FOLDERS = (ARTIFACTS, REFERENCES, MEASURES, "digests", "usage", "runs", "tmp", "locks", "damaged")
 
 
 def content_key(data: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from phibuild.catalogue import Catalogue
 from phibuild.compose import Composition, compose_build
 from phibuild.errors import ConfigError, Problem
 from phibuild.integrity import forget_sources, set_damaged_aside
+from phibuild.machine import usable_memory
 from phibuild.matrix import expand
 from phibuild.places import store_folder, user_path
 from phibuild.plan import make_plan
@@ -75,9 +76,14 @@ def prepare(
         stack.enter_context(nothing_removed(store))
         if arguments.verify:
             forget_sources(matrix.models.values(), store)
-    plan = make_plan(matrix, first.evaluation, store, read_weights=build)
+    limit = first.executor.memory or usable_memory()
+
+    def planned() -> Plan:
+        return make_plan(matrix, first.evaluation, store, read_weights=build, memory_limit=limit)
+
+    plan = planned()
     if build and arguments.verify and set_damaged_aside(plan, store):
-        plan = make_plan(matrix, first.evaluation, store, read_weights=build)
+        plan = planned()
     if build and plan.steps:
         store.require_writable()
     return Prepared(composition, plan, store, first.executor)

@@ -17,6 +17,8 @@ from phibuild.steps import Artifact, Plan
 from phibuild.store import Store
 from phibuild.toolchains import toolchain
 
+RUN_AGAIN = "out of memory; it is run again, alone"
+
 
 class Listener(Protocol):
     """Who is told how steps go: the progress display."""

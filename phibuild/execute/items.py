@@ -32,10 +32,13 @@ def run_items(
     on_result: Callable[[str, dict[str, Any]], None],
     on_failure: Callable[[str, str], None],
     on_stage: Callable[[dict[str, Any]], None],
-) -> None:
+    alone: bool = True,
+) -> list[str]:
     """Run `items` together; after a crash, those that have no result yet one by one.
 
-    Calls `on_result` or `on_failure` exactly once for each item; results as they come.
+    Calls `on_result` or `on_failure` exactly once for each item; results as they come. Unless the
+    runner is `alone` on the machine, those that are left when it runs out of memory are returned
+    instead: they deserve another run, alone.
     """
     left = list(items)
 
@@ -63,6 +66,8 @@ def run_items(
 
     outcome = attempt(items)
     retry = len(items) > 1
+    if outcome.out_of_memory and not alone:
+        return left
     while left:
         item = left[0]
         if retry and not outcome.interrupted:
@@ -71,3 +76,4 @@ def run_items(
             left.remove(item)
             reason = outcome.crash or "the runner said nothing about it"
             on_failure(item, "interrupted" if outcome.interrupted else reason)
+    return []

@@ -14,27 +14,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phibuild.execute.guard import Guard
 from phibuild.execute.usage import Usage
 
 WORKER = Path(__file__).resolve().parents[1] / "worker.py"
 _GRACE_SECONDS = 5.0
 _LOG_LINES = 6
+_OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass
 class Outcome:
-    """What a runner said: results and failures by item, and `crash` if it did not end by itself."""
+    """What a runner said: results and failures by item, and `crash` if it did not end by itself,
+    for lack of memory or for another reason."""
 
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     crash: str | None = None
+    out_of_memory: bool = False
     interrupted: bool = False
 
 
 @dataclass
 class Runners:
-    """The runners that are alive, so that all can be ended at once."""
+    """The runners that are alive, so that all can be ended at once. With a `guard` they end with
+    phibuild, however it ends."""
 
+    guard: Guard | None = None
     _alive: set[subprocess.Popen[str]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     stopping: bool = False
@@ -42,12 +48,16 @@ class Runners:
     def add(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
             self._alive.add(process)
+            if self.guard:
+                self.guard.watch(process.pid)
             if self.stopping:
                 end_group(process)
 
     def remove(self, process: subprocess.Popen[str]) -> None:
         with self._lock:
             self._alive.discard(process)
+            if self.guard:
+                self.guard.forget(process.pid)
 
     def stop(self) -> None:
         """End all runners and let none start."""
@@ -56,6 +66,13 @@ class Runners:
             alive = list(self._alive)
         for process in alive:
             end_group(process)
+
+    def kill(self) -> None:
+        """Kill all runners and their children at once; for a process that is about to end."""
+        self.stopping = True
+        for process in list(self._alive):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_worker(
@@ -137,6 +154,7 @@ def run_worker(
             outcome.crash = f"timed out after {timeout:g} s"
         else:
             outcome.crash = _reason(process.returncode, oom_before, last_lines(log, log_start))
+            outcome.out_of_memory = outcome.crash.startswith(_OUT_OF_MEMORY)
         outcome.interrupted = runners.stopping
     return outcome
 
@@ -184,7 +202,7 @@ def _reason(returncode: int, oom_before: int | None, tail: str) -> str:
         oom_after = _oom_kills()
         if returncode == -signal.SIGKILL and None not in (oom_before, oom_after):
             if oom_after != oom_before:
-                what = "out of memory: the system killed the runner"
+                what = f"{_OUT_OF_MEMORY}: the system killed the runner"
         elif returncode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS):
             what = f"crashed ({name})"
     elif returncode == 0:
@@ -192,7 +210,7 @@ def _reason(returncode: int, oom_before: int | None, tail: str) -> str:
     else:
         what = f"the runner ended with exit code {returncode}"
     if "MemoryError" in tail or "can't allocate memory" in tail or "bad_alloc" in tail:
-        what = f"out of memory; {what}"
+        what = f"{_OUT_OF_MEMORY}; {what}"
     return f"{what}\n{tail}" if tail else what
 
 

@@ -19,11 +19,13 @@ _SECONDS = 0.1
 
 @dataclass
 class Usage:
-    """Of all runners of a step: the CPU seconds that they counted themselves, and the largest
-    anonymous memory of a runner with its children, in bytes (None: not known)."""
+    """Of all runners of a step: the CPU seconds that they counted themselves, the largest
+    anonymous memory of a runner with its children, in bytes (None: not known), and what it takes
+    now."""
 
     cpu_seconds: float = 0.0
     peak_anonymous_bytes: int | None = None
+    anonymous_bytes: int = 0
 
     @contextlib.contextmanager
     def watch(self, pid: int) -> Iterator[None]:
@@ -34,6 +36,7 @@ class Usage:
             while True:
                 found = anonymous_bytes(pid)
                 if found is not None:
+                    self.anonymous_bytes = found
                     self.peak_anonymous_bytes = max(found, self.peak_anonymous_bytes or 0)
                 if done.wait(_SECONDS):
                     return
@@ -45,6 +48,7 @@ class Usage:
         finally:
             done.set()
             thread.join()
+            self.anonymous_bytes = 0
 
 
 def anonymous_bytes(pid: int) -> int | None:

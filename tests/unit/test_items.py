@@ -47,6 +47,8 @@ def build(request, report):
         elif what == "exit 7":
             print("the last words", file=sys.stderr)
             sys.exit(7)
+        elif what == "score":
+            report.item(key, {"score": int(Path("/proc/self/oom_score_adj").read_text())})
         elif what == "large":
             block = bytearray(200 << 20)
             time.sleep(0.5)
@@ -131,6 +133,8 @@ class Run:
     stages: list[dict[str, Any]] = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+    alone: bool = True
+    again: list[str] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
@@ -152,15 +156,16 @@ class Run:
             assert key not in self.failures
             self.failures[key] = reason
 
-        run_items(
+        self.again = run_items(
             Runner(Path(sys.executable), "told", self.log, self.timeout, self.runners, self.usage),
             list(items),
             request,
             on_result=done,
             on_failure=failed,
             on_stage=self.stages.append,
+            alone=self.alone,
         )
-        assert set(self.results) | set(self.failures) >= set(items)
+        assert set(self.results) | set(self.failures) | set(self.again) >= set(items)
         return self
 
 
@@ -253,6 +258,22 @@ def test_every_item_may_crash(run: Run) -> None:
     }  # fmt: skip
 
 
+def test_what_memory_ran_out_for_beside_others_is_left_for_a_run_alone(run: Run) -> None:
+    run.alone = False
+    run(before="ok", large="raise", after="ok")
+    assert set(run.results) == {"before"}
+    assert run.failures == {}
+    assert run.again == ["large", "after"]
+    assert run.asked == [["before", "large", "after"]]
+
+
+@pytest.mark.parametrize("what", ["kill", "segv", "exit"])
+def test_other_crashes_beside_others_cost_the_same_as_alone(run: Run, what: str) -> None:
+    run.alone = False
+    run(bad=what, after="ok")
+    assert (set(run.results), set(run.failures), run.again) == ({"after"}, {"bad"}, [])
+
+
 def test_a_refusal_does_not_stop_the_others(run: Run) -> None:
     run(one="refuse", two="ok", three="error")
     assert (set(run.results), set(run.failures)) == ({"two"}, {"one", "three"})
@@ -318,6 +339,12 @@ def test_what_a_runner_takes_is_known(run: Run) -> None:
     if sys.platform == "linux":
         assert run.usage.peak_anonymous_bytes is not None
         assert 200 << 20 < run.usage.peak_anonymous_bytes < 400 << 20
+
+
+def test_the_kernel_ends_runners_before_other_processes(run: Run) -> None:
+    if sys.platform != "linux":
+        pytest.skip("there is no /proc")
+    assert run(a="score").results["a"]["score"] == 500
 
 
 def test_memory_of_children_counts_and_a_forks_does_not() -> None:

@@ -88,14 +88,14 @@ class Run:
 
     def execution(self, *, interrupted: bool = False) -> Execution:
         """A build beside the reference, then judging that waited for cores."""
-        task = Task("build.m.llamacpp", frozenset(), 1, 300 << 20, lambda: None)
+        task = Task("build.m.llamacpp", frozenset(), 1, 300 << 20, lambda alone: False)
         beside = {"reference.m"}
-        judging = Task("measure.m.llamacpp", frozenset(), 2, 1 << 30, lambda: None)
+        judging = Task("measure.m.llamacpp", frozenset(), 2, 1 << 30, lambda alone: False)
         return Execution(
             self.results,
             History(
                 {
-                    judging.id: Ran(judging, 8.0, 12.0, {"cores": 3.0}),
+                    judging.id: Ran(judging, 8.0, 12.0, waited={"cores": 3.0}),
                     task.id: Ran(task, 0.5, 4.5, beside=beside),
                 },
                 {"cores": 3.0, "work": 9.0},

@@ -25,7 +25,7 @@ VERBS = {
     "store": "list what is in the store, tell its size, remove what is not needed",
     "list": "list recipes, devices, backends, models or precisions",
     "doctor": "what works on this machine, what is missing and how to get it",
-    "toolchain": "list, install or remove the backends' environments",
+    "toolchain": "list, install or remove the backends' environments, or make their locks",
 }
 _VALUED = ("--only", "--skip", "--cfg", "--config-dir", "--output", "--max-tokens", "--max-size",
            "--older-than")  # fmt: skip
@@ -85,7 +85,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     if verb == "build":
         add("--verify", action="store_true", help="hash the checkpoint and everything that would "
             "be reused; what is damaged is built again")  # fmt: skip
-    if verb in ("build", "plan", "report", "doctor", "list", "verify", "store"):
+    if verb in ("build", "plan", "report", "doctor", "list", "verify", "store", "toolchain"):
         add("--json", action="store_true", help="print JSON instead of tables")
     if verb in ("build", "report", "run", "verify"):
         add("--output", metavar="DIR", default="outputs", help="folder of runs (default: outputs)")
@@ -116,8 +116,10 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         add("what", choices=["recipes", "devices", "backends", "models", "precisions"])
         add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
     if verb == "toolchain":
-        add("action", choices=["list", "install", "remove"])
+        add("action", choices=["list", "install", "remove", "lock"])
         add("names", nargs="*", metavar="BACKEND", help="default: all")
+        add("--old", action="store_true", help="remove: environments whose lock has changed")
+        add("--upgrade", action="store_true", help="lock: newer versions where they are allowed")
     return parser
 
 

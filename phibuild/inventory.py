@@ -31,7 +31,7 @@ class Entry:
 
 def entries(store: Store) -> list[Entry]:
     """Return the artifacts, references and measures of the store, least recently used first."""
-    uses = [use for use in read_uses(store) if not use.gone]
+    uses = sorted((use for use in read_uses(store) if not use.gone), key=lambda use: use.time)
     found = []
     for kind in (ARTIFACTS, REFERENCES, MEASURES):
         named: dict[str, list[Use]] = {}

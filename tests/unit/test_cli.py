@@ -63,6 +63,8 @@ def test_version(phibuild: CommandLine) -> None:
         (["plan", "recipe=nowhere"], "unknown recipe 'nowhere'"),
         (["report"], "no runs here"),
         (["verify", "nothing"], "no run, cell or artifact 'nothing'"),
+        (["verify", "nothing", "--store"], "--store takes no run"),
+        (["toolchain", "lock", "--old"], "--old goes with 'toolchain remove'"),
         (["run", "a.b.c.d", "hello"], "no artifact 'a.b.c.d'"),
         (["run", ".", "hello"], "no manifest.json"),
     ],

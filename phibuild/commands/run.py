@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
 
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK
+from phibuild.execute.events import Event, Text
 from phibuild.execute.process import Runners, run_worker
 from phibuild.execute.usage import Usage
 from phibuild.places import cache_folder, user_path
@@ -26,9 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
 
-    def show(event: dict[str, Any]) -> None:
-        if event["event"] == "text":
-            print(event["text"], end="", flush=True)
+    def show(event: Event) -> None:
+        if isinstance(event, Text):
+            print(event.text, end="", flush=True)
 
     outcome = run_worker(
         tools.python,

@@ -12,6 +12,7 @@ from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.checkpoint import license_file
 from phibuild.execute.context import RUN_AGAIN, Context
+from phibuild.execute.events import BuildResult, problem
 from phibuild.execute.items import run_items
 from phibuild.keys import builder_digest, source_digest
 from phibuild.readme import artifact_readme
@@ -95,9 +96,11 @@ def _build_locked(
         failures.append(f"{wanted[key].variant.name}: {reason}")
 
     def built(key: str, result: dict[str, Any]) -> None:
-        problem = check_and_publish(context, wanted[key], outputs[key], result)
-        if problem:
-            failed(key, problem)
+        wrong = problem(result, BuildResult) or check_and_publish(
+            context, wanted[key], outputs[key], result
+        )
+        if wrong:
+            failed(key, wrong)
         else:
             context.results[key].status = "built"
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from phibuild.execute.context import RUN_AGAIN, Context
+from phibuild.execute.events import JudgeResult, problem
 from phibuild.execute.items import run_items
 from phibuild.steps import MeasureStep
 
@@ -51,6 +52,10 @@ def measure(context: Context, step: MeasureStep, threads: int, alone: bool = Tru
             }
 
         def judged(key: str, result: dict[str, Any]) -> None:
+            wrong = problem(result, JudgeResult)
+            if wrong:
+                failed(key, wrong)
+                return
             measure_key = present[key].measure_key
             assert measure_key is not None  # judging is on
             context.store.publish_measure(measure_key, result)

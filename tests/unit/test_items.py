@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,9 +18,10 @@ import psutil
 import pytest
 
 from phibuild.execute import process
+from phibuild.execute.events import Stage
 from phibuild.execute.items import Runner, run_items
 from phibuild.execute.process import Outcome, Runners, run_worker
-from phibuild.execute.usage import Usage, anonymous_bytes
+from phibuild.execute.usage import Family, Usage
 
 PACKAGE = process.WORKER.parent
 
@@ -30,6 +30,14 @@ BACKEND = '''
 import os, signal, subprocess, sys, time
 from pathlib import Path
 from phibuild.worker import WorkerError
+
+SHAPES = {
+    "stage": '{"event": "stage"}',
+    "list": '{"event": "item", "item": "KEY", "result": []}',
+    "error list": '{"event": "failed", "item": "KEY", "error": [1]}',
+    "nan": '{"event": "stage", "stage": "x", "fraction": NaN}',
+    "unknown": '{"event": "hello"}',
+}
 
 def build(request, report):
     for item in request["items"]:
@@ -66,6 +74,31 @@ def build(request, report):
             report._stream.write('[1, 2]\\n')
             report._stream.flush()
             time.sleep(60)
+        elif what == "bytes":
+            os.write(report._stream.fileno(), b"\\xff\\xfe\\n")
+            time.sleep(60)
+        elif what == "deep":
+            report._stream.write("[" * 200000 + "\\n")
+            report._stream.flush()
+            time.sleep(60)
+        elif what == "endless":
+            while True:
+                report._stream.write("x" * 100000)
+        elif what in SHAPES:
+            report._stream.write(SHAPES[what].replace("KEY", key) + "\\n")
+            report._stream.flush()
+            time.sleep(60)
+        elif what == "session":
+            # A child in a session of its own that holds the streams of its parent.
+            if os.fork() == 0:
+                os.setsid()
+                (Path(request["folder"]) / "child").write_text(str(os.getpid()))
+                time.sleep(120)
+                os._exit(0)
+            while not (Path(request["folder"]) / "child").exists():
+                time.sleep(0.01)
+            time.sleep(0.5)
+            report.item(key, {"size": 1})
         elif what == "half":
             report._stream.write('{"event": "it')
             report._stream.flush()
@@ -130,7 +163,7 @@ class Run:
     runners: Runners = field(default_factory=Runners)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     alone: bool = True
@@ -192,7 +225,7 @@ def test_all_goes_well(run: Run) -> None:
     run(one="ok", three="ok")
     assert {key: result["size"] for key, result in run.results.items()} == {"one": 3, "three": 5}
     assert run.asked == [["one", "three"]]
-    assert run.stages[0] == {"event": "stage", "stage": "working", "fraction": 0.5, "item": "one"}
+    assert run.stages[0] == Stage(event="stage", stage="working", fraction=0.5, item="one")
     assert all(result["seconds"] >= 0 for result in run.results.values())
     assert run.results["one"]["peak_rss_bytes"] > 1 << 20
     # What libraries print on standard output is in the log, not among the events.
@@ -210,6 +243,14 @@ def test_all_goes_well(run: Run) -> None:
         ("raise", "out of memory; the runner ended with exit code 1"),
         ("garbage", "the runner wrote something that is no event: 'Segmentation fault"),
         ("odd", "the runner wrote something that is no event: '[1, 2]"),
+        ("bytes", "the runner wrote something that is no event: '"),
+        ("deep", "the runner wrote something that is no event: '[[[["),
+        ("endless", "the runner wrote something that is no event: 'xxxx"),
+        ("stage", "the runner wrote something that is no event: "),
+        ("list", "the runner wrote something that is no event: "),
+        ("error list", "the runner wrote something that is no event: "),
+        ("nan", "the runner wrote something that is no event: "),
+        ("unknown", "the runner wrote something that is no event: "),
         ("half", 'the runner wrote something that is no event: \'{"event": "it\''),
         ("nothing", "the runner said nothing about it"),
         ("refuse", "this cannot be"),
@@ -305,6 +346,17 @@ def test_a_child_that_outlives_its_runner_does_not_hold_it_up(run: Run) -> None:
     assert gone(run.folder)
 
 
+def test_a_child_that_has_left_for_a_session_of_its_own(run: Run) -> None:
+    """It holds the event stream, and no signal to the runner's group reaches it."""
+    if sys.platform != "linux":
+        pytest.skip("descendants are found in /proc")
+    started = time.monotonic()
+    run(item="session")
+    assert run.results["item"]["size"] == 1
+    assert time.monotonic() - started < 20
+    assert gone(run.folder)
+
+
 def test_an_interruption_ends_what_runs_and_starts_nothing(run: Run) -> None:
     def interrupt() -> None:
         while not (run.folder / "child").exists():
@@ -367,7 +419,7 @@ time.sleep(60)
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            found = anonymous_bytes(process.pid)
+            found = Family().look(process.pid)
             assert found is not None
             assert 150 << 20 < found < 200 << 20
         finally:
@@ -404,13 +456,13 @@ from phibuild.execute import process
 process.WORKER = Path({str(worker)!r})
 process.run_worker(Path(sys.executable), "told", {request!r}, Path({str(tmp_path / "log")!r}),
                    runners=process.Runners(), usage=process.Usage(), timeout=60,
-                   on_event=lambda e: print(e, flush=True))
+                   on_event=lambda e: print(e.stage, flush=True))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     with parent:
         try:
             assert parent.stdout is not None
-            assert json.loads(parent.stdout.readline().replace("'", '"'))["stage"] == "working"
+            assert parent.stdout.readline() == "working\n"
             (runner,) = psutil.Process(parent.pid).children()
             parent.kill()
             parent.wait()

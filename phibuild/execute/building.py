@@ -14,7 +14,7 @@ from phibuild.checkpoint import license_file
 from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.events import BuildResult, problem
 from phibuild.execute.items import run_items
-from phibuild.keys import source_digest
+from phibuild.keys import builder_digest, source_digest
 from phibuild.readme import artifact_readme
 from phibuild.steps import Artifact, BuildStep
 from phibuild.toolchains import toolchain
@@ -158,6 +158,8 @@ def check_and_publish(
                 "format": artifact.variant.format,
                 "phibuild_version": __version__,
                 "toolchain_digest": toolchain(artifact.variant.backend).digest,
+                "builder_digest": builder_digest(artifact.variant.backend),
+                "activations": artifact.activations,
                 "types": result["types"],
                 "bits_per_weight": bits,
                 "build_seconds": result["seconds"],

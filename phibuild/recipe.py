@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from phibuild.catalogue import Catalogue, locate, validation_problems
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.overrides import COMMAND_LINE, GROUPS, kind_of
-from phibuild.schema import Evaluation, ExecutorSettings, Frozen, Gates
+from phibuild.schema import Evaluation, ExecutorSettings, Frozen, Gates, SlurmSettings
 from phibuild.yamlfile import Path_, YamlFile
 
 _MAPPINGS = ("devices", "backends", "gates", *GROUPS)
@@ -29,7 +29,18 @@ class BuildConfig(Frozen):
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     gates: Gates = Gates()
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    executor: ExecutorSettings | SlurmSettings = Field(default_factory=ExecutorSettings)
+
+
+class _LocalConfig(BuildConfig):
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+
+
+class _SlurmConfig(BuildConfig):
+    executor: SlurmSettings
+
+
+_KINDS: dict[str, type[BuildConfig]] = {"local": _LocalConfig, "slurm": _SlurmConfig}
 
 
 @dataclass(frozen=True)
@@ -139,18 +150,34 @@ def validate_recipe(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, l
         if file.line_of(("hydra",))[0]:
             problems.append(Problem("unknown key 'hydra'", locate([file], ("hydra",)),
                                     "a recipe has no settings of Hydra"))  # fmt: skip
+        if file.line_of(("executor", "setup"))[0] == 2:
+            where = locate([file], ("executor", "setup"))
+            what = "executor.setup in a recipe is refused"
+            remedy = "recipes are data: conf/executor/NAME.yaml may hold it"
+            problems.append(Problem(what, where, remedy))
     if not data.get("devices"):
         problems.append(Problem("the recipe names no devices", shell.where(("devices",)), _EXAMPLE))
         data["devices"] = {}
+    # One kind is checked, so that what is wrong is told in its words alone.
+    executor = data.get("executor")
+    kind = _KINDS["local"]
+    if isinstance(executor, dict):
+        name = executor.get("kind", "local")
+        if not isinstance(name, str) or name not in _KINDS:
+            what, where = f"executor.kind: unknown kind {name!r}", shell.where(("executor", "kind"))
+            problems.append(Problem(what, where, suggest(str(name), _KINDS)))
+            data["executor"] = {}
+        else:
+            kind = _KINDS[name]
     try:
-        config = BuildConfig.model_validate(data)
+        config = kind.model_validate(data)
         return config, problems + _text_problems(config, shell)
     except ValidationError as error:
-        problems += validation_problems(error, BuildConfig, shell.where)
+        problems += validation_problems(error, kind, shell.where)
         for detail in error.errors(include_url=False, include_context=False):
             _prune(data, detail["loc"])
     try:
-        config = BuildConfig.model_validate({"model": "", "devices": {}, **data})
+        config = kind.model_validate({"model": "", "devices": {}, **data})
         return config, problems + _text_problems(config, shell)
     except ValidationError as error:
         raise ConfigError(problems) from error

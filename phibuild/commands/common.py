@@ -11,7 +11,7 @@ from phibuild.errors import ConfigError, Problem
 from phibuild.matrix import expand
 from phibuild.places import store_folder, user_path
 from phibuild.plan import make_plan
-from phibuild.schema import ExecutorSettings
+from phibuild.schema import ExecutorSettings, SlurmSettings
 from phibuild.steps import Plan
 from phibuild.store import Store
 
@@ -23,7 +23,7 @@ class Prepared:
     composition: Composition
     plan: Plan
     store: Store
-    executor: ExecutorSettings
+    executor: ExecutorSettings | SlurmSettings
 
 
 def make_catalogue(arguments: argparse.Namespace) -> Catalogue:

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import psutil
 
-from phibuild.errors import PhibuildError
-from phibuild.execute.building import build
 from phibuild.execute.context import Context, Listener, Result
-from phibuild.execute.judging import measure
-from phibuild.execute.original import activations, original_folder, reference
+from phibuild.execute.original import original_folder
 from phibuild.execute.scheduler import History, Task, run_tasks
+from phibuild.execute.steps import install_toolchain, known_results, step_function, step_needs
 from phibuild.execute.usage import Usage
 from phibuild.schema import ExecutorSettings
-from phibuild.steps import Plan
+from phibuild.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
 from phibuild.store import Store
-from phibuild.toolchains import toolchain
 
 _MEMORY_MARGIN = 1 << 30
 
@@ -32,7 +29,9 @@ _MEMORY_MARGIN = 1 << 30
 @dataclass(frozen=True)
 class Execution:
     """What came of a plan: results by artifact key, what ran when and what it took by step, the
-    cores and bytes of memory that it was run within. `complete` is False if Ctrl-C ended it."""
+    cores and bytes of memory that it was run within. `complete` is False if Ctrl-C ended it.
+    On a cluster (`kind` slurm) these are a job's cores and the largest job's memory, and `places`
+    has each step's job and node."""
 
     results: dict[str, Result]
     history: History
@@ -40,6 +39,8 @@ class Execution:
     cores: int
     memory_bytes: int
     complete: bool
+    kind: str = "local"
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_plan(
@@ -53,16 +54,11 @@ def run_plan(
         listener=listener,
         timeout=settings.timeout,
         cores=settings.cores or os.cpu_count() or 1,
-        results={artifact.key: Result(artifact) for artifact in plan.artifacts},
+        results=known_results(plan, store),
     )
     memory = settings.memory or max(
         psutil.virtual_memory().available - _MEMORY_MARGIN, _MEMORY_MARGIN
     )
-    for result in context.results.values():
-        if result.artifact.cached:
-            result.status = "cached"
-        if result.artifact.judged and result.artifact.measure_key:
-            result.measure = store.measure(result.artifact.measure_key)
     history, complete = History(), True
     try:
         run_tasks(
@@ -85,62 +81,22 @@ def _tasks(context: Context) -> Iterator[Task]:
     plan = context.plan
     half = max(1, context.cores // 2)
     for name in plan.toolchains:
-        yield Task(f"toolchain.{name}", frozenset(), 0, 0, partial(_install, context, name))
+        yield Task(
+            f"toolchain.{name}", frozenset(), 0, 0, partial(install_toolchain, context, name)
+        )
     for original in plan.references:
         if original.cached:
             context.references[original.model] = original_folder(context, original)
-        else:
-            yield Task(
-                original.id,
-                frozenset({"toolchain.pytorch"}),
-                half,
-                original.memory_bytes,
-                partial(reference, context, original, half),
-            )
     for inputs in plan.activations:
         if inputs.cached:
             context.activations[inputs.key] = original_folder(context, inputs)
-        else:
-            yield Task(
-                inputs.id,
-                frozenset({"toolchain.pytorch"}),
-                half,
-                inputs.memory_bytes,
-                partial(activations, context, inputs, half),
-            )
-    for pass_ in plan.builds:
-        keys = {artifact.activations for artifact in pass_.artifacts}
-        needs = {inputs.id for inputs in plan.activations if inputs.key in keys}
+    for step in plan.steps:
+        alone = isinstance(step, MeasureStep)  # its figures of speed are reported
+        backend = step.backend if isinstance(step, BackendStep) else REFERENCE_BACKEND
         yield Task(
-            pass_.id,
-            frozenset({f"toolchain.{pass_.backend}", *needs}),
-            half,
-            pass_.memory_bytes,
-            partial(build, context, pass_, half),
+            step.id,
+            frozenset({f"toolchain.{backend}"}) | step_needs(plan, step),
+            context.cores if alone else half,
+            step.memory_bytes,
+            step_function(context, step, half),
         )
-    for judging in plan.measures:
-        yield Task(
-            judging.id,
-            frozenset(
-                {
-                    f"toolchain.{judging.backend}",
-                    f"reference.{judging.model}",
-                    f"build.{judging.model}.{judging.backend}",
-                }
-            ),
-            context.cores,  # alone: its figures of speed are reported
-            judging.memory_bytes,
-            partial(measure, context, judging),
-        )
-
-
-def _install(context: Context, name: str) -> None:
-    step = f"toolchain.{name}"
-    if toolchain(name).problem() is None:
-        return
-    with context.told(step, "set up the environment") as failures:
-        try:
-            toolchain(name).install(lambda text: context.listener.stage(step, text, None))
-        except (PhibuildError, OSError) as error:
-            context.toolchain_errors[name] = str(error)
-            failures.append(str(error))

@@ -9,9 +9,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Literal
 
-Bound = Literal["memory", "cores", "needs", "work"]
+Bound = Literal["memory", "cores", "needs", "work", "queue"]
 """What keeps more from running: memory or cores that a ready task waits for, tasks that others
-need, or nothing: all that is left is running."""
+need, or nothing: all that is left is running; on a cluster, the scheduler's queue."""
 
 
 @dataclass(frozen=True)

@@ -158,17 +158,7 @@ def validate_recipe(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, l
     if not data.get("devices"):
         problems.append(Problem("the recipe names no devices", shell.where(("devices",)), _EXAMPLE))
         data["devices"] = {}
-    # One kind is checked, so that what is wrong is told in its words alone.
-    executor = data.get("executor")
-    kind = _KINDS["local"]
-    if isinstance(executor, dict):
-        name = executor.get("kind", "local")
-        if not isinstance(name, str) or name not in _KINDS:
-            what, where = f"executor.kind: unknown kind {name!r}", shell.where(("executor", "kind"))
-            problems.append(Problem(what, where, suggest(str(name), _KINDS)))
-            data["executor"] = {}
-        else:
-            kind = _KINDS[name]
+    kind = _KINDS[_executor_kind(data, shell, problems)]
     try:
         config = kind.model_validate(data)
         return config, problems + _text_problems(config, shell)
@@ -181,6 +171,24 @@ def validate_recipe(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, l
         return config, problems + _text_problems(config, shell)
     except ValidationError as error:
         raise ConfigError(problems) from error
+
+
+def _executor_kind(data: dict[str, Any], shell: Recipe, problems: list[Problem]) -> str:
+    """Return the kind of executor that the chosen file of conf/executor is of. Nothing else may
+    choose it: the keys of that file would not fit."""
+    chosen: Any = next((f.data() for f in shell.group_files if f.prefix == ("executor",)), {})
+    kind = chosen.get("kind", "local")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        what, kind = f"executor.kind: unknown kind {kind!r}", "local"
+        problems.append(
+            Problem(what, shell.where(("executor", "kind")), f"known: {', '.join(_KINDS)}")
+        )
+        data["executor"] = {}
+    elif isinstance(data.get("executor"), dict) and data["executor"].get("kind", kind) != kind:
+        where = shell.where(("executor", "kind"))
+        problems.append(Problem("executor.kind cannot be set", where, "choose executor=NAME"))
+        data["executor"]["kind"] = kind
+    return kind
 
 
 def _prune(data: Any, path: Path_) -> None:

@@ -113,11 +113,12 @@ def _sbatch_options(value: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{key!r} is not the long name of an option of sbatch")
         if key in SBATCH_SET:
             raise ValueError(f"{key!r} cannot be given: {SBATCH_SET[key]}")
-        if isinstance(given, str):
-            try:
-                _sbatch_word(given)
-            except ValueError as error:
-                raise ValueError(f"{key!r} {error}") from error
+        if not isinstance(given, (str, int, float)):
+            raise ValueError(f"{key!r} must be text, a number, true or false")
+        try:
+            _sbatch_word(str(given))
+        except ValueError as error:
+            raise ValueError(f"{key!r} {error}") from error
     return value
 
 
@@ -154,9 +155,7 @@ class SlurmSettings(Frozen):
     requeue: bool = True
     poll: Annotated[float, Field(ge=1, le=3600)] = 10.0
     setup: tuple[str, ...] = ()
-    sbatch: Annotated[dict[str, str | int | float | bool], AfterValidator(_sbatch_options)] = Field(
-        default_factory=dict
-    )
+    sbatch: Annotated[Options, AfterValidator(_sbatch_options)] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

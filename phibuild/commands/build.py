@@ -12,13 +12,7 @@ from typing import Any
 
 from phibuild.commands.common import Prepared, compose, prepare
 from phibuild.compose import Composition
-from phibuild.errors import (
-    EXIT_CELL_FAILED,
-    EXIT_GATE_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_OK,
-    ConfigError,
-)
+from phibuild.errors import EXIT_CELL_FAILED, EXIT_GATE_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from phibuild.execute.context import Listener
 from phibuild.execute.local import Execution, run_plan
 from phibuild.places import user_path
@@ -70,9 +64,9 @@ def _executor(composition: Composition) -> Callable[[Prepared, Path, Listener], 
         )
     from phibuild.execute.slurm import executor, submit
 
-    if composition.problems:
-        raise ConfigError(composition.problems)
-    partition = submit.check_cluster(settings, recipe.where)
+    partition = None
+    if not composition.problems:  # else the plan tells of them all
+        partition = submit.check_cluster(settings, recipe.where)
     return lambda prepared, logs, listener: executor.run_plan(
         prepared.plan, prepared.store, settings, partition, logs, listener
     )

@@ -55,8 +55,10 @@ def _original(
     promised = step.cached or any(job.found and not job.found["problem"] for job in jobs)
     folder = _see(lambda: context.store.reference(step.key), promised)
     reasons = [job.found["problem"] if job.found else job.why for job in jobs]
-    reason = next((reason for reason in reasons if reason), refused) or "interrupted"
-    known = folder or _NO_ORIGINAL + reason.removeprefix(_NO_ORIGINAL)
+    reason = next((reason for reason in reasons if reason), refused)
+    if not folder and not reason:
+        return  # Ctrl-C: what would have needed it says so
+    known = folder or _NO_ORIGINAL + str(reason).removeprefix(_NO_ORIGINAL)
     if isinstance(step, ReferenceStep):
         context.references[step.model] = known
     else:

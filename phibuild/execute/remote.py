@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from phibuild.execute.context import Context, Result
 from phibuild.execute.steps import Step, step_function
 from phibuild.execute.usage import Usage
@@ -35,7 +37,8 @@ _STOPPED = 143  # as a shell says it of SIGTERM
 @dataclass(frozen=True)
 class RemoteStep:
     """All that a step needs elsewhere. `plan` is the plan cut down to it, `folder` where it leaves
-    its result and logs, `builder` the digest of the backend's code that it was planned with."""
+    its result and logs, `builder` the digest of the backend's code that it was planned with,
+    `waiter` a lock that the phibuild which waits for it holds."""
 
     plan: Plan
     step: Step
@@ -43,6 +46,7 @@ class RemoteStep:
     toolchains: Path
     folder: Path
     builder: str
+    waiter: Path
     timeout: float
     cores: int
 
@@ -126,6 +130,7 @@ def run_step(task: RemoteStep) -> None:
         },
         "usage": asdict(usage),
         "node": socket.gethostname(),
+        "lock_seen": _lock_seen(task.waiter),
         "started": started,
         "ended": time.time(),
     }
@@ -140,6 +145,19 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return data if isinstance(data, dict) else None
+
+
+def _lock_seen(path: Path) -> bool:
+    """Return whether a lock that is held on another machine is seen to be held here."""
+    if not path.exists():
+        return True  # who held it has gone: nothing is known
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # a file system without locks
+        return False
 
 
 def _problems(task: RemoteStep) -> Iterator[str]:

@@ -195,9 +195,9 @@ def _stop(cluster: SlurmCluster) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    for process in _left(cluster):
+    for left in _left(cluster):
         with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+            left.kill()
     for node in cluster.nodes:
         for group in Path("/sys/fs/cgroup").glob(f"*/slurm_{node}"):
             for path in sorted(group.rglob("*"), reverse=True):
@@ -208,7 +208,7 @@ def _stop(cluster: SlurmCluster) -> None:
 
 
 def _left(cluster: SlurmCluster) -> list[psutil.Process]:
-    """Return the processes that still have this cluster in their environment, but the tests'."""
+    """Return the processes that still have this cluster in their environment."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -14,25 +14,31 @@ from phibuild.execute.remote import RemoteStep, backend_of, cut_down, is_made, s
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import Partition, SlurmError
 from phibuild.execute.slurm.records import Record, Records
-from phibuild.execute.slurm.submit import complete_submission, job_memory, refusal, submit
+from phibuild.execute.slurm.submit import (
+    complete_submission,
+    job_memory,
+    refusal,
+    shown_memory,
+    submit,
+)
 from phibuild.execute.steps import Step, step_needs
 from phibuild.keys import builder_digest
 from phibuild.places import toolchains_folder
 from phibuild.schema import SlurmSettings
 from phibuild.steps import BuildStep, MeasureStep
-from phibuild.units import format_size
 
 
 @dataclass
 class Job:
-    """A job that this run waits for. `began` and `ended` are seconds since the epoch, None while
-    not known; `found` is what the step left, `why` the reason if it left nothing, `note` what
-    Slurm adds to its failures."""
+    """A job that this run waits for; `mine`: it submitted it, too. `began` and `ended` are seconds
+    since the epoch, None while not known; `found` is what the step left, `why` the reason if it
+    left nothing, `note` what Slurm adds to its failures."""
 
     record: Record
     step: Step
     folder: Path
     memory_bytes: int
+    mine: bool = False
     node: str = ""
     began: float | None = None
     ended: float | None = None
@@ -164,7 +170,7 @@ class Jobs:
     def _submit(self, step: Step, wanted: set[str]) -> None:
         plan, small = cut_down(self._context.plan, step, wanted)
         record = self._records.new(step.id, wanted)
-        job = Job(record, step, self._records.path(record), self._memory(step))
+        job = Job(record, step, self._records.path(record), self._memory(step), mine=True)
         # Listed first: Ctrl-C while sbatch runs must find it.
         self.of[step.id].append(job)
         task = RemoteStep(
@@ -174,6 +180,7 @@ class Jobs:
             toolchains=toolchains_folder(),
             folder=job.folder,
             builder=builder_digest(backend_of(step)),
+            waiter=self._records.waiter,
             timeout=self._settings.timeout,
             cores=self._settings.cores,
         )
@@ -192,7 +199,7 @@ class Jobs:
         self._records.write(job.record)
         self._lane(number)
         what = f"is Slurm job {number}: {self._settings.cores} cores, "
-        what += format_size(job.memory_bytes)
+        what += shown_memory(self._settings, job.memory_bytes)
         self._context.listener.noted(step.id, what)
 
     def _after(self, step: Step) -> Sequence[str]:

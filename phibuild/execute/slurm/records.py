@@ -54,14 +54,19 @@ class Records:
         self._store = store
         self.folder.mkdir(exist_ok=True)
 
+    @property
+    def waiter(self) -> Path:
+        """The lock that is held while this phibuild waits."""
+        return self._waiter(self.me)
+
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         """Let the others see that this phibuild waits for jobs."""
         try:
-            with FileLock(self._waiter(self.me)):
+            with FileLock(self.waiter):
                 yield
         finally:
-            self._waiter(self.me).unlink(missing_ok=True)
+            self.waiter.unlink(missing_ok=True)
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold all records against the other phibuilds."""

@@ -58,13 +58,18 @@ def check_cluster(settings: SlurmSettings, where: Where) -> Partition | None:
     try:
         commands.check_options(_words(settings))
     except SlurmError as error:
-        key = next(
-            (key for key in ("partition", "account", "qos") if key in str(error).lower()), "sbatch"
-        )
-        raise ConfigError(
-            Problem(f"Slurm refuses these settings: {error}", where(("executor", key)))
-        ) from error
+        where_ = where(_complained_of(settings, str(error)))
+        raise ConfigError(Problem(f"Slurm refuses these settings: {error}", where_)) from error
     return partition
+
+
+def _complained_of(settings: SlurmSettings, message: str) -> tuple[str, ...]:
+    """Return the key of the configuration that a message of sbatch is most likely about."""
+    for key in ("partition", "account", "qos"):
+        if key in message.lower():
+            return "executor", key
+    named = [key for key in settings.sbatch if key in message] or list(settings.sbatch)
+    return ("executor", "sbatch", *named[:1])
 
 
 def _partition(settings: SlurmSettings, where: Where) -> Partition | None:
@@ -111,6 +116,11 @@ def time_limit(settings: SlurmSettings) -> int:
 def job_memory(settings: SlurmSettings, memory_bytes: int) -> int:
     """Return the bytes of memory that a step's job asks for, in whole MiB."""
     return -(-(memory_bytes + settings.memory_margin) >> 20) << 20
+
+
+def shown_memory(settings: SlurmSettings, memory_bytes: int) -> str:
+    """Return the memory that a job asks for as people write it."""
+    return str(settings.sbatch.get("mem") or format_size(memory_bytes))
 
 
 def submit(

@@ -15,13 +15,16 @@ from phibuild.execute.slurm.commands import Queued, SlurmError
 from phibuild.execute.slurm.explain import OUT_OF_MEMORY, end_state, explain
 from phibuild.execute.slurm.jobs import Job, ended_now
 from phibuild.execute.slurm.records import Records
-from phibuild.execute.slurm.submit import time_limit
+from phibuild.execute.slurm.submit import shown_memory, time_limit
 from phibuild.schema import SlurmSettings
-from phibuild.units import format_size
 
 _LOOK_SECONDS = 1.0
 # How long a result may take to be seen through a network file system after its job has ended.
 _LATE_SECONDS = 15.0
+_NO_LOCKS = (
+    "the store's locks do not reach the nodes: builds from several machines may do the same work "
+    "twice (docs/cluster.md, Locks)"
+)
 _USUAL = ("None", "Dependency", "Priority", "Resources", "BeginTime")
 
 
@@ -30,11 +33,15 @@ def wait_for_jobs(
 ) -> None:
     """Return when all jobs have ended; each then has what it left, or why it left nothing."""
     asked = silent = float("-inf")
+    locks = True
     while left := [job for job in jobs if job.ended is None]:
         for job in left:
             job.found = read_result(job.folder)
             if job.found is not None:
                 _end(job, None, settings, records, listener)
+                if locks and job.mine and not job.found["lock_seen"]:
+                    locks = False
+                    listener.noted("slurm", _NO_LOCKS)
         left = [job for job in left if job.ended is None]
         if left and time.monotonic() - asked >= settings.poll:
             asked = time.monotonic()
@@ -87,7 +94,7 @@ def _end(
         time.sleep(0.2)
     if job.began is None:
         listener.started(job.shown, "has run" if job.found else "has ended")
-    memory = format_size(job.memory_bytes)
+    memory = shown_memory(settings, job.memory_bytes)
     if job.found is None:
         limit = settings.sbatch.get("time") or time_limit(settings)
         job.why = explain(job.id, end_state(job.id, state), job.folder, memory, f"{limit} min")

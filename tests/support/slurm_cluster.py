@@ -28,7 +28,7 @@ ClusterName=phibuildtest
 SlurmctldHost={host}(127.0.0.1)
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket={folder}/munge.sock
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
 SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}

@@ -1,5 +1,10 @@
 """`python -m phibuild`."""
 
-from phibuild.cli import main
+import sys
+
+try:
+    from phibuild.cli import main
+except KeyboardInterrupt:  # before there is anything that could say so
+    sys.exit(130)
 
 main()

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+# Formats and runtimes count in 32 bits; the deepest models have some hundred layers.
+_MOST, _MOST_LAYERS = 2**31 - 1, 10_000
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -130,6 +133,8 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         "original_max_position_embeddings",
         _count(scaling, "original_max_position_embeddings", maximum),
     )
+    if longrope and original < 2:
+        raise ValueError(f"original_max_position_embeddings must be 2 or more, not {original}")
     theta = _number(config, "rope_theta", _number(scaling, "rope_theta", 10000.0))
     partial = _number(
         config, "partial_rotary_factor", _number(scaling, "partial_rotary_factor", 1.0)
@@ -139,7 +144,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     arch = Architecture(
         hidden_size=hidden,
         intermediate_size=_count(config, "intermediate_size"),
-        layers=_count(config, "num_hidden_layers"),
+        layers=_count(config, "num_hidden_layers", most=_MOST_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         vocab_size=_count(config, "vocab_size"),
@@ -165,13 +170,17 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     return arch
 
 
-def _count(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
+def _count(
+    config: Mapping[str, Any], key: str, default: int | None = None, *, most: int = _MOST
+) -> int:
     """Return a positive whole number; `default` where the key is absent or null."""
     value = config.get(key) if default is not None else config[key]
     if value is None and default is not None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{key} must be a whole number greater than 0, not {value!r}")
+    if value > most:
+        raise ValueError(f"{key} must be {most:,} at most")
     return value
 
 
@@ -180,7 +189,7 @@ def _number(config: Mapping[str, Any], key: str, default: float | None = None) -
     value = config.get(key) if default is not None else config[key]
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e300:
         raise ValueError(f"{key} must be a number greater than 0, not {value!r}")
     return float(value)
 

@@ -26,6 +26,7 @@ _SMALL_FILES = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES, *LICENSE_NAM
 _SUPPORTED = "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)"
 _TOKENIZER = "copy the tokenizer files of the original checkpoint into the folder"
 _ORIGINAL_CONFIG = "compare it with the config.json of the original checkpoint"
+_MOST_FACTORS = 1 << 16
 _UNSUPPORTED = {
     "phi4flash": "Phi-4-mini-flash (SambaY, hybrid state-space)",
     "phi4mm": "Phi-4-multimodal",
@@ -233,7 +234,7 @@ def catalogue_checkpoint(
 ) -> Checkpoint:
     """Return the facts of a published model that is not on this machine. `where` says where a
     key of its configuration was written."""
-    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+    with contextlib.suppress(KeyError, TypeError, ValueError, ArithmeticError):
         config = _with_factors(config)
     architecture = check_architecture(config, where)
     vocabulary = architecture.vocab_size
@@ -272,6 +273,7 @@ def _with_factors(config: Mapping[str, Any]) -> dict[str, Any]:
     if scaling and "long_factor" not in scaling:
         head = int(config["hidden_size"]) // int(config["num_attention_heads"])
         count = int(head * float(config.get("partial_rotary_factor", 1.0))) // 2
+        count = min(count, _MOST_FACTORS)  # with more, the architecture is refused
         scaling.update(short_factor=[1.0] * count, long_factor=[1.0] * count)
     return {**config, "rope_scaling": scaling or None}
 

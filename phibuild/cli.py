@@ -10,8 +10,8 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
 
 from phibuild import __version__
 from phibuild.errors import EXIT_INTERRUPTED, EXIT_USAGE, PhibuildError, Problem, suggest
@@ -21,12 +21,15 @@ VERBS = {
     "plan": "show the matrix, sizes and memory before anything is built",
     "report": "show a run's report again: phibuild report [RUN]",
     "run": "generate text with an artifact: phibuild run CELL_OR_FOLDER PROMPT",
-    "verify": "check artifacts against their manifests: phibuild verify [RUN_OR_FOLDER]",
+    "verify": "check artifacts against their manifests: phibuild verify [RUN_OR_ARTIFACT]",
+    "store": "list what is in the store, tell its size, remove what is not needed",
     "list": "list recipes, devices, backends, models or precisions",
     "doctor": "what works on this machine, what is missing and how to get it",
-    "toolchain": "list, install or remove the backends' environments",
+    "toolchain": "list, install or remove the backends' environments, or make their locks",
 }
-_VALUED = ("--only", "--skip", "--cfg", "--config-dir", "--output", "--max-tokens")
+_VALUED = ("--only", "--skip", "--cfg", "--config-dir", "--output", "--max-tokens", "--max-size",
+           "--older-than")  # fmt: skip
+_Number = TypeVar("_Number", int, float)
 _EPILOG = """\
 examples:
   phibuild plan                                   what the quickstart would build
@@ -79,14 +82,28 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         add("--skip", action="append", default=[], metavar="GLOB", help="no cells with such an id")
         add("--cfg", choices=["job"], help="print the composed configuration and stop")
         add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
-    if verb in ("build", "plan", "report", "doctor", "list", "verify"):
+    if verb == "build":
+        add("--verify", action="store_true", help="hash the checkpoint and everything that would "
+            "be reused; what is damaged is built again")  # fmt: skip
+    if verb in ("build", "plan", "report", "doctor", "list", "verify", "store", "toolchain"):
         add("--json", action="store_true", help="print JSON instead of tables")
     if verb in ("build", "report", "run", "verify"):
         add("--output", metavar="DIR", default="outputs", help="folder of runs (default: outputs)")
-    if verb in ("report", "verify"):
+    if verb == "report":
         add(
             "what", nargs="?", metavar="RUN", help="recipe name or folder (default: the newest run)"
         )
+    if verb == "verify":
+        add("what", nargs="?", metavar="RUN_OR_ARTIFACT", help="recipe name, cell id, folder of a "
+            "run or an artifact (default: the newest run)")  # fmt: skip
+        add("--store", action="store_true", help="everything that is in the store")
+    if verb == "store":
+        add("action", choices=["list", "du", "gc"])
+        add("--max-size", type=_size, metavar="SIZE", help="gc: remove more, least recently used "
+            "first, until the store is no larger (20GiB)")  # fmt: skip
+        add("--older-than", type=_age, default="30d", metavar="TIME", help="gc: remove what no "
+            "build has used for so long (default: 30d)")  # fmt: skip
+        add("--dry-run", action="store_true", help="gc: only say what would be removed")
     if verb == "run":
         add(
             "what",
@@ -99,8 +116,10 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         add("what", choices=["recipes", "devices", "backends", "models", "precisions"])
         add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
     if verb == "toolchain":
-        add("action", choices=["list", "install", "remove"])
+        add("action", choices=["list", "install", "remove", "lock"])
         add("names", nargs="*", metavar="BACKEND", help="default: all")
+        add("--old", action="store_true", help="remove: environments whose lock has changed")
+        add("--upgrade", action="store_true", help="lock: newer versions where they are allowed")
     return parser
 
 
@@ -108,6 +127,25 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {text!r}")
     return int(text)
+
+
+def _size(text: str) -> int:
+    from phibuild.units import parse_size
+
+    return _parsed(parse_size, text)
+
+
+def _age(text: str) -> float:
+    from phibuild.units import parse_age
+
+    return _parsed(parse_age, text)
+
+
+def _parsed(parse: Callable[[str], _Number], text: str) -> _Number:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _split_verb(words: Sequence[str]) -> tuple[str | None, list[str]]:

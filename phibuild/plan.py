@@ -6,7 +6,7 @@ share its key, hence its artifact and its measurement.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from phibuild.backends.pytorch.memory import activations_memory, reference_memory
@@ -14,29 +14,36 @@ from phibuild.backends.registry import backend
 from phibuild.calibration import CHUNK_TOKENS
 from phibuild.catalogue import DATA
 from phibuild.checkpoint import Checkpoint
+from phibuild.demand import demand
 from phibuild.errors import ConfigError, Problem
 from phibuild.estimate import device_memory, estimate_artifact
+from phibuild.files import file_sha256
 from phibuild.keys import activations_key, artifact_key, builder_digest, measure_key, source_digest
 from phibuild.matrix import Matrix
+from phibuild.partition import make_partition
 from phibuild.schema import Calibration, Cell, Evaluation
 from phibuild.steps import (
     REFERENCE_BACKEND,
     ActivationsStep,
     Artifact,
-    BuildStep,
-    MeasureStep,
     Plan,
     PlanCell,
     ReferenceStep,
 )
-from phibuild.store import Store, content_key, file_sha256
+from phibuild.store import Store, content_key
 
 
 def make_plan(
-    matrix: Matrix, evaluation: Evaluation, store: Store, *, read_weights: bool = False
+    matrix: Matrix,
+    evaluation: Evaluation,
+    store: Store,
+    *,
+    read_weights: bool = False,
+    memory_limit: int | None = None,
 ) -> Plan:
     """Return the plan. With `read_weights` checkpoints are hashed where that is not remembered;
-    without, those are planned as if nothing of them were there."""
+    without, those are planned as if nothing of them were there. Steps that need more than
+    `memory_limit` bytes are refused (None: none is)."""
     text_digest = file_sha256(evaluation_text(evaluation)) if evaluation.enabled else ""
     digests: dict[str, str] = {}
     for name, checkpoint in matrix.models.items():
@@ -52,19 +59,22 @@ def make_plan(
     artifacts = _artifacts(matrix, digests, references, activations, store)
     by_cell = {cell: artifact for artifact in artifacts for cell in artifact.cells}
     cells = tuple(_plan_cell(cell, by_cell.get(cell.id), matrix) for cell in matrix.cells)
-    builds, measures = _steps(matrix, artifacts)
-    needed = {step.model for step in measures}
-    inputs = {artifact.activations for step in builds for artifact in step.artifacts}
+    steps = make_partition(
+        matrix, artifacts, references, activations.values(), evaluation, store, memory_limit
+    )
+    needed = {step.model for step in steps.measures}
+    inputs = {artifact.activations for step in steps.builds for artifact in step.artifacts}
     return Plan(
         matrix=matrix,
         evaluation=evaluation,
         cells=cells,
         artifacts=artifacts,
-        builds=builds,
-        measures=measures if evaluation.enabled else (),
+        builds=tuple(steps.builds),
+        measures=tuple(steps.measures),
         references=tuple(step for name, step in references.items() if name in needed),
         activations=tuple(step for step in activations.values() if step.key in inputs),
         source_digests=digests,
+        refusals=tuple(steps.refusals),
     )
 
 
@@ -96,10 +106,15 @@ def _reference(
         }
     )
     architecture = checkpoint.architecture
-    memory = reference_memory(architecture, evaluation.windows, evaluation.window_tokens)
-    return ReferenceStep(
-        checkpoint.name, key, memory, digest is not None and store.reference(key) is not None
-    )
+    kind = {
+        "step": "reference",
+        "builder": builder_digest(REFERENCE_BACKEND),
+        "architecture": architecture.to_json(),
+        "tokens": [evaluation.windows, evaluation.window_tokens],
+    }
+    bound = reference_memory(architecture, evaluation.windows, evaluation.window_tokens)
+    cached = digest is not None and store.reference(key) is not None
+    return ReferenceStep(checkpoint.name, key, demand(store, kind, bound), cached)
 
 
 def _activations(
@@ -115,9 +130,17 @@ def _activations(
     for (model, calibration), checkpoint in wanted.items():
         digest = digests.get(model)
         key = activations_key(digest or checkpoint.reference, calibration)
-        memory = activations_memory(checkpoint.architecture, calibration.tokens, CHUNK_TOKENS)
+        kind = {
+            "step": "activations",
+            "builder": builder_digest(REFERENCE_BACKEND),
+            "architecture": checkpoint.architecture.to_json(),
+            "tokens": calibration.tokens,
+        }
+        bound = activations_memory(checkpoint.architecture, calibration.tokens, CHUNK_TOKENS)
         cached = digest is not None and store.reference(key) is not None
-        steps[model, calibration] = ActivationsStep(model, key, calibration, memory, cached)
+        steps[model, calibration] = ActivationsStep(
+            model, key, calibration, demand(store, kind, bound), cached
+        )
     return steps
 
 
@@ -174,41 +197,3 @@ def _plan_cell(cell: Cell, artifact: Artifact | None, matrix: Matrix) -> PlanCel
         artifact.estimate.weight_bytes,
     )
     return PlanCell(cell, artifact, memory, device.budget)
-
-
-def _steps(
-    matrix: Matrix, artifacts: Iterable[Artifact]
-) -> tuple[tuple[BuildStep, ...], tuple[MeasureStep, ...]]:
-    builds: dict[tuple[str, str], list[Artifact]] = {}
-    measures: dict[tuple[str, str], list[Artifact]] = {}
-    for artifact in artifacts:
-        place = (artifact.model, artifact.variant.backend)
-        if not artifact.cached:
-            builds.setdefault(place, []).append(artifact)
-        if not artifact.judged:
-            measures.setdefault(place, []).append(artifact)
-    build_steps = tuple(
-        BuildStep(
-            model,
-            name,
-            tuple(group),
-            backend(name).build_memory(
-                matrix.models[model].architecture,
-                matrix.models[model].weight_bytes,
-                [artifact.variant for artifact in group],
-            ),
-        )
-        for (model, name), group in builds.items()
-    )
-    measure_steps = tuple(
-        MeasureStep(
-            model,
-            name,
-            tuple(group),
-            backend(name).judge_memory(
-                matrix.models[model].architecture, [artifact.variant for artifact in group]
-            ),
-        )
-        for (model, name), group in measures.items()
-    )
-    return build_steps, measure_steps

@@ -83,9 +83,9 @@ class Evaluation(Frozen):
     there are fewer windows."""
 
     enabled: bool = True
-    windows: Annotated[int, Field(gt=0)] = 20
-    window_tokens: Annotated[int, Field(ge=16)] = 256
-    decode_tokens: Annotated[int, Field(ge=1)] = 32
+    windows: Annotated[int, Field(gt=0, le=10**9)] = 20
+    window_tokens: Annotated[int, Field(ge=16, le=10**9)] = 256
+    decode_tokens: Annotated[int, Field(ge=1, le=10**9)] = 32
     max_reference_bytes: Size = 2 << 30
     text: str | None = None
 
@@ -97,7 +97,7 @@ class ExecutorSettings(Frozen):
     kind: Literal["local"] = "local"
     cores: Annotated[int, Field(gt=0)] | None = None
     memory: Annotated[Size, Field(gt=0)] | None = None
-    timeout: Annotated[float, Field(gt=0)] = 7200.0
+    timeout: Annotated[float, Field(gt=0, le=1e9)] = 7200.0
 
 
 def _sbatch_word(value: str) -> str:
@@ -138,8 +138,9 @@ SbatchWord = Annotated[str, AfterValidator(_sbatch_word)]
 
 class SlurmSettings(Frozen):
     """How steps run on a cluster: each is a Slurm job of `cores` cores, of the step's memory and
-    `memory_margin`, that may take `timeout` seconds. At most `max_jobs` run at once (None: as many
-    as Slurm lets); `exclusive` judges on nodes without other jobs; `poll` seconds lie between two
+    `memory_margin`, that may take `timeout` seconds. `memory` is the most that a job may ask for
+    (None: what the largest node has). At most `max_jobs` run at once (None: as many as Slurm
+    lets); `exclusive` judges on nodes without other jobs; `poll` seconds lie between two
     questions to the scheduler; `setup` are shell commands that a job starts with; `sbatch` are
     further options of sbatch by their long names."""
 
@@ -148,8 +149,9 @@ class SlurmSettings(Frozen):
     account: SbatchWord | None = None
     qos: SbatchWord | None = None
     cores: Annotated[int, Field(gt=0)] = 4
+    memory: Annotated[Size, Field(gt=0)] | None = None
     memory_margin: Annotated[Size, Field(ge=0)] = 1 << 30
-    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 7200.0
+    timeout: Annotated[float, Field(gt=0, le=1e8)] = 7200.0
     max_jobs: Annotated[int, Field(gt=0)] | None = None
     exclusive: bool = False
     requeue: bool = True

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from phibuild.demand import Demand
 from phibuild.estimate import ArtifactEstimate
 from phibuild.matrix import Matrix
 from phibuild.schema import Calibration, Cell, Evaluation, Variant
@@ -48,18 +49,24 @@ class PlanCell:
 
 @dataclass(frozen=True)
 class BackendStep:
-    """One run of a backend's worker for artifacts of one model; `memory_bytes` bounds what it
-    takes."""
+    """One run of a backend's worker for artifacts of one model. `part` tells steps apart that
+    memory keeps from being one (0: there is one)."""
 
     kind: ClassVar[str]
     model: str
     backend: str
     artifacts: tuple[Artifact, ...]
-    memory_bytes: int
+    demand: Demand
+    part: int = 0
 
     @property
     def id(self) -> str:
-        return f"{self.kind}.{self.model}.{self.backend}"
+        part = f".{self.part}" if self.part else ""
+        return f"{self.kind}.{self.model}.{self.backend}{part}"
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.demand.bytes
 
 
 class BuildStep(BackendStep):
@@ -80,12 +87,16 @@ class ReferenceStep:
 
     model: str
     key: str
-    memory_bytes: int
+    demand: Demand
     cached: bool
 
     @property
     def id(self) -> str:
         return f"reference.{self.model}"
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.demand.bytes
 
 
 @dataclass(frozen=True)
@@ -96,17 +107,35 @@ class ActivationsStep:
     model: str
     key: str
     calibration: Calibration
-    memory_bytes: int
+    demand: Demand
     cached: bool
 
     @property
     def id(self) -> str:
         return f"activations.{self.model}.{self.key[:8]}"
 
+    @property
+    def memory_bytes(self) -> int:
+        return self.demand.bytes
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A step, or its part for some artifacts, that needs more memory than it can ever be given.
+    It `stops` the build or the measure of `artifacts` (keys), for `reason`."""
+
+    step: str
+    stops: str
+    artifacts: tuple[str, ...]
+    memory_bytes: int
+    reason: str
+    remedy: str
+
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a run. `source_digests`: model -> digest, absent if it is not known yet."""
+    """All of a run. `source_digests`: model -> digest, absent if it is not known yet;
+    `refusals`: what can never have the memory that it needs."""
 
     matrix: Matrix
     evaluation: Evaluation
@@ -117,6 +146,7 @@ class Plan:
     references: tuple[ReferenceStep, ...]
     activations: tuple[ActivationsStep, ...]
     source_digests: Mapping[str, str]
+    refusals: tuple[Refusal, ...] = ()
 
     @property
     def steps(self) -> tuple[ReferenceStep | ActivationsStep | BackendStep, ...]:

@@ -1,47 +1,30 @@
 """Content-addressed store of artifacts, references and measurements.
 
-`<root>/artifacts/<key>/` holds an artifact's files and manifest.json; `references/<key>/` the
-original's logits; `measures/<key>.json` what judging found. Everything is made in `<root>/tmp`,
-synced and renamed into place, so that a reader sees a whole entry or none. Files are read-only:
-outputs hold hard links to them.
+`<root>/artifacts/<key>/` holds an artifact's files and manifest.json; `references/<key>/` what the
+original left (its logits, its activations), with a manifest too; `measures/<key>.json` what
+judging found. Everything is made in `<root>/tmp`, synced and renamed into place, so that a reader
+sees a whole entry or none. Files are read-only: outputs hold hard links to them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from phibuild.errors import Problem, StoreError
+from phibuild.files import file_sha256, size_and_time, sync, write_atomically
+from phibuild.locks import held
+from phibuild.manifest import MANIFEST, Artifact, check_artifact, damage, read_artifact, seal
+from phibuild.workspaces import sweep, workspace
 
-MANIFEST = "manifest.json"
-_BLOCK = 1 << 20
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A complete artifact in the store (or a folder linked from it)."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(int(file["size"]) for file in self.manifest["files"])
-
-    @property
-    def digest(self) -> str:
-        return str(self.manifest["artifact_digest"])
+ARTIFACTS, REFERENCES, MEASURES = "artifacts", "references", "measures"
+_FOLDERS = (ARTIFACTS, REFERENCES, MEASURES, "digests", "usage", "runs", "tmp", "locks", "damaged")
 
 
 def content_key(data: Mapping[str, Any]) -> str:
@@ -50,253 +33,181 @@ def content_key(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Store:
-    """The store at `root`; created when first written to."""
+    """The store at `root`; created when first written to. `say` is told of every damaged entry
+    that is found, in a sentence."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, say: Callable[[str], None] = lambda text: None) -> None:
         self.root = root
+        self._say = say
 
     def prepare(self) -> None:
-        """Make the store's folders. Raises StoreError if that is not possible."""
+        """Make the store's folders, remove what killed processes left in them. Raises StoreError
+        if they cannot be made."""
         try:
-            for name in ("artifacts", "references", "measures", "tmp", "locks", "damaged"):
+            for name in _FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(
-                Problem(
-                    f"the store cannot be written: {error.strerror or error}",
-                    str(self.root),
-                    "set PHIBUILD_STORE to a folder that can be written",
-                )
-            ) from error
+            raise unwritable(self.root, error) from error
+        with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
+            sweep(self.root / "tmp")
+
+    def require_writable(self) -> None:
+        """Raise StoreError if nothing can be made in the store."""
+        try:
+            with self.workspace():
+                pass
+        except OSError as error:
+            raise unwritable(self.root, error) from error
 
     @contextlib.contextmanager
     def lock(self, key: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Hold the lock of one entry against other processes. Raises StoreError if `cancelled`
         says so while another one holds it."""
-        lock = FileLock(self.root / "locks" / f"{key}.lock")
-        while True:
-            try:
-                lock.acquire(timeout=0.5)
-                break
-            except Timeout:
-                if cancelled():
-                    raise StoreError(Problem("interrupted")) from None
-        try:
+        with held(self.root / "locks" / f"{key}.lock", cancelled=cancelled):
             yield
-        finally:
-            lock.release()
 
-    @contextlib.contextmanager
-    def workspace(self) -> Iterator[Path]:
-        """Give a temporary folder on the store's file system; it is removed at the end."""
-        folder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def workspace(self) -> contextlib.AbstractContextManager[Path]:
+        """Give a temporary folder on the store's file system; it is removed at the end, or by the
+        next build if this process is killed."""
+        return workspace(self.root / "tmp")
 
-    # -- artifacts
+    # -- artifacts, and what the original left
 
     def artifact(self, key: str) -> Artifact | None:
-        """Return the artifact of a key if it is there and its files are as they were written
-        (size and modification time); a damaged one is set aside and counts as absent."""
-        folder = self.root / "artifacts" / key
+        """Return the artifact of a key if it is there and its files are as they were written, by
+        the cheap check; a damaged one is set aside and counts as absent."""
+        return self._entry(ARTIFACTS, key)
+
+    def publish(self, key: str, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+        """Move a finished folder of the workspace into the store under `key`; its manifest.json
+        has the given data and lists the files."""
+        return self._publish(ARTIFACTS, key, folder, manifest)
+
+    def reference(self, key: str) -> Path | None:
+        """Return the folder of what the original left under a key, checked as artifacts are."""
+        found = self._entry(REFERENCES, key)
+        return found.folder if found else None
+
+    def publish_reference(self, key: str, folder: Path) -> Path:
+        return self._publish(REFERENCES, key, folder, {}).folder
+
+    def set_aside_if_damaged(self, kind: str, key: str) -> bool:
+        """Check an entry of ARTIFACTS or REFERENCES in full; say whether it had to be set aside."""
+        folder = self.root / kind / key
+        artifact = read_artifact(folder)
+        problems = check_artifact(artifact) if artifact else [f"{MANIFEST}: missing or damaged"]
+        if problems:
+            self._set_aside(folder, problems[0])
+        return bool(problems)
+
+    def _entry(self, kind: str, key: str) -> Artifact | None:
+        folder = self.root / kind / key
         artifact = read_artifact(folder)
         if artifact is None:
             return None
-        if any(
-            _stat(folder / file["path"]) != (file["size"], file["mtime_ns"])
-            for file in artifact.manifest["files"]
-        ):
-            with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
-                self._set_aside(folder)
-            return None
-        return artifact
+        problem = damage(artifact)
+        if problem is None:
+            return artifact
+        with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
+            self._set_aside(folder, problem)
+        return None
 
-    def publish(self, key: str, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
-        """Move a finished folder of the workspace into the store under `key`.
-
-        Every file is synced, hashed and made read-only; manifest.json lists them all.
-        """
-        files = []
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            sync(path)
-            path.chmod(0o444)
-            status = path.stat()
-            files.append(
-                {
-                    "path": path.relative_to(folder).as_posix(),
-                    "size": status.st_size,
-                    "sha256": file_sha256(path),
-                    "mtime_ns": status.st_mtime_ns,
-                }
-            )
-        digest = hashlib.sha256(
-            "".join(f"{file['path']} {file['sha256']}\n" for file in files).encode()
-        ).hexdigest()
-        full = {"schema_version": 1, "key": key, **manifest, "artifact_digest": digest}
-        full["files"] = files
-        path = folder / MANIFEST
-        path.write_text(json.dumps(full, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        sync(path)
-        path.chmod(0o444)
-        target = self.root / "artifacts" / key
-        self._move(folder, target)
+    def _publish(self, kind: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+        full = seal(folder, {"key": key, **manifest})
+        target = self.root / kind / key
+        folder.chmod(0o755)
+        if target.exists():
+            self._set_aside(target, "it was in the way of a new one")
+        os.rename(folder, target)
+        sync(target.parent)
         return Artifact(target, full)
 
-    # -- references and measurements
+    def _set_aside(self, folder: Path, problem: str) -> None:
+        """Keep a damaged entry for whoever wants to look, out of the way."""
+        name = describe(read_artifact(folder)) or f"{folder.parent.name}/{folder.name[:12]}"
+        aside = self.root / "damaged" / f"{folder.name}-{secrets.token_hex(4)}"
+        try:
+            os.rename(folder, aside)
+        except FileNotFoundError:  # another process was faster
+            return
+        self._say(f"damaged in the store, set aside: {name}: {problem}\n    now {aside}")
 
-    def reference(self, key: str) -> Path | None:
-        folder = self.root / "references" / key
-        return folder if (folder / "meta.json").exists() else None
-
-    def publish_reference(self, key: str, folder: Path) -> Path:
-        for path in folder.iterdir():
-            sync(path)
-        target = self.root / "references" / key
-        self._move(folder, target)
-        return target
+    # -- measurements
 
     def measure(self, key: str) -> dict[str, Any] | None:
+        """Return what judging found, None if it is not there as it was written."""
         try:
-            data = json.loads((self.root / "measures" / f"{key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            data = json.loads(self._measure_path(key).read_text(encoding="utf-8"))
+            found = data["measure"]
+            return found if content_key(found) == data["sha256"] else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return data if isinstance(data, dict) else None
 
     def publish_measure(self, key: str, data: Mapping[str, Any]) -> None:
-        write_atomically(
-            self.root / "measures" / f"{key}.json", json.dumps(data, indent=1, sort_keys=True)
-        )
+        found = json.loads(json.dumps(data))  # as it will be read
+        text = json.dumps({"measure": found, "sha256": content_key(found)}, indent=1)
+        self.write(self._measure_path(key), text)
+
+    def _measure_path(self, key: str) -> Path:
+        return self.root / MEASURES / f"{key}.json"
 
     # -- checkpoints' digests
 
     def file_digest(self, path: Path) -> str:
         """Return a checkpoint file's sha256; remembered by path, size and modification time."""
         path = path.resolve()
-        entry = self._digest_entry(path)
-        known = self._read_digest(entry, path)
+        known = self._read_digest(path)
         if known is None:
-            size, mtime = _stat(path) or (0, 0)
+            size, mtime = size_and_time(path) or (0, 0)
             known = file_sha256(path)
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(entry, json.dumps({"size": size, "mtime_ns": mtime, "sha256": known}))
+            text = json.dumps({"size": size, "mtime_ns": mtime, "sha256": known})
+            with contextlib.suppress(OSError):  # it is read again where it cannot be remembered
+                self.write(self._digest_path(path), text)
         return known
 
     def known_digest(self, path: Path) -> str | None:
         """Return the remembered sha256 of a file, None if it would have to be read."""
-        path = path.resolve()
-        return self._read_digest(self._digest_entry(path), path)
+        return self._read_digest(path.resolve())
 
-    def _digest_entry(self, path: Path) -> Path:
+    def forget_digest(self, path: Path) -> None:
+        """Have a file read again when its digest is asked for."""
+        self._digest_path(path.resolve()).unlink(missing_ok=True)
+
+    def _digest_path(self, path: Path) -> Path:
         name = hashlib.sha256(str(path).encode()).hexdigest()
         return self.root / "digests" / f"{name}.json"
 
-    def _read_digest(self, entry: Path, path: Path) -> str | None:
+    def _read_digest(self, path: Path) -> str | None:
         try:
-            data = json.loads(entry.read_text(encoding="utf-8"))
-            if (data["size"], data["mtime_ns"]) == _stat(path):
+            data = json.loads(self._digest_path(path).read_text(encoding="utf-8"))
+            if (data["size"], data["mtime_ns"]) == size_and_time(path):
                 return str(data["sha256"])
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             pass  # not remembered, or not readable: it is computed anew
         return None
 
-    def _move(self, folder: Path, target: Path) -> None:
-        folder.chmod(0o755)
-        if target.exists():
-            self._set_aside(target)
-        os.rename(folder, target)
-        sync(target.parent)
-
-    def _set_aside(self, folder: Path) -> None:
-        """Keep a damaged entry for whoever wants to look, out of the way."""
-        aside = Path(tempfile.mkdtemp(dir=self.root / "damaged", prefix=f"{folder.name[:12]}-"))
-        try:
-            os.rename(folder, aside / folder.name)
-        except FileNotFoundError:  # another process was faster
-            aside.rmdir()
+    def write(self, path: Path, text: str) -> None:
+        """Replace a small file of the store; what a kill leaves of it is swept."""
+        with self.workspace() as folder:
+            write_atomically(path, text, folder)
 
 
-def read_artifact(folder: Path) -> Artifact | None:
-    """Return the artifact in a folder, in the store or linked from it; None if there is none."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def describe(artifact: Artifact | None) -> str | None:
+    """Return model, backend and variant of an artifact, as far as its manifest has them."""
+    if artifact is None or not isinstance(artifact.manifest.get("variant"), dict):
         return None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
-        return None
-    return Artifact(folder, manifest)
+    manifest = artifact.manifest
+    words = (manifest.get("model"), manifest.get("backend"), manifest["variant"].get("name"))
+    return " ".join(str(word) for word in words if word)
 
 
-def check_artifact(artifact: Artifact) -> list[str]:
-    """Compare every file of an artifact with its manifest, in full; return what differs."""
-    problems = []
-    listed = {str(file["path"]): file for file in artifact.manifest["files"]}
-    for name, file in listed.items():
-        path = artifact.folder / name
-        if not path.is_file():
-            problems.append(f"{name}: missing")
-        elif path.stat().st_size != file["size"]:
-            problems.append(f"{name}: {path.stat().st_size} bytes, manifest {file['size']}")
-        elif file_sha256(path) != file["sha256"]:
-            problems.append(f"{name}: content differs from the manifest's sha256")
-    for path in artifact.folder.rglob("*"):
-        name = path.relative_to(artifact.folder).as_posix()
-        if path.is_file() and name not in listed and name != MANIFEST:
-            problems.append(f"{name}: not in the manifest")
-    return sorted(problems)
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """Mirror a folder with hard links; copy where the file system does not allow them."""
-    for path in sorted(source.rglob("*")):
-        to = target / path.relative_to(source)
-        if path.is_dir():
-            to.mkdir(parents=True, exist_ok=True)
-            continue
-        to.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, to)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
-                raise
-            shutil.copy2(path, to)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by new text; a reader sees the old or the new one, whole."""
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _stat(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+def unwritable(root: Path, error: OSError) -> StoreError:
+    """Return the error of a store that cannot be written."""
+    return StoreError(
+        Problem(
+            f"the store cannot be written: {error.strerror or error}",
+            str(root),
+            "set PHIBUILD_STORE to a folder that can be written",
+        )
+    )

@@ -7,26 +7,29 @@ is cut off is wiped and made again.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+import psutil
 
 from phibuild.errors import Problem, ToolchainError
-from phibuild.pip_config import has_local_torch, no_index, uv_environment
+from phibuild.files import write_atomically
+from phibuild.locks import held, is_held
+from phibuild.pip_config import has_local_torch, no_index
 from phibuild.places import toolchains_folder
-from phibuild.store import write_atomically
+from phibuild.uv_command import run_uv
 
+_DAMAGED = "damaged"
 _STATE = ".phibuild-complete.json"
 BACKENDS = Path(__file__).resolve().parent / "backends"
 
@@ -56,17 +59,23 @@ class Toolchain:
         return self.folder / "bin" / "python"
 
     def problem(self) -> str | None:
-        """Return why the environment cannot be used, None if it can."""
+        """Return why the environment cannot be used, None if it can: every file that its packages
+        list must be there with its size."""
         try:
             state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except OSError:
             return "not installed"
+        except ValueError:
+            state = None
         if not isinstance(state, dict) or not isinstance(state.get("dist_info"), list):
-            return "damaged: its state file is not what phibuild writes"
+            return f"{_DAMAGED}: its state file is not what phibuild writes"
         if not self.python.exists():
-            return f"damaged: {self.python} is missing"
-        missing = [name for name in state["dist_info"] if not (self.folder / name).is_dir()]
-        return f"damaged: {missing[0]} is missing" if missing else None
+            return f"{_DAMAGED}: {self.python} is missing"
+        for name in state["dist_info"]:
+            wrong = _missing_file(self.folder / name)
+            if wrong:
+                return f"{_DAMAGED}: {wrong}"
+        return None
 
     def versions(self) -> dict[str, str]:
         """Return the locked version of every package, markers ignored."""
@@ -75,68 +84,75 @@ class Toolchain:
         )
         return dict(pins)
 
-    def install(self, say: Callable[[str], None] = lambda text: None) -> float:
-        """Make the environment unless it is complete; return the seconds that it took.
+    def install(
+        self,
+        say: Callable[[str], None] = lambda text: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> float:
+        """Make the environment unless it is complete; return the seconds that it took. A damaged
+        one is made again.
 
-        Raises ToolchainError with uv's own words if that fails. Safe to call from several
-        processes at once.
+        Raises ToolchainError with uv's own words if that fails, or if `cancelled` says that it is
+        not wanted any more. Safe to call from several processes at once.
         """
-        folder = self.folder
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ToolchainError(
-                Problem(
-                    f"cannot be written: {error.strerror}",
-                    str(folder.parent),
-                    "set PHIBUILD_TOOLCHAINS to a folder that can be written",
-                )
-            ) from error
-        with FileLock(folder.with_suffix(".lock")):
-            if self.problem() is None:
+        if self.problem() is None:  # without the lock, for a folder that may only be read
+            return 0.0
+        _make_folder(self.folder.parent)
+        if is_held(self._lock):
+            say("waiting for another phibuild that installs it")
+        with held(self._lock, cancelled=cancelled) as lock:
+            problem = self.problem()
+            if problem is None:
                 return 0.0
             started = time.monotonic()
-            self._wipe()
-            say("creating the environment")
-            _uv(
-                self.name,
-                "venv",
-                "--quiet",
-                "--no-project",
-                "--python",
-                sys.executable,
-                str(folder),
-            )
+            say("creating the environment" + (f" again: {problem}" if _DAMAGED in problem else ""))
+            _wipe(self.folder)
+            self._uv(lock, cancelled, "venv", "--quiet", "--no-project", "--python",
+                     sys.executable, str(self.folder))  # fmt: skip
             say("installing packages")
-            command = ["pip", "sync", "--quiet", "--python", str(self.python), str(self.lock)]
-            if "torch" in self.versions() and sys.platform == "linux" and not has_local_torch():
-                # PyPI's torch for Linux brings gigabytes of CUDA that no runner would load.
-                command += ["--torch-backend", "cpu"]
-            if no_index():
-                command.append("--no-index")
-            _uv(self.name, *command)
+            self._sync(lock, say, cancelled)
+            infos = self.folder.rglob("*.dist-info")
             state = {
                 "lock_digest": self.digest,
-                "dist_info": sorted(
-                    path.relative_to(folder).as_posix() for path in folder.rglob("*.dist-info")
-                ),
+                "dist_info": sorted(path.relative_to(self.folder).as_posix() for path in infos),
             }
-            write_atomically(folder / _STATE, json.dumps(state, indent=1))
+            write_atomically(self.folder / _STATE, json.dumps(state, indent=1))
             return time.monotonic() - started
 
+    def _sync(self, lock: int, say: Callable[[str], None], cancelled: Callable[[], bool]) -> None:
+        """Install the packages; from uv's cache alone if they cannot be had otherwise."""
+        command = ["pip", "sync", "--quiet", "--python", str(self.python), str(self.lock)]
+        if "torch" in self.versions() and sys.platform == "linux" and not has_local_torch():
+            # PyPI's torch for Linux brings gigabytes of CUDA that no runner would load.
+            command += ["--torch-backend", "cpu"]
+        if no_index():
+            command.append("--no-index")
+        try:
+            self._uv(lock, cancelled, *command)
+        except ToolchainError as error:
+            if cancelled():
+                raise
+            say("installing packages from uv's cache")  # uv asks the index even for what it has
+            try:
+                self._uv(lock, cancelled, *command, "--offline")
+            except ToolchainError:
+                raise error from None
+
     def remove(self) -> bool:
-        """Remove the environment; return whether it was there."""
+        """Remove the environment; return whether it was there. Raises ToolchainError if a process
+        runs in it."""
         if not self.folder.exists():
             return False
-        with FileLock(self.folder.with_suffix(".lock")):
-            self._wipe()
+        remove_environment(self.folder)
         return True
 
-    def _wipe(self) -> None:
-        # The state file goes first: what is left by an interruption is not complete.
-        (self.folder / _STATE).unlink(missing_ok=True)
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+    @property
+    def _lock(self) -> Path:
+        return self.folder.with_suffix(".lock")
+
+    def _uv(self, lock: int, cancelled: Callable[[], bool], *words: str) -> None:
+        what = f"toolchain {self.name} could not be installed"
+        run_uv(what, *words, lock=lock, cancelled=cancelled)
 
 
 def toolchain(name: str) -> Toolchain:
@@ -144,21 +160,85 @@ def toolchain(name: str) -> Toolchain:
     return Toolchain(name, BACKENDS / name / "requirements.txt")
 
 
-def _uv(name: str, *words: str) -> None:
-    from uv import find_uv_bin
+def old_environments(names: Collection[str]) -> list[Path]:
+    """Return the environments of these toolchains whose lock has changed since, or whose install
+    never ended. Those of another Python are somebody else's."""
+    current = {toolchain(name).folder for name in names}
+    pattern = re.compile(rf"(?:{'|'.join(map(re.escape, names))})-[0-9a-f]{{12}}")
+    return [
+        folder
+        for folder in sorted(toolchains_folder().glob("*"))
+        if pattern.fullmatch(folder.name)
+        and folder.is_dir()
+        and folder not in current
+        and _python_of(folder) in (None, f"{sys.version_info[0]}.{sys.version_info[1]}")
+    ]
 
-    # A virtual environment or project that phibuild runs in must not draw uv to itself.
-    environ = {key: value for key, value in os.environ.items() if key != "VIRTUAL_ENV"}
-    environ.update(uv_environment())
-    done = subprocess.run(
-        [find_uv_bin(), *words], env=environ, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        reason = done.stderr.strip() or done.stdout.strip() or f"uv exited with {done.returncode}"
+
+def remove_environment(folder: Path) -> None:
+    """Remove an environment; raises ToolchainError if a process runs in it."""
+    lock = folder.with_suffix(".lock")
+    with held(lock):
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"]
+            if words and Path(words[0]).is_relative_to(folder):
+                raise ToolchainError(
+                    Problem(f"in use by process {process.pid}", str(folder), "wait for its end")
+                )
+        _wipe(folder)
+        lock.unlink()
+
+
+def size_bytes(folder: Path) -> int:
+    """Return the bytes of an environment's files; uv's cache may share them."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files)
+
+
+def _python_of(folder: Path) -> str | None:
+    """Return the Python of an environment, as in "3.11"; None if it cannot be told."""
+    try:
+        text = (folder / "pyvenv.cfg").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+)", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _missing_file(info: Path) -> str | None:
+    """Compare a package with the list of its files, RECORD; return what is wrong."""
+    site = info.parent
+    if site.name != "site-packages":
+        return None  # vendored in another package, whose list has its files
+    try:
+        with (info / "RECORD").open(encoding="utf-8", newline="") as file:
+            for path, _, size in csv.reader(file):
+                # os.stat: there are tens of thousands of files.
+                found = os.stat(f"{site}/{path}").st_size
+                if size and found != int(size):
+                    return f"{site / path} has {found} bytes instead of {size}"
+    except OSError as error:
+        return f"{os.path.normpath(error.filename)} is missing"
+    except (ValueError, csv.Error):
+        return f"{info / 'RECORD'} is not a list of files"
+    return None
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise ToolchainError(
             Problem(
-                f"toolchain {name} could not be installed:\n{reason}",
-                None,
-                "check the network or the mirror in pip's configuration, then run it again",
+                f"cannot be written: {error.strerror}",
+                str(folder),
+                "set PHIBUILD_TOOLCHAINS to a folder that can be written",
             )
-        )
+        ) from error
+
+
+def _wipe(folder: Path) -> None:
+    # The state file goes first: what is left by an interruption is not complete.
+    (folder / _STATE).unlink(missing_ok=True)
+    if folder.exists():
+        shutil.rmtree(folder)

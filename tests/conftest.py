@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,13 @@ class CommandLine:
     """phibuild as a user starts it, in a folder of its own with a store of its own."""
 
     folder: Path
+    prefix: tuple[str, ...] = ()
 
     def __call__(
         self, *words: str, cwd: Path | None = None, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "phibuild", *words],
+            [*self.prefix, sys.executable, "-m", "phibuild", *words],
             cwd=cwd or self.folder,
             env={**os.environ, "PHIBUILD_STORE": str(self.folder / "store"), **environ},
             capture_output=True,
@@ -138,3 +140,30 @@ def phibuild(tmp_path: Path) -> CommandLine:
     folder = tmp_path / "work"
     folder.mkdir()
     return CommandLine(folder)
+
+
+@pytest.fixture
+def mere_user(phibuild: CommandLine) -> CommandLine:
+    """Return the command line as somebody whom permissions bind; they do not bind root."""
+    if os.geteuid() == 0:
+        setpriv = shutil.which("setpriv")
+        if not setpriv:
+            pytest.skip("root needs setpriv (util-linux) to be bound by permissions")
+        phibuild.prefix = (setpriv, "--bounding-set", "-dac_override,-dac_read_search")
+    return phibuild
+
+
+@pytest.fixture
+def read_only() -> Iterator[Callable[[Path], None]]:
+    """Return what takes the right to write away from all folders below one; it is given back."""
+    folders: list[Path] = []
+
+    def take(root: Path) -> None:
+        found = [root, *(path for path in root.rglob("*") if path.is_dir())]
+        folders.extend(found)
+        for folder in found:
+            folder.chmod(0o555)
+
+    yield take
+    for folder in folders:
+        folder.chmod(0o755)

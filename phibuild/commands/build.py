@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -18,9 +19,10 @@ from phibuild.execute.local import Execution, run_plan
 from phibuild.places import user_path
 from phibuild.progress import make_progress
 from phibuild.report.data import make_report
-from phibuild.report.runs import check_output, create_run, write_run
 from phibuild.report.table import LEGEND, headline, report_table, summary_lines
+from phibuild.report.writing import check_output, new_run, write_run
 from phibuild.schema import ExecutorSettings
+from phibuild.uses import in_use
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -33,19 +35,22 @@ def run(arguments: argparse.Namespace) -> int:
     output = user_path(arguments.output, "--output").resolve()
     check_output(output)
     execute = _executor(composition)
-    prepared = prepare(arguments, composition, build=True)
-    folder = create_run(output, composition.name)
-    with make_progress(quiet=arguments.json) as progress:
-        execution = execute(prepared, folder / "logs", progress)
-    report = make_report(
-        prepared.plan,
-        execution,
-        prepared.store,
-        recipe=composition.name,
-        command=arguments.command,
-        seconds=time.monotonic() - started,
-    )
-    write_run(folder, prepared.plan, execution.results, prepared.store, report)
+    with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as planning:
+            prepared = prepare(arguments, composition, planning)
+            folder = stack.enter_context(new_run(output, composition.name))
+            stack.enter_context(in_use(prepared.store, folder, prepared.plan))
+        with make_progress(quiet=arguments.json) as progress:
+            execution = execute(prepared, folder / "logs", progress)
+        report = make_report(
+            prepared.plan,
+            execution,
+            prepared.store,
+            recipe=composition.name,
+            command=arguments.command,
+            seconds=time.monotonic() - started,
+        )
+        write_run(folder, prepared.plan, execution.results, prepared.store, report)
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
@@ -64,11 +69,10 @@ def _executor(composition: Composition) -> Callable[[Prepared, Path, Listener], 
         )
     from phibuild.execute.slurm import executor, submit
 
-    partition = None
     if not composition.problems:  # else the plan tells of them all
-        partition = submit.check_cluster(settings, recipe.where)
+        submit.check_cluster(settings, recipe.where)
     return lambda prepared, logs, listener: executor.run_plan(
-        prepared.plan, prepared.store, settings, partition, logs, listener
+        prepared.plan, prepared.store, settings, logs, listener
     )
 
 

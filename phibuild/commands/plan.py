@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 
-import psutil
 from tabulate import tabulate
 
 from phibuild.commands.common import compose, prepare
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cfg:
         print(composition.yaml(), end="")
         return EXIT_OK
-    plan = prepare(arguments, composition, build=False).plan
+    plan = prepare(arguments, composition).plan
     if arguments.json:
         print(json.dumps(plan_json(plan, composition.name), indent=1))
     else:
@@ -55,7 +55,16 @@ def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
             }
             for cell in plan.cells
         ],
-        "steps": [{"id": step.id, "memory_bytes": step.memory_bytes} for step in plan.steps],
+        "steps": [
+            {
+                "id": step.id,
+                "memory_bytes": step.memory_bytes,
+                "estimated_bytes": step.demand.bound,
+                "measured_bytes": step.demand.measured,
+            }
+            for step in plan.steps
+        ],
+        "refusals": [asdict(refusal) for refusal in plan.refusals],
         "disk_bytes": plan.disk_bytes,
         "peak_build_memory_bytes": plan.peak_build_memory,
     }
@@ -93,13 +102,12 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
         steps = [f"{step.id} {format_size(step.memory_bytes)}" for step in plan.steps]
         lines.append(f"steps and their memory: {', '.join(steps)}")
         lines.append(f"toolchains: {', '.join(plan.toolchains)}")
-    there = psutil.virtual_memory().total
-    lines += [
-        f"note    {step.id} wants {format_size(step.memory_bytes)} of memory, this machine has "
-        f"{format_size(there)}"
-        for step in plan.steps
-        if step.memory_bytes > there
-    ]
+    names = {artifact.key: artifact.cells for artifact in plan.artifacts}
+    for refusal in plan.refusals:
+        cells = ", ".join(cell for key in refusal.artifacts for cell in names[key])
+        what = "not built" if refusal.stops == "build" else "not judged"
+        lines.append(f"REFUSED {refusal.step}: {refusal.reason} ({what}: {cells})")
+    lines += [f"help    {text}" for text in dict.fromkeys(one.remedy for one in plan.refusals)]
     return lines
 
 

@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from functools import partial
+from pathlib import Path
 
 from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS
 from phibuild.errors import EXIT_OK, ConfigError, Problem, suggest
-from phibuild.toolchains import toolchain
+from phibuild.toolchain_lock import make_lock
+from phibuild.toolchains import old_environments, remove_environment, size_bytes, toolchain
+from phibuild.units import format_size
+
+_OLD = "old: its lock has changed ('toolchain remove --old')"
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List, install or remove environments."""
+    """List, install or remove environments, or make their locks."""
     for name in arguments.names:
         if name not in BACKENDS:
             raise ConfigError(
                 Problem(f"unknown backend {name!r}", "command line", suggest(name, BACKENDS))
             )
-    names = arguments.names or BACKENDS
+    for flag, action in (("old", "remove"), ("upgrade", "lock"), ("json", "list")):
+        if getattr(arguments, flag) and arguments.action != action:
+            raise ConfigError(Problem(f"--{flag} goes with 'toolchain {action}'", "command line"))
+    names = arguments.names or list(BACKENDS)
     if arguments.action == "list":
-        rows = [
-            (name, toolchain(name).problem() or "complete", str(toolchain(name).folder))
-            for name in names
-        ]
-        print(tabulate(rows, headers=("backend", "state", "folder"), disable_numparse=True))
-    for name in names:
-        tools = toolchain(name)
-        if arguments.action == "install":
-            seconds = tools.install(partial(_say, name))
-            print(f"{name}: complete" + (f" ({seconds:.1f} s)" if seconds else " already"))
-        elif arguments.action == "remove":
-            print(f"{name}: {'removed' if tools.remove() else 'was not there'}")
+        _list(names, as_json=arguments.json)
+    elif arguments.old:
+        for folder in old_environments(names):
+            remove_environment(folder)
+            print(f"{folder.name}: removed")
+    else:
+        for name in names:
+            print(f"{name}: {_act(arguments, name)}")
     return EXIT_OK
+
+
+def _act(arguments: argparse.Namespace, name: str) -> str:
+    """Do one thing with one toolchain; return what was done."""
+    tools = toolchain(name)
+    if arguments.action == "install":
+        seconds = tools.install(partial(_say, name))
+        return "complete" + (f" ({seconds:.1f} s)" if seconds else " already")
+    if arguments.action == "lock":
+        return "locked anew" if make_lock(tools, upgrade=arguments.upgrade) else "unchanged"
+    return "removed" if tools.remove() else "was not there"
+
+
+def _list(names: list[str], *, as_json: bool) -> None:
+    current = [toolchain(name) for name in names]
+    found = [(tools.name, tools.problem() or "complete", tools.folder) for tools in current]
+    found += [(folder.name.rsplit("-", 1)[0], _OLD, folder) for folder in old_environments(names)]
+    rows = [(*row, _size(row[2])) for row in found]
+    if as_json:
+        keys = ("backend", "state", "folder", "size_bytes")
+        data = [dict(zip(keys, (*row[:2], str(row[2]), row[3]), strict=True)) for row in rows]
+        print(json.dumps(data, indent=1))
+        return
+    shown = [(name, state, format_size(size), str(folder)) for name, state, folder, size in rows]
+    print(tabulate(shown, headers=("backend", "state", "size", "folder"),
+                   colalign=("left", "left", "right", "left"), disable_numparse=True))  # fmt: skip
+
+
+def _size(folder: Path) -> int | None:
+    return size_bytes(folder) if folder.is_dir() else None
 
 
 def _say(name: str, text: str) -> None:

@@ -1,20 +1,26 @@
-"""`phibuild verify`: every file of an artifact or a run against its manifest."""
+"""`phibuild verify`: every file of an artifact, a run or the whole store against its manifest."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
-from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, ConfigError, Problem
-from phibuild.places import user_path
-from phibuild.report.runs import find_run, read_report
-from phibuild.store import MANIFEST, check_artifact, read_artifact
+from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, ConfigError, Problem, suggest
+from phibuild.inventory import entries
+from phibuild.manifest import MANIFEST, check_artifact, read_artifact
+from phibuild.places import store_folder, user_path
+from phibuild.report.runs import built_cells, find_run, read_report
+from phibuild.store import MEASURES, Store
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check one artifact folder or all artifacts of a run; 1 if any differs."""
-    found = {str(folder): _check(folder) for folder in _folders(arguments)}
+    """Check one artifact, all artifacts of a run or, with --store, all that is in the store; 1 if
+    anything differs."""
+    if arguments.store and arguments.what:
+        raise ConfigError(Problem("--store takes no run", f"command line: {arguments.what}"))
+    found = _check_store() if arguments.store else {str(f): _check(f) for f in _folders(arguments)}
     if arguments.json:
         print(json.dumps(found, indent=1))
     else:
@@ -22,7 +28,11 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{'ok ' if not problems else 'BAD'} {name}")
             for problem in problems:
                 print(f"    {problem}")
-    return EXIT_CELL_FAILED if any(found.values()) else EXIT_OK
+    if not any(found.values()):
+        return EXIT_OK
+    print("'phibuild build --verify' sets damaged ones aside and builds them again",
+          file=sys.stderr)  # fmt: skip
+    return EXIT_CELL_FAILED
 
 
 def _check(folder: Path) -> list[str]:
@@ -32,11 +42,37 @@ def _check(folder: Path) -> list[str]:
     return check_artifact(artifact)
 
 
+def _check_store() -> dict[str, list[str]]:
+    store = Store(store_folder())
+    found = {}
+    for entry in entries(store):
+        if entry.kind == MEASURES:
+            intact = store.measure(entry.key) is not None
+            found[str(entry.path)] = [] if intact else ["damaged"]
+        else:
+            found[str(entry.path)] = _check(entry.path)
+    return found
+
+
 def _folders(arguments: argparse.Namespace) -> list[Path]:
-    given = Path(arguments.what) if arguments.what else None
-    if given and (given / MANIFEST).is_file():
-        return [given]
-    run_folder = find_run(user_path(arguments.output, "--output"), arguments.what)
+    what, output = arguments.what, user_path(arguments.output, "--output")
+    known = []
+    if what:
+        if (Path(what) / MANIFEST).is_file():
+            return [Path(what)]
+        for cell, folder in built_cells(output):
+            if cell == what:
+                return [folder]
+            known.append(cell)
+    try:
+        run_folder = find_run(output, what)
+    except ConfigError as error:
+        if not what:
+            raise
+        known += [path.parent.name for path in output.glob("*/latest")]
+        raise ConfigError(
+            Problem(f"no run, cell or artifact {what!r}", str(output), suggest(what, known) or None)
+        ) from error
     report = read_report(run_folder)
     folders = [run_folder / cell["artifact"] for cell in report["cells"] if cell["artifact"]]
     if not folders:

@@ -11,21 +11,23 @@ from typing import Any
 from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.checkpoint import license_file
-from phibuild.execute.context import Context
+from phibuild.execute.context import RUN_AGAIN, Context
+from phibuild.execute.events import BuildResult, problem
 from phibuild.execute.items import run_items
+from phibuild.keys import source_digest
 from phibuild.readme import artifact_readme
 from phibuild.steps import Artifact, BuildStep
 from phibuild.toolchains import toolchain
 
 
-def build(context: Context, step: BuildStep, threads: int) -> None:
+def build(context: Context, step: BuildStep, threads: int, alone: bool = True) -> bool:
     """Build a step's artifacts with `threads` threads; what became of each goes into the
-    context's results."""
+    context's results. Return whether memory ran out beside others, and it is to be run again."""
     error = context.toolchain_errors.get(step.backend)
     if error:
         for artifact in step.artifacts:
             context.fail(artifact, error)
-        return
+        return False
     names = ", ".join(artifact.variant.name for artifact in step.artifacts)
     with contextlib.ExitStack() as stack:
         failures = stack.enter_context(
@@ -37,7 +39,8 @@ def build(context: Context, step: BuildStep, threads: int) -> None:
         )
         for key in sorted(artifact.key for artifact in step.artifacts):
             stack.enter_context(context.lock(key))
-        _build_locked(context, step, threads, failures, stack)
+        return _build_locked(context, step, threads, failures, stack, alone)
+    return False  # an error ended it
 
 
 def _build_locked(
@@ -46,20 +49,22 @@ def _build_locked(
     threads: int,
     failures: list[str],
     stack: contextlib.ExitStack,
-) -> None:
+    alone: bool,
+) -> bool:
     # Another phibuild may have built some of them while this one waited for the locks.
     wanted: dict[str, Artifact] = {}
     for artifact in step.artifacts:
         inputs = context.activations.get(artifact.activations or "")
         if context.store.artifact(artifact.key):
-            context.results[artifact.key].status = "cached"
+            if context.results[artifact.key].status != "built":
+                context.results[artifact.key].status = "cached"
         elif isinstance(inputs, str):
             context.fail(artifact, inputs)
             failures.append(f"{artifact.variant.name}: {inputs}")
         else:
             wanted[artifact.key] = artifact
     if not wanted:
-        return
+        return False
     checkpoint = context.plan.matrix.models[step.model]
     workspace = stack.enter_context(context.store.workspace())
     runner = context.runner(step.backend, step.id)
@@ -91,23 +96,29 @@ def _build_locked(
         failures.append(f"{wanted[key].variant.name}: {reason}")
 
     def built(key: str, result: dict[str, Any]) -> None:
-        problem = check_and_publish(context, wanted[key], outputs[key], result)
-        if problem:
-            failed(key, problem)
+        wrong = problem(result, BuildResult) or check_and_publish(
+            context, wanted[key], outputs[key], result
+        )
+        if wrong:
+            failed(key, wrong)
         else:
             context.results[key].status = "built"
 
     outputs: dict[str, Path] = {}
     for artifact in wanted.values():
         context.results[artifact.key].logs.append(runner.log)
-    run_items(
+    killed = run_items(
         runner,
         list(wanted),
         request,
         on_result=built,
         on_failure=failed,
         on_stage=lambda event: context.stage(step.id, event),
+        alone=alone,
     )
+    if killed:
+        failures.append(RUN_AGAIN)
+    return bool(killed)
 
 
 def check_and_publish(
@@ -125,6 +136,8 @@ def check_and_publish(
     bits = 8 * result["weight_bytes"] / sum(result["types"].values())
     if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
         return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"
+    if source_digest(checkpoint, context.store, read_weights=False) != digest:
+        return f"the checkpoint was changed while it was read: {checkpoint.folder}"
     try:
         assert checkpoint.folder is not None  # only local checkpoints are built
         license = license_file(checkpoint.folder)

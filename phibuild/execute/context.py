@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phibuild.errors import PhibuildError
+from phibuild.execute.events import Stage
 from phibuild.execute.items import Runner
 from phibuild.execute.process import Runners
 from phibuild.execute.usage import Usage
 from phibuild.steps import Artifact, Plan
 from phibuild.store import Store
 from phibuild.toolchains import toolchain
+
+RUN_AGAIN = "out of memory; it is run again, alone"
 
 
 class Listener(Protocol):
@@ -93,10 +96,10 @@ class Context:
             self.usage.setdefault(step, Usage()),
         )
 
-    def stage(self, step: str, event: dict[str, Any]) -> None:
-        result = self.results.get(event.get("item") or "")
+    def stage(self, step: str, event: Stage) -> None:
+        result = self.results.get(event.item or "")
         name = f"{result.artifact.variant.name}: " if result else ""
-        self.listener.stage(step, name + event["stage"], event.get("fraction"))
+        self.listener.stage(step, name + event.stage, event.fraction)
 
     def fail(self, artifact: Artifact, reason: str) -> None:
         result = self.results[artifact.key]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phibuild.execute.events import Event, Failed, Item, Stage
 from phibuild.execute.process import Outcome, Runners, run_worker
 from phibuild.execute.usage import Usage
 
@@ -31,24 +32,28 @@ def run_items(
     *,
     on_result: Callable[[str, dict[str, Any]], None],
     on_failure: Callable[[str, str], None],
-    on_stage: Callable[[dict[str, Any]], None],
-) -> None:
+    on_stage: Callable[[Stage], None],
+    alone: bool = True,
+) -> list[str]:
     """Run `items` together; after a crash, those that have no result yet one by one.
 
-    Calls `on_result` or `on_failure` exactly once for each item; results as they come.
+    Calls `on_result` or `on_failure` exactly once for each item; results as they come. Unless the
+    runner is `alone` on the machine, those that are left when it runs out of memory are returned
+    instead: they deserve another run, alone.
     """
     left = list(items)
 
     def attempt(some: Sequence[str]) -> Outcome:
-        def take(event: dict[str, Any]) -> None:
-            if event["event"] == "item" and event["item"] in left:
-                left.remove(event["item"])
-                on_result(event["item"], event["result"])
-            elif event["event"] == "failed" and event["item"] in left:
-                left.remove(event["item"])
-                on_failure(event["item"], event["error"])
-            elif event["event"] == "stage":
-                on_stage(event)
+        def take(event: Event) -> None:
+            match event:
+                case Item(item=item, result=result) if item in left:
+                    left.remove(item)
+                    on_result(item, result)
+                case Failed(item=item, error=error) if item in left:
+                    left.remove(item)
+                    on_failure(item, error)
+                case Stage():
+                    on_stage(event)
 
         return run_worker(
             runner.python,
@@ -63,6 +68,8 @@ def run_items(
 
     outcome = attempt(items)
     retry = len(items) > 1
+    if outcome.out_of_memory and not alone:
+        return left
     while left:
         item = left[0]
         if retry and not outcome.interrupted:
@@ -71,3 +78,4 @@ def run_items(
             left.remove(item)
             reason = outcome.crash or "the runner said nothing about it"
             on_failure(item, "interrupted" if outcome.interrupted else reason)
+    return []

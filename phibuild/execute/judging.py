@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from phibuild.execute.context import Context
+from phibuild.execute.context import RUN_AGAIN, Context
+from phibuild.execute.events import JudgeResult, problem
 from phibuild.execute.items import run_items
 from phibuild.steps import MeasureStep
 
 
-def measure(context: Context, step: MeasureStep) -> None:
-    """Judge those of a step's artifacts that were built; what was found goes into the store and
-    the context's results."""
+def measure(context: Context, step: MeasureStep, threads: int, alone: bool = True) -> bool:
+    """Judge those of a step's artifacts that were built, with `threads` threads; what was found
+    goes into the store and the context's results. Return whether memory ran out beside others,
+    and it is to be run again."""
     reference = context.references[step.model]
     error = context.toolchain_errors.get(step.backend)
     present = {
         artifact.key: artifact
         for artifact in step.artifacts
         if context.results[artifact.key].status in ("built", "cached")
+        and not context.results[artifact.key].measure
     }
     if not present:
-        return
+        return False
     if isinstance(reference, str) or error:
         for artifact in present.values():
             context.fail(artifact, error or str(reference))
-        return
+        return False
+    killed: list[str] = []
     names = ", ".join(artifact.variant.name for artifact in present.values())
     with context.told(
         step.id,
@@ -43,11 +47,15 @@ def measure(context: Context, step: MeasureStep) -> None:
                 "verb": "judge",
                 "items": entries,
                 "reference": str(reference),
-                "threads": context.cores,
+                "threads": threads,
                 "decode_tokens": context.plan.evaluation.decode_tokens,
             }
 
         def judged(key: str, result: dict[str, Any]) -> None:
+            wrong = problem(result, JudgeResult)
+            if wrong:
+                failed(key, wrong)
+                return
             measure_key = present[key].measure_key
             assert measure_key is not None  # judging is on
             context.store.publish_measure(measure_key, result)
@@ -59,11 +67,15 @@ def measure(context: Context, step: MeasureStep) -> None:
 
         for artifact in present.values():
             context.results[artifact.key].logs.append(runner.log)
-        run_items(
+        killed = run_items(
             runner,
             list(present),
             request,
             on_result=judged,
             on_failure=failed,
             on_stage=lambda event: context.stage(step.id, event),
+            alone=alone,
         )
+        if killed:
+            failures.append(RUN_AGAIN)
+    return bool(killed)

@@ -5,31 +5,38 @@ A step never raises for what its work does: it notes why an artifact failed and 
 
 from __future__ import annotations
 
-import os
-import threading
+import contextlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-import psutil
-
 from phibuild.execute.context import Context, Listener, Result
+from phibuild.execute.guard import Guard
+from phibuild.execute.interrupts import stopped_gently
 from phibuild.execute.original import original_folder
-from phibuild.execute.scheduler import History, Task, run_tasks
-from phibuild.execute.steps import install_toolchain, known_results, step_function, step_needs
+from phibuild.execute.process import Runners
+from phibuild.execute.scheduler import History, Limits, Task, run_tasks
+from phibuild.execute.steps import (
+    apply_refusals,
+    install_toolchain,
+    known_results,
+    step_function,
+    step_needs,
+)
 from phibuild.execute.usage import Usage
+from phibuild.machine import available_memory, cores, usable_memory
 from phibuild.schema import ExecutorSettings
 from phibuild.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
 from phibuild.store import Store
 
-_MEMORY_MARGIN = 1 << 30
+LOG = "executor.log"
 
 
 @dataclass(frozen=True)
 class Execution:
     """What came of a plan: results by artifact key, what ran when and what it took by step, the
-    cores and bytes of memory that it was run within. `complete` is False if Ctrl-C ended it.
+    cores and bytes of memory that it was run within. `complete` is False if it was interrupted.
     On a cluster (`kind` slurm) these are a job's cores and the largest job's memory, and `places`
     has each step's job and node."""
 
@@ -46,44 +53,65 @@ class Execution:
 def run_plan(
     plan: Plan, store: Store, settings: ExecutorSettings, logs: Path, listener: Listener
 ) -> Execution:
-    """Run all steps of a plan. `logs` is the folder for the steps' logs."""
-    context = Context(
-        plan=plan,
-        store=store,
-        logs=logs,
-        listener=listener,
-        timeout=settings.timeout,
-        cores=settings.cores or os.cpu_count() or 1,
-        results=known_results(plan, store),
-    )
-    memory = settings.memory or max(
-        psutil.virtual_memory().available - _MEMORY_MARGIN, _MEMORY_MARGIN
-    )
-    history, complete = History(), True
-    try:
+    """Run all steps of a plan. `logs` is the folder for the steps' logs and for the log of what
+    was started when, beside what."""
+    history = History()
+    with contextlib.ExitStack() as stack:
+        guard = stack.enter_context(Guard()) if plan.steps else None
+        log = stack.enter_context((logs / LOG).open("a", encoding="utf-8"))
+        context = Context(
+            plan=plan,
+            store=store,
+            logs=logs,
+            listener=listener,
+            timeout=settings.timeout,
+            cores=settings.cores or cores(),
+            runners=Runners(guard),
+            results=known_results(plan, store),
+        )
+        limits = _limits(context, settings)
+        stop = stack.enter_context(stopped_gently(context.runners))
         run_tasks(
             list(_tasks(context)),
-            cores=context.cores,
-            memory_bytes=memory,
-            stop=threading.Event(),
-            cancel=context.runners.stop,
+            limits,
+            stop=stop,
             history=history,
+            tell=lambda text: print(time.strftime("%H:%M:%S"), text, file=log, flush=True),
         )
-    except KeyboardInterrupt:
-        complete = False
-        for result in context.results.values():
-            if result.status == "failed" and result.reason is None:
-                result.reason = "interrupted"
-    return Execution(context.results, history, context.usage, context.cores, memory, complete)
+    apply_refusals(plan, context.results)
+    for result in context.results.values():
+        if result.status == "failed" and result.reason is None:
+            result.reason = "interrupted"
+    return Execution(
+        context.results,
+        history,
+        context.usage,
+        limits.cores,
+        limits.memory_bytes,
+        not stop.is_set(),
+    )
+
+
+def _limits(context: Context, settings: ExecutorSettings) -> Limits:
+    if settings.memory:
+        return Limits(context.cores, settings.memory)
+
+    def available() -> int:
+        held = sum(usage.anonymous_bytes for usage in list(context.usage.values()))
+        return available_memory() + held
+
+    return Limits(context.cores, usable_memory(), available)
 
 
 def _tasks(context: Context) -> Iterator[Task]:
     plan = context.plan
-    half = max(1, context.cores // 2)
     for name in plan.toolchains:
-        yield Task(
-            f"toolchain.{name}", frozenset(), 0, 0, partial(install_toolchain, context, name)
-        )
+
+        def install(alone: bool, name: str = name) -> bool:
+            install_toolchain(context, name)
+            return False
+
+        yield Task(f"toolchain.{name}", frozenset(), 0, 0, install)
     for original in plan.references:
         if original.cached:
             context.references[original.model] = original_folder(context, original)
@@ -91,12 +119,10 @@ def _tasks(context: Context) -> Iterator[Task]:
         if inputs.cached:
             context.activations[inputs.key] = original_folder(context, inputs)
     for step in plan.steps:
-        alone = isinstance(step, MeasureStep)  # its figures of speed are reported
+        # What is judged has the machine for itself: its figures of speed are reported.
+        judged = isinstance(step, MeasureStep)
+        threads = context.cores if judged else max(1, context.cores // 2)
         backend = step.backend if isinstance(step, BackendStep) else REFERENCE_BACKEND
-        yield Task(
-            step.id,
-            frozenset({f"toolchain.{backend}"}) | step_needs(plan, step),
-            context.cores if alone else half,
-            step.memory_bytes,
-            step_function(context, step, half),
-        )
+        needs = {f"toolchain.{backend}", *step_needs(plan, step)}
+        run = step_function(context, step, threads)
+        yield Task(step.id, frozenset(needs), threads, step.memory_bytes, run)

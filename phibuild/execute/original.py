@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.calibration import CHUNK_TOKENS
-from phibuild.execute.context import Context
+from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.items import run_items
+from phibuild.keys import source_digest
 from phibuild.plan import evaluation_text
 from phibuild.steps import REFERENCE_BACKEND, ActivationsStep, ReferenceStep
 
@@ -20,9 +21,10 @@ def original_folder(context: Context, step: ReferenceStep | ActivationsStep) -> 
     return folder
 
 
-def reference(context: Context, step: ReferenceStep, threads: int) -> None:
+def reference(context: Context, step: ReferenceStep, threads: int, alone: bool = True) -> bool:
     """Run the original in fp32 over the held-out text with `threads` threads; the context's
-    references get the folder of its logits, or why there is none."""
+    references get the folder of its logits, or why there is none. Return whether memory ran out
+    beside others, and it is to be run again."""
     evaluation = context.plan.evaluation
     request = {
         "verb": "reference",
@@ -33,13 +35,16 @@ def reference(context: Context, step: ReferenceStep, threads: int) -> None:
         "long": True,
         "threads": threads,
     }
-    found = _run(context, step, "the original's logits in fp32", request)
-    context.references[step.model] = found
+    found = _run(context, step, "the original's logits in fp32", request, alone)
+    if found is not None:
+        context.references[step.model] = found
+    return found is None
 
 
-def activations(context: Context, step: ActivationsStep, threads: int) -> None:
+def activations(context: Context, step: ActivationsStep, threads: int, alone: bool = True) -> bool:
     """Run the original in fp32 over a calibration text with `threads` threads; the context's
-    activations get the folder of its layers' squared inputs, or why there is none."""
+    activations get the folder of its layers' squared inputs, or why there is none. Return whether
+    memory ran out beside others, and it is to be run again."""
     request = {
         "verb": "activations",
         "text": str(step.calibration.path),
@@ -48,18 +53,26 @@ def activations(context: Context, step: ActivationsStep, threads: int) -> None:
         "threads": threads,
     }
     what = f"the original's activations over {step.calibration.path.name}"
-    context.activations[step.key] = _run(context, step, what, request)
+    found = _run(context, step, what, request, alone)
+    if found is not None:
+        context.activations[step.key] = found
+    return found is None
 
 
 def _run(
-    context: Context, step: ReferenceStep | ActivationsStep, what: str, request: dict[str, Any]
-) -> Path | str:
+    context: Context,
+    step: ReferenceStep | ActivationsStep,
+    what: str,
+    request: dict[str, Any],
+    alone: bool,
+) -> Path | str | None:
     """Send a request of one item to the original's runner, unless the store has its result; return
-    the folder there, or why there is none."""
+    the folder there, or why there is none; None if it is to be run again, alone."""
     error = context.toolchain_errors.get(REFERENCE_BACKEND)
     if error:
         return error
     source = context.plan.matrix.models[step.model].folder
+    killed: list[str] = []
     with context.told(step.id, what) as failures, context.lock(step.key):
         if context.store.reference(step.key) is None:
             with context.store.workspace() as folder:
@@ -68,16 +81,25 @@ def _run(
                     place = {"source": str(source), "output": str(folder)}
                     return {**request, "item": items[0], **place}
 
-                run_items(
+                killed = run_items(
                     context.runner(REFERENCE_BACKEND, step.id),
                     [step.key],
                     complete,
                     on_result=lambda _, __: None,
                     on_failure=lambda _, reason: failures.append(reason),
                     on_stage=lambda event: context.stage(step.id, event),
+                    alone=alone,
                 )
+                checkpoint = context.plan.matrix.models[step.model]
+                now = source_digest(checkpoint, context.store, read_weights=False)
+                if killed:
+                    failures.append(RUN_AGAIN)
+                elif now != context.plan.source_digests[step.model]:
+                    failures.append(f"the checkpoint was changed while it was read: {source}")
                 if not failures:
                     context.store.publish_reference(step.key, folder)
         if not failures:
             return original_folder(context, step)
+    if killed:
+        return None
     return f"the original could not be run: {failures[0]}"

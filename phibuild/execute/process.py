@@ -14,40 +14,49 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from phibuild.execute.events import End, Event, NoEvent, parse_event, read_lines
+from phibuild.execute.guard import Guard
 from phibuild.execute.usage import Usage
 
 WORKER = Path(__file__).resolve().parents[1] / "worker.py"
 _GRACE_SECONDS = 5.0
 _LOG_LINES = 6
+_OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass
 class Outcome:
-    """What a runner said: results and failures by item, and `crash` if it did not end by itself."""
+    """How a runner ended: `crash` says why it did not end by itself, for lack of memory or for
+    another reason."""
 
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
     crash: str | None = None
+    out_of_memory: bool = False
     interrupted: bool = False
 
 
 @dataclass
 class Runners:
-    """The runners that are alive, so that all can be ended at once."""
+    """The runners that are alive, so that all can be ended at once. With a `guard` they end with
+    phibuild, however it ends."""
 
-    _alive: set[subprocess.Popen[str]] = field(default_factory=set)
+    guard: Guard | None = None
+    _alive: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     stopping: bool = False
 
-    def add(self, process: subprocess.Popen[str]) -> None:
+    def add(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:
             self._alive.add(process)
+            if self.guard:
+                self.guard.watch(process.pid)
             if self.stopping:
                 end_group(process)
 
-    def remove(self, process: subprocess.Popen[str]) -> None:
+    def remove(self, process: subprocess.Popen[bytes]) -> None:
         with self._lock:
             self._alive.discard(process)
+            if self.guard:
+                self.guard.forget(process.pid)
 
     def stop(self) -> None:
         """End all runners and let none start."""
@@ -56,6 +65,13 @@ class Runners:
             alive = list(self._alive)
         for process in alive:
             end_group(process)
+
+    def kill(self) -> None:
+        """Kill all runners and their children at once; for a process that is about to end."""
+        self.stopping = True
+        for process in list(self._alive):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_worker(
@@ -67,7 +83,7 @@ def run_worker(
     runners: Runners,
     usage: Usage,
     timeout: float,
-    on_event: Callable[[dict[str, Any]], None],
+    on_event: Callable[[Event], None],
 ) -> Outcome:
     """Run one request in a toolchain and return what came of it. Never raises for what the
     runner does: a crash, a kill, a time-out or a garbled event is a `crash` in the outcome.
@@ -83,8 +99,6 @@ def run_worker(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            text=True,
-            encoding="utf-8",
             env=_environment(request),
             start_new_session=True,
         )
@@ -105,51 +119,43 @@ def run_worker(
 
     threading.Thread(target=reap, daemon=True).start()
     ended = False
-    watching = contextlib.ExitStack()
-    watching.enter_context(usage.watch(process.pid))
-    try:
+    with contextlib.ExitStack() as stack:
+        # In this order at the end: the group, then those of its children that have left it.
+        family = stack.enter_context(usage.watch(process.pid))
+        stack.callback(family.kill)
+        stack.callback(runners.remove, process)
+        stack.callback(end_group, process)
+        stack.callback(timer.cancel)
         assert process.stdin is not None  # opened as pipes above
-        assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once; its exit status says why
-            process.stdin.write(json.dumps(request))
+            process.stdin.write(json.dumps(request).encode())
             process.stdin.close()
-        for line in process.stdout:
+        for line in read_lines(process):
             try:
-                event = json.loads(line)
-                if event["event"] == "end":
-                    ended = True
-                    usage.cpu_seconds += event["cpu_seconds"]
-                else:
-                    _take(event, outcome)
-            except (ValueError, KeyError, TypeError):
-                outcome.crash = f"the runner wrote something that is no event: {line[:80]!r}"
+                event = parse_event(line)
+            except NoEvent as error:
+                outcome.crash = str(error)
                 end_group(process)
                 break
-            on_event(event)
+            if isinstance(event, End):
+                ended = True
+                usage.cpu_seconds += event.cpu_seconds
+            else:
+                on_event(event)
         process.wait()
-    finally:
-        watching.close()
-        timer.cancel()
-        end_group(process)
-        runners.remove(process)
+    assert process.stdout is not None
+    process.stdout.close()
     if outcome.crash is None and not ended:
         if timed_out.is_set():
             outcome.crash = f"timed out after {timeout:g} s"
         else:
             outcome.crash = _reason(process.returncode, oom_before, last_lines(log, log_start))
+            outcome.out_of_memory = outcome.crash.startswith(_OUT_OF_MEMORY)
         outcome.interrupted = runners.stopping
     return outcome
 
 
-def _take(event: dict[str, Any], outcome: Outcome) -> None:
-    """Note what an event says of an item."""
-    if event["event"] == "item":
-        outcome.results[event["item"]] = event["result"]
-    elif event["event"] == "failed":
-        outcome.failures[event["item"]] = event["error"]
-
-
-def end_group(process: subprocess.Popen[str]) -> None:
+def end_group(process: subprocess.Popen[bytes]) -> None:
     """End a runner and all its children: TERM, a grace period, then KILL."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
@@ -184,7 +190,7 @@ def _reason(returncode: int, oom_before: int | None, tail: str) -> str:
         oom_after = _oom_kills()
         if returncode == -signal.SIGKILL and None not in (oom_before, oom_after):
             if oom_after != oom_before:
-                what = "out of memory: the system killed the runner"
+                what = f"{_OUT_OF_MEMORY}: the system killed the runner"
         elif returncode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS):
             what = f"crashed ({name})"
     elif returncode == 0:
@@ -192,7 +198,7 @@ def _reason(returncode: int, oom_before: int | None, tail: str) -> str:
     else:
         what = f"the runner ended with exit code {returncode}"
     if "MemoryError" in tail or "can't allocate memory" in tail or "bad_alloc" in tail:
-        what = f"out of memory; {what}"
+        what = f"{_OUT_OF_MEMORY}; {what}"
     return f"{what}\n{tail}" if tail else what
 
 

@@ -19,15 +19,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from phibuild.execute.context import Context, Result
+from phibuild.execute.guard import Guard
+from phibuild.execute.process import Runners
 from phibuild.execute.steps import Step, step_function
 from phibuild.execute.usage import Usage
+from phibuild.files import write_atomically
 from phibuild.keys import builder_digest
+from phibuild.locks import is_held
 from phibuild.progress import PlainProgress
 from phibuild.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan, ReferenceStep
-from phibuild.store import Store, write_atomically
+from phibuild.store import Store
 from phibuild.toolchains import toolchain
 
 RESULT = "result.json"
@@ -90,21 +92,28 @@ def cut_down(plan: Plan, step: Step, keys: Collection[str]) -> tuple[Plan, Step]
         artifacts=artifacts,
         builds=(),
         measures=(),
+        refusals=(),
     )
     return small, step
 
 
 def run_step(task: RemoteStep) -> None:
     """Run a step and write its result. Exits without one if it is stopped by SIGTERM."""
+    with Guard() as guard:
+        _run_step(task, Runners(guard))
+
+
+def _run_step(task: RemoteStep, runners: Runners) -> None:
     started = time.time()
     os.environ["PHIBUILD_TOOLCHAINS"] = str(task.toolchains)
     context = Context(
         plan=task.plan,
-        store=Store(task.store),
+        store=Store(task.store, say=lambda text: print(text, file=sys.stderr)),
         logs=task.folder,
         listener=PlainProgress(),
         timeout=task.timeout,
         cores=task.cores,
+        runners=runners,
         results={artifact.key: Result(artifact) for artifact in task.plan.artifacts},
     )
     stopped = threading.Event()
@@ -112,13 +121,15 @@ def run_step(task: RemoteStep) -> None:
     def stop(*_: object) -> None:
         stopped.set()
         # In a thread: the interrupted code may hold the lock that is needed.
-        threading.Thread(target=context.runners.stop, daemon=True).start()
+        threading.Thread(target=runners.stop, daemon=True).start()
 
     signal.signal(signal.SIGTERM, stop)
     problem = next(_problems(task), None)
     if problem is None:
         _look_up(context, task)
-        step_function(context, task.step, task.cores)()
+        work = step_function(context, task.step, task.cores)
+        if work(False):  # memory ran out: what was reached is noted for the next plan
+            work(True)
     if stopped.is_set():
         sys.exit(_STOPPED)
     usage = context.usage.get(task.step.id, Usage())
@@ -149,14 +160,9 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 def _lock_seen(path: Path) -> bool:
     """Return whether a lock that is held on another machine is seen to be held here."""
-    if not path.exists():
-        return True  # who held it has gone: nothing is known
     try:
-        with FileLock(path).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
-    except (OSError, NotImplementedError):  # a file system without locks
+        return not path.exists() or is_held(path)  # who held it may have gone
+    except OSError:  # a file system without locks
         return False
 
 

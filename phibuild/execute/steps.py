@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
 from functools import partial
 
+from phibuild.demand import note_lack, note_peak
 from phibuild.errors import PhibuildError
 from phibuild.execute.building import build
 from phibuild.execute.context import Context, Result
@@ -17,9 +19,19 @@ from phibuild.toolchains import toolchain
 Step = ReferenceStep | ActivationsStep | BackendStep
 
 
-def step_function(context: Context, step: Step, threads: int) -> Callable[[], None]:
-    """Return the work of a step; what comes of it goes into the context. Judging takes all of
-    the context's cores, the others `threads`."""
+def step_function(context: Context, step: Step, threads: int) -> Callable[[bool], bool]:
+    """Return the work of a step; what comes of it goes into the context. It is told whether it
+    runs alone, and returns whether memory ran out beside others, and it is to be run again."""
+
+    def work(alone: bool) -> bool:
+        again = _work(context, step, threads)(alone)
+        _note(context, step, again)
+        return again
+
+    return work
+
+
+def _work(context: Context, step: Step, threads: int) -> Callable[[bool], bool]:
     if isinstance(step, ReferenceStep):
         return partial(reference, context, step, threads)
     if isinstance(step, ActivationsStep):
@@ -27,7 +39,27 @@ def step_function(context: Context, step: Step, threads: int) -> Callable[[], No
     if isinstance(step, BuildStep):
         return partial(build, context, step, threads)
     assert isinstance(step, MeasureStep)  # there is no other
-    return partial(measure, context, step)
+    return partial(measure, context, step, threads)
+
+
+def _note(context: Context, step: Step, again: bool) -> None:
+    """Have the store remember the memory of a step that was killed for it, or that is complete."""
+    usage = context.usage.get(step.id)
+    if usage is None or usage.peak_anonymous_bytes is None:
+        return  # nothing had to be run, or the system does not say what it took
+    with contextlib.suppress(OSError):  # the estimate stays as it is
+        if again:
+            note_lack(context.store, step.demand, usage.peak_anonymous_bytes)
+        elif _is_complete(context, step):
+            note_peak(context.store, step.demand, usage.peak_anonymous_bytes)
+
+
+def _is_complete(context: Context, step: Step) -> bool:
+    if isinstance(step, ReferenceStep):
+        return not isinstance(context.references[step.model], str)
+    if isinstance(step, ActivationsStep):
+        return not isinstance(context.activations[step.key], str)
+    return all(context.results[artifact.key].status != "failed" for artifact in step.artifacts)
 
 
 def step_needs(plan: Plan, step: Step) -> frozenset[str]:
@@ -36,7 +68,9 @@ def step_needs(plan: Plan, step: Step) -> frozenset[str]:
         keys = {artifact.activations for artifact in step.artifacts}
         return frozenset(inputs.id for inputs in plan.activations if inputs.key in keys)
     if isinstance(step, MeasureStep):
-        return frozenset({f"reference.{step.model}", f"build.{step.model}.{step.backend}"})
+        keys = {artifact.key for artifact in step.artifacts}
+        builds = {one.id for one in plan.builds if keys & {made.key for made in one.artifacts}}
+        return frozenset({f"reference.{step.model}", *builds})
     return frozenset()
 
 
@@ -49,6 +83,19 @@ def known_results(plan: Plan, store: Store) -> dict[str, Result]:
         if result.artifact.judged and result.artifact.measure_key:
             result.measure = store.measure(result.artifact.measure_key)
     return results
+
+
+def apply_refusals(plan: Plan, results: Mapping[str, Result]) -> None:
+    """Fail the artifacts that were not built or not judged because the plan refuses the step."""
+    for refusal in plan.refusals:
+        for key in refusal.artifacts:
+            result = results[key]
+            reason = f"{refusal.reason}; {refusal.remedy}"
+            if result.status != "failed":
+                reason = f"it was built, but not judged: {reason}"
+            elif result.reason or refusal.stops == "measure":
+                continue  # it failed for a reason of its own
+            result.status, result.reason = "failed", reason
 
 
 def install_toolchain(context: Context, name: str) -> None:

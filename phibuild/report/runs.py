@@ -1,86 +1,14 @@
-"""Run folders: `outputs/<recipe>/<timestamp>/` with report, artifacts and logs; `latest`."""
+"""Finding runs and what is in them: `outputs/<recipe>/<timestamp>/`, `latest` the newest."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phibuild.errors import ConfigError, Problem, StoreError, suggest
-from phibuild.execute.context import Result
-from phibuild.report.data import artifact_folder
-from phibuild.report.table import report_markdown
-from phibuild.steps import Plan
-from phibuild.store import Store, link_tree, write_atomically
-
-
-def check_output(output: Path) -> None:
-    """Raise StoreError if runs could not be written below `output`; leaves nothing behind."""
-    folder = output
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise StoreError(
-            Problem(
-                "the output folder cannot be written", str(output), "choose another: --output DIR"
-            )
-        )
-
-
-def create_run(output: Path, name: str) -> Path:
-    """Make the folder of a new run, with its logs folder; names sort by time."""
-    base = output / name
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        for number in range(1, 1000):
-            folder = base / (stamp if number == 1 else f"{stamp}-{number}")
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir()
-                (folder / "logs").mkdir()
-                return folder
-    except OSError as error:
-        raise StoreError(
-            Problem(
-                f"the output folder cannot be written: {error.strerror}",
-                str(output),
-                "choose another: --output DIR",
-            )
-        ) from error
-    raise StoreError(Problem("too many runs in one second", str(base)))
-
-
-def write_run(
-    folder: Path, plan: Plan, results: dict[str, Result], store: Store, report: dict[str, Any]
-) -> None:
-    """Link artifacts, write each cell's log, report.json and report.md, and move `latest` here."""
-    for planned in plan.cells:
-        log = folder / "logs" / f"{planned.cell.id}.log"
-        if planned.artifact is None:
-            continue
-        result = results[planned.artifact.key]
-        artifact = store.artifact(planned.artifact.key) if result.status != "failed" else None
-        if artifact is not None:
-            link_tree(artifact.folder, folder / artifact_folder(planned))
-        parts = [path.read_text("utf-8", "replace") for path in result.logs if path.exists()]
-        said = f"{planned.cell.id}: {result.status}"
-        if result.reason:
-            said += f": {result.reason}"
-        log.write_text("".join(parts) + said + "\n", encoding="utf-8")
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / "report.json", text)
-    write_atomically(folder / "report.md", report_markdown(report))
-    _point_latest(folder)
-
-
-def _point_latest(folder: Path) -> None:
-    link = folder.parent / "latest"
-    temporary = folder.parent / f".latest-{os.getpid()}"
-    temporary.symlink_to(folder.name)
-    os.replace(temporary, link)
+from phibuild.errors import ConfigError, Problem, suggest
+from phibuild.manifest import MANIFEST, Artifact, read_artifact
 
 
 def find_run(output: Path, name: str | None) -> Path:
@@ -108,3 +36,37 @@ def read_report(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or "cells" not in data:
         raise ConfigError(Problem("is not a phibuild report", str(path)))
     return data
+
+
+def find_artifact(what: str, output: Path) -> Artifact:
+    """Return the artifact of a folder, or of a cell id in the newest run that has built it."""
+    folder = Path(what)
+    if (folder / MANIFEST).is_file():
+        artifact = read_artifact(folder)
+        if artifact:
+            return artifact
+        raise ConfigError(Problem("its manifest.json is damaged", what))
+    if folder.is_dir():
+        raise ConfigError(
+            Problem("no phibuild artifact (no manifest.json)", what, "give a folder of artifacts/")
+        )
+    known = set()
+    for name, place in built_cells(output):
+        known.add(name)
+        found = read_artifact(place) if name == what else None
+        if found:
+            return found
+    raise ConfigError(
+        Problem(
+            f"no artifact {what!r}", str(output), suggest(what, known) or "phibuild build first"
+        )
+    )
+
+
+def built_cells(output: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the id and the artifact's folder of every cell that was built, newest run first."""
+    reports = sorted(output.glob("*/*/report.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in reports:
+        for cell in read_report(path.parent)["cells"]:
+            if cell["artifact"]:
+                yield cell["id"], path.parent / cell["artifact"]

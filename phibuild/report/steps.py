@@ -23,7 +23,8 @@ _WORDS = {
 def step_rows(execution: Execution) -> list[dict[str, Any]]:
     """Return, for each step that ran, in the order of their starts: seconds from the start of the
     run, seconds that it was ready and waited (by what it waited for), the steps that ran at the
-    same time, the memory that was planned for it and what it really took (bytes, anonymous)."""
+    same time, the memory that was planned for it and what it really took (bytes, anonymous);
+    `attempts` is 2 if it was run again, alone, after it had run out of memory."""
     rows = []
     for name, ran in sorted(execution.history.ran.items(), key=lambda item: item[1].started):
         used = execution.usage.get(name, Usage())
@@ -36,6 +37,7 @@ def step_rows(execution: Execution) -> list[dict[str, Any]]:
                 "seconds": None if ran.ended is None else ran.ended - ran.started,
                 "waited_seconds": dict(ran.waited),
                 "beside": sorted(ran.beside),
+                "attempts": ran.attempts,
                 "cpu_seconds": used.cpu_seconds,
                 "peak_anonymous_bytes": used.peak_anonymous_bytes,
                 "place": execution.places.get(name),

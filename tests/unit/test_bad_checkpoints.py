@@ -149,8 +149,10 @@ CASES: dict[str, tuple[Damage, str, str, str]] = {
     "more-layers": (config(num_hidden_layers=3), "", "6 tensor(s) missing: "
                     "model.layers.2.input_layernorm.weight, model.layers.2.self_attn.qkv_proj."
                     "weight, model.layers.2.self_attn.o_proj.weight and 3 more", TOGETHER),
-    "a-billion-layers": (config(num_hidden_layers=10**9), "",
-                         "config.json says 1,000,000,000 layers, there are 15 tensors", TOGETHER),
+    "many-layers": (config(num_hidden_layers=9999), "",
+                    "config.json says 9,999 layers, there are 15 tensors", TOGETHER),
+    "a-billion-layers": (config(num_hidden_layers=10**9), "/config.json:",
+                         "num_hidden_layers must be 10,000 at most", COMPARE),
     "fewer-layers": (config(num_hidden_layers=1), "", "6 tensor(s) that Phi3ForCausalLM has not: ",
                      "merge adapters and remove extra heads first"),
     "other-width": (config(intermediate_size=1024), f"/{WEIGHTS}",

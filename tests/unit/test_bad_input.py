@@ -6,22 +6,13 @@ the command line), what, and what to do.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import random
 import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from conftest import ROOT, CommandLine
-from phibuild.cli import run_command
-from phibuild.errors import PhibuildError
 from support.refusals import Refuse, check_refusal, refuse, snapshot
 
 __all__ = ["refuse"]
@@ -400,8 +391,8 @@ WORD_CASES: list[tuple[str, str, str, str | None]] = [
      "executor.kind cannot be set", "choose executor=NAME"),
     ("executor=slurm executor.partitio=x", "executor.partitio=x",
      "unknown key 'partitio' in executor", "did you mean 'partition'?"),
-    ("executor=slurm executor.memory=1GB", "executor.memory=1GB",
-     "unknown key 'memory' in executor", "did you mean 'memory_margin'?"),
+    ("executor=slurm executor.memory=lots", "executor.memory=lots",
+     "executor.memory: 'lots' is not a size; write for example '8 GiB'", ""),
     ("executor.partition=x", "", "unknown key 'partition' in executor",
      "known: cores, kind, memory, timeout"),
     ("executor=slurm executor.cores=0", "executor.cores=0",
@@ -409,7 +400,7 @@ WORD_CASES: list[tuple[str, str, str, str | None]] = [
     ("executor=slurm executor.poll=0.1", "executor.poll=0.1",
      "executor.poll: must be greater than or equal to 1, not 0.1", ""),
     ("executor=slurm executor.timeout=inf", "executor.timeout=inf",
-     "executor.timeout: must be a finite number, not inf", ""),
+     "executor.timeout: must be less than or equal to 100000000, not inf", ""),
     ("executor=slurm executor.partition=''", "executor.partition=''",
      "executor.partition: must be one line of text, not ''", ""),
     ("executor=slurm +executor.sbatch.mem_per_cpu=1", "+executor.sbatch.mem_per_cpu=1",
@@ -476,7 +467,7 @@ def test_a_bad_word_is_refused(
 FLAG_CASES: list[tuple[str, str, str]] = [
     ("bild recipe=mobile", "command line: unknown verb 'bild'", "did you mean 'build'?"),
     ("frobnicate", "command line: unknown verb 'frobnicate'",
-     "known: build, doctor, list, plan, report, run, toolchain, verify"),
+     "known: build, doctor, list, plan, report, run, store, toolchain, verify"),
     ("plan --onyl x", "command line: unrecognized arguments: --onyl", "did you mean '--only'?"),
     ("build -x", "command line: unrecognized arguments: -x",
      "'phibuild build --help' shows what there is"),
@@ -498,7 +489,7 @@ FLAG_CASES: list[tuple[str, str, str]] = [
     ("run nowhere hello", "outputs: no artifact 'nowhere'", "phibuild build first"),
     ("report", "outputs: no runs here", "phibuild build makes one"),
     ("report nowhere", "outputs: no run 'nowhere'", ""),
-    ("verify nowhere", "outputs: no run 'nowhere'", ""),
+    ("verify nowhere", "outputs: no run, cell or artifact 'nowhere'", ""),
     ("plan --skip *", "command line: nothing is left to build", "loosen --only or --skip"),
     ("build --only *mac* --skip *mac*", "command line: nothing is left to build",
      "loosen --only or --skip"),
@@ -737,84 +728,3 @@ def test_no_network_for_a_hub_model(verb: str, phibuild: CommandLine, tmp_path: 
         "check the network (HF_ENDPOINT, proxy), or give a folder: model=./my-phi"
     )
     assert snapshot(phibuild.folder) == before
-
-
-# -- random damage
-
-SHIPPED = {
-    path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "recipes").glob("*.yaml")
-}
-WORDS = st.sampled_from(
-    ["model", "devices", "gates", "kl", "defaults", "_self_", "hydra", "mac", "mlx", "int4", "int5",
-     "llamacpp", "type", "evaluation", "windows", "text", "executor", "memory", "null", "phi-4",
-     "???", "${model}", "${nope}", "${oc.env:HOME}", "8 GiB", "-1 GB", "<<", ".", "a.b", "", " ",
-     "_target_", "yes", "0b_", "1e400", "2020-99-99", "é", "x" * 300, "~", "/", "[", "recipes"]
-)  # fmt: skip
-SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), WORDS, st.text(max_size=6), st.dates()
-)
-VALUES: st.SearchStrategy[Any] = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.one_of(WORDS, SCALARS), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
-
-
-def damage(value: Any, chance: random.Random, junk: list[Any]) -> Any:
-    """Return a copy with a key renamed, added or deleted, or a value replaced, here or deeper."""
-    if not junk or not isinstance(value, (dict, list)) or not value or chance.random() < 0.15:
-        return junk.pop() if junk else value
-    copy = dict(value) if isinstance(value, dict) else dict(enumerate(value))
-    key = chance.choice(list(copy))
-    what = chance.random()
-    if what < 0.15:
-        del copy[key]
-    elif what < 0.35 and isinstance(value, dict):
-        word = junk.pop()
-        copy[word if isinstance(word, (str, int, float)) else str(word)] = copy.pop(key)
-    else:
-        copy[key] = damage(copy[key], chance, junk)
-    return copy if isinstance(value, dict) else list(copy.values())
-
-
-@settings(
-    max_examples=300,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(
-    name=st.sampled_from(sorted(SHIPPED)),
-    junk=st.lists(VALUES, min_size=1, max_size=3),
-    chance=st.randoms(use_true_random=False),
-)
-def test_any_damage_to_a_recipe_ends_well(
-    name: str, junk: list[Any], chance: random.Random, refuse: Refuse
-) -> None:
-    """A damaged recipe is planned, or refused; nothing else can happen."""
-    recipe = SHIPPED[name]
-    for _ in range(len(junk)):
-        recipe = damage(recipe, chance, junk)
-    refuse.write("recipes/mine.yaml", yaml.safe_dump(recipe, allow_unicode=True))
-    refused: PhibuildError | None = None
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert run_command(["plan", "recipe=mine"]) == 0
-    except PhibuildError as error:
-        refused = error
-    if refused is not None:
-        assert refused.exit_code == 2
-        assert refused.problems
-        assert all(problem.what.strip() and problem.where for problem in refused.problems)
-
-
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(text=st.text(alphabet="ab:-[]{},&*!#'\"|>%@$?\n\t  1.~<_", max_size=40))
-def test_any_text_as_a_recipe_ends_well(text: str, refuse: Refuse) -> None:
-    refuse.write("recipes/mine.yaml", text)
-    with pytest.raises(PhibuildError) as refused:
-        run_command(["plan", "recipe=mine"])
-    assert all(problem.what and problem.where for problem in refused.value.problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -19,9 +18,10 @@ import psutil
 import pytest
 
 from phibuild.execute import process
+from phibuild.execute.events import Stage
 from phibuild.execute.items import Runner, run_items
 from phibuild.execute.process import Outcome, Runners, run_worker
-from phibuild.execute.usage import Usage, anonymous_bytes
+from phibuild.execute.usage import Family, Usage
 
 PACKAGE = process.WORKER.parent
 
@@ -30,6 +30,14 @@ BACKEND = '''
 import os, signal, subprocess, sys, time
 from pathlib import Path
 from phibuild.worker import WorkerError
+
+SHAPES = {
+    "stage": '{"event": "stage"}',
+    "list": '{"event": "item", "item": "KEY", "result": []}',
+    "error list": '{"event": "failed", "item": "KEY", "error": [1]}',
+    "nan": '{"event": "stage", "stage": "x", "fraction": NaN}',
+    "unknown": '{"event": "hello"}',
+}
 
 def build(request, report):
     for item in request["items"]:
@@ -47,6 +55,8 @@ def build(request, report):
         elif what == "exit 7":
             print("the last words", file=sys.stderr)
             sys.exit(7)
+        elif what == "score":
+            report.item(key, {"score": int(Path("/proc/self/oom_score_adj").read_text())})
         elif what == "large":
             block = bytearray(200 << 20)
             time.sleep(0.5)
@@ -64,6 +74,31 @@ def build(request, report):
             report._stream.write('[1, 2]\\n')
             report._stream.flush()
             time.sleep(60)
+        elif what == "bytes":
+            os.write(report._stream.fileno(), b"\\xff\\xfe\\n")
+            time.sleep(60)
+        elif what == "deep":
+            report._stream.write("[" * 200000 + "\\n")
+            report._stream.flush()
+            time.sleep(60)
+        elif what == "endless":
+            while True:
+                report._stream.write("x" * 100000)
+        elif what in SHAPES:
+            report._stream.write(SHAPES[what].replace("KEY", key) + "\\n")
+            report._stream.flush()
+            time.sleep(60)
+        elif what == "session":
+            # A child in a session of its own that holds the streams of its parent.
+            if os.fork() == 0:
+                os.setsid()
+                (Path(request["folder"]) / "child").write_text(str(os.getpid()))
+                time.sleep(120)
+                os._exit(0)
+            while not (Path(request["folder"]) / "child").exists():
+                time.sleep(0.01)
+            time.sleep(0.5)
+            report.item(key, {"size": 1})
         elif what == "half":
             report._stream.write('{"event": "it')
             report._stream.flush()
@@ -128,9 +163,11 @@ class Run:
     runners: Runners = field(default_factory=Runners)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list)
     asked: list[list[str]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+    alone: bool = True
+    again: list[str] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
@@ -152,15 +189,16 @@ class Run:
             assert key not in self.failures
             self.failures[key] = reason
 
-        run_items(
+        self.again = run_items(
             Runner(Path(sys.executable), "told", self.log, self.timeout, self.runners, self.usage),
             list(items),
             request,
             on_result=done,
             on_failure=failed,
             on_stage=self.stages.append,
+            alone=self.alone,
         )
-        assert set(self.results) | set(self.failures) >= set(items)
+        assert set(self.results) | set(self.failures) | set(self.again) >= set(items)
         return self
 
 
@@ -187,7 +225,7 @@ def test_all_goes_well(run: Run) -> None:
     run(one="ok", three="ok")
     assert {key: result["size"] for key, result in run.results.items()} == {"one": 3, "three": 5}
     assert run.asked == [["one", "three"]]
-    assert run.stages[0] == {"event": "stage", "stage": "working", "fraction": 0.5, "item": "one"}
+    assert run.stages[0] == Stage(event="stage", stage="working", fraction=0.5, item="one")
     assert all(result["seconds"] >= 0 for result in run.results.values())
     assert run.results["one"]["peak_rss_bytes"] > 1 << 20
     # What libraries print on standard output is in the log, not among the events.
@@ -205,6 +243,14 @@ def test_all_goes_well(run: Run) -> None:
         ("raise", "out of memory; the runner ended with exit code 1"),
         ("garbage", "the runner wrote something that is no event: 'Segmentation fault"),
         ("odd", "the runner wrote something that is no event: '[1, 2]"),
+        ("bytes", "the runner wrote something that is no event: '"),
+        ("deep", "the runner wrote something that is no event: '[[[["),
+        ("endless", "the runner wrote something that is no event: 'xxxx"),
+        ("stage", "the runner wrote something that is no event: "),
+        ("list", "the runner wrote something that is no event: "),
+        ("error list", "the runner wrote something that is no event: "),
+        ("nan", "the runner wrote something that is no event: "),
+        ("unknown", "the runner wrote something that is no event: "),
         ("half", 'the runner wrote something that is no event: \'{"event": "it\''),
         ("nothing", "the runner said nothing about it"),
         ("refuse", "this cannot be"),
@@ -253,6 +299,22 @@ def test_every_item_may_crash(run: Run) -> None:
     }  # fmt: skip
 
 
+def test_what_memory_ran_out_for_beside_others_is_left_for_a_run_alone(run: Run) -> None:
+    run.alone = False
+    run(before="ok", large="raise", after="ok")
+    assert set(run.results) == {"before"}
+    assert run.failures == {}
+    assert run.again == ["large", "after"]
+    assert run.asked == [["before", "large", "after"]]
+
+
+@pytest.mark.parametrize("what", ["kill", "segv", "exit"])
+def test_other_crashes_beside_others_cost_the_same_as_alone(run: Run, what: str) -> None:
+    run.alone = False
+    run(bad=what, after="ok")
+    assert (set(run.results), set(run.failures), run.again) == ({"after"}, {"bad"}, [])
+
+
 def test_a_refusal_does_not_stop_the_others(run: Run) -> None:
     run(one="refuse", two="ok", three="error")
     assert (set(run.results), set(run.failures)) == ({"two"}, {"one", "three"})
@@ -281,6 +343,17 @@ def test_a_child_that_outlives_its_runner_does_not_hold_it_up(run: Run) -> None:
     run(item="orphan")
     assert run.failures["item"].startswith("killed by SIGKILL")
     assert time.monotonic() - started < 15
+    assert gone(run.folder)
+
+
+def test_a_child_that_has_left_for_a_session_of_its_own(run: Run) -> None:
+    """It holds the event stream, and no signal to the runner's group reaches it."""
+    if sys.platform != "linux":
+        pytest.skip("descendants are found in /proc")
+    started = time.monotonic()
+    run(item="session")
+    assert run.results["item"]["size"] == 1
+    assert time.monotonic() - started < 20
     assert gone(run.folder)
 
 
@@ -320,6 +393,12 @@ def test_what_a_runner_takes_is_known(run: Run) -> None:
         assert 200 << 20 < run.usage.peak_anonymous_bytes < 400 << 20
 
 
+def test_the_kernel_ends_runners_before_other_processes(run: Run) -> None:
+    if sys.platform != "linux":
+        pytest.skip("there is no /proc")
+    assert run(a="score").results["a"]["score"] == 500
+
+
 def test_memory_of_children_counts_and_a_forks_does_not() -> None:
     if sys.platform != "linux":
         pytest.skip("there is no /proc")
@@ -340,7 +419,7 @@ time.sleep(60)
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            found = anonymous_bytes(process.pid)
+            found = Family().look(process.pid)
             assert found is not None
             assert 150 << 20 < found < 200 << 20
         finally:
@@ -377,13 +456,13 @@ from phibuild.execute import process
 process.WORKER = Path({str(worker)!r})
 process.run_worker(Path(sys.executable), "told", {request!r}, Path({str(tmp_path / "log")!r}),
                    runners=process.Runners(), usage=process.Usage(), timeout=60,
-                   on_event=lambda e: print(e, flush=True))
+                   on_event=lambda e: print(e.stage, flush=True))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     with parent:
         try:
             assert parent.stdout is not None
-            assert json.loads(parent.stdout.readline().replace("'", '"'))["stage"] == "working"
+            assert parent.stdout.readline() == "working\n"
             (runner,) = psutil.Process(parent.pid).children()
             parent.kill()
             parent.wait()

@@ -244,6 +244,7 @@ def test_keys_depend_on_a_calibration_text_and_not_on_its_place(plan: Planner) -
 
 def test_a_checkpoint_that_was_never_hashed_counts_as_not_cached(plan: Planner) -> None:
     assert plan(hashed=False).source_digests == {}
+    plan.prepared()
     plan.build(plan())
     found = plan(hashed=False)  # remembered now
     assert all(artifact.cached for artifact in found.artifacts)

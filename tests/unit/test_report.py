@@ -17,13 +17,15 @@ from phibuild.execute.context import Result
 from phibuild.execute.local import Execution
 from phibuild.execute.scheduler import History, Ran, Task
 from phibuild.execute.usage import Usage
+from phibuild.manifest import check_artifact, read_artifact
 from phibuild.matrix import expand
 from phibuild.plan import make_plan
 from phibuild.report.data import make_report
-from phibuild.report.runs import check_output, create_run, find_run, read_report, write_run
+from phibuild.report.runs import find_run, read_report
 from phibuild.report.table import headline, report_markdown, report_table, summary_lines
+from phibuild.report.writing import check_output, new_run, write_run
 from phibuild.steps import Plan
-from phibuild.store import Store, check_artifact, read_artifact
+from phibuild.store import Store
 
 RECIPE = """\
 devices:
@@ -86,14 +88,14 @@ class Run:
 
     def execution(self, *, interrupted: bool = False) -> Execution:
         """A build beside the reference, then judging that waited for cores."""
-        task = Task("build.m.llamacpp", frozenset(), 1, 300 << 20, lambda: None)
+        task = Task("build.m.llamacpp", frozenset(), 1, 300 << 20, lambda alone: False)
         beside = {"reference.m"}
-        judging = Task("measure.m.llamacpp", frozenset(), 2, 1 << 30, lambda: None)
+        judging = Task("measure.m.llamacpp", frozenset(), 2, 1 << 30, lambda alone: False)
         return Execution(
             self.results,
             History(
                 {
-                    judging.id: Ran(judging, 8.0, 12.0, {"cores": 3.0}),
+                    judging.id: Ran(judging, 8.0, 12.0, waited={"cores": 3.0}),
                     task.id: Ran(task, 0.5, 4.5, beside=beside),
                 },
                 {"cores": 3.0, "work": 9.0},
@@ -273,15 +275,17 @@ def test_markdown(done: Run) -> None:
 
 
 def test_a_run_folder(done: Run) -> None:
-    folder = create_run(done.output, "mine")
-    second = create_run(done.output, "mine")
-    assert folder != second
-    assert sorted([second.name, folder.name])[0] == folder.name
-    log = folder / "logs" / "build.log"
-    log.write_text("what the runner said\n", encoding="utf-8")
-    done.result("Q4_K_M").logs.append(log)
-    report = done.report()
-    write_run(folder, done.plan, done.results, done.store, report)
+    with new_run(done.output, "mine") as folder, new_run(done.output, "mine") as second:
+        assert folder != second
+        assert sorted([second.name, folder.name])[0] == folder.name
+        log = folder / "logs" / "build.log"
+        log.write_text("what the runner said\n", encoding="utf-8")
+        done.result("Q4_K_M").logs.append(log)
+        report = done.report()
+        write_run(folder, done.plan, done.results, done.store, report)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "artifacts", "logs", "report.json", "report.md",
+    ]  # fmt: skip
     assert read_report(folder) == json.loads(json.dumps(report))
     assert (folder / "report.md").read_text(encoding="utf-8").startswith("# mine")
     assert (done.output / "mine" / "latest").resolve() == folder.resolve()
@@ -303,7 +307,8 @@ def test_a_run_folder(done: Run) -> None:
 def test_runs_that_are_not_there(tmp_path: Path, done: Run) -> None:
     with pytest.raises(ConfigError, match="no runs here"):
         find_run(done.output, None)
-    write_run(create_run(done.output, "mine"), done.plan, done.results, done.store, done.report())
+    with new_run(done.output, "mine") as folder:
+        write_run(folder, done.plan, done.results, done.store, done.report())
     with pytest.raises(ConfigError, match="did you mean 'mine'"):
         find_run(done.output, "mina")
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from phibuild.execute.scheduler import History, Task, run_tasks
+from phibuild.execute.scheduler import History, Limits, Task, run_tasks
 
 
 @dataclass
@@ -27,7 +23,7 @@ class Watch:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def task(self, id: str, *needs: str, cores: int = 1, memory: int = 0) -> Task:
-        def run() -> None:
+        def run(alone: bool) -> bool:
             with self._lock:
                 self._running.add(id)
                 self.events.append(("start", id))
@@ -36,6 +32,7 @@ class Watch:
             with self._lock:
                 self._running.discard(id)
                 self.events.append(("end", id))
+            return False
 
         return Task(id, frozenset(needs), cores, memory, run)
 
@@ -44,7 +41,7 @@ class Watch:
 
 
 def go(tasks: list[Task], *, cores: int = 4, memory: int = 100) -> list[str]:
-    return run_tasks(tasks, cores=cores, memory_bytes=memory, stop=threading.Event())
+    return run_tasks(tasks, Limits(cores, memory), stop=threading.Event())
 
 
 def test_needs_come_first() -> None:
@@ -91,8 +88,9 @@ def test_what_wants_more_than_there_is_runs_alone() -> None:
 def test_tasks_without_cores_wait_for_nobody() -> None:
     both = threading.Barrier(2, timeout=60)  # broken unless they run at the same time
 
-    def meet() -> None:
+    def meet(alone: bool) -> bool:
         both.wait()
+        return False
 
     go([Task("huge", frozenset(), 99, 1000, meet), Task("download", frozenset(), 0, 0, meet)])
     assert not both.broken
@@ -101,7 +99,7 @@ def test_tasks_without_cores_wait_for_nobody() -> None:
 def test_a_task_that_raises_is_a_defect_and_shows() -> None:
     watch = Watch(seconds=0.3)
 
-    def fail() -> None:
+    def fail(alone: bool) -> bool:
         raise RuntimeError("a defect")
 
     with pytest.raises(RuntimeError, match="a defect"):
@@ -114,15 +112,16 @@ def test_a_stop_starts_nothing_more() -> None:
     ran: list[str] = []
 
     def task(id: str, *needs: str, work: Callable[[], None] = lambda: None) -> Task:
-        def run() -> None:
+        def run(alone: bool) -> bool:
             ran.append(id)
             work()
+            return False
 
         return Task(id, frozenset(needs), 1, 0, run)
 
     left = run_tasks(
         [task("a", work=stop.set), task("b", "a"), task("c", "b")],
-        cores=1, memory_bytes=1, stop=stop,
+        Limits(1, 1), stop=stop,
     )  # fmt: skip
     assert (ran, left) == (["a"], ["b", "c"])
 
@@ -133,36 +132,56 @@ def test_needs_that_can_never_be_met_are_refused() -> None:
         go([watch.task("a", "b"), watch.task("b", "a")])
 
 
-PROGRAM = """
-import threading, time
-from phibuild.execute.scheduler import Task, run_tasks
-ended = threading.Event()
-def work():
-    print("working", flush=True)
-    ended.wait(25)
-try:
-    run_tasks([Task("a", frozenset(), 1, 0, work), Task("b", frozenset({"a"}), 1, 0, work)],
-              cores=2, memory_bytes=1, stop=threading.Event(), cancel=ended.set)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
+def test_what_runs_out_of_memory_is_run_again_alone_and_once() -> None:
+    watch = Watch(seconds=0.3)
+    asked: list[bool] = []
+
+    def hungry(alone: bool) -> bool:
+        watch.task("hungry").run(alone)
+        asked.append(alone)
+        return True
+
+    lines: list[str] = []
+    history = History()
+    left = run_tasks(
+        [Task("hungry", frozenset(), 1, 10, hungry), watch.task("beside"),
+         watch.task("later", "hungry"), *(watch.task(f"t{number}") for number in range(4))],
+        Limits(2, 100), stop=threading.Event(), history=history, tell=lines.append,
+    )  # fmt: skip
+    assert left == []
+    assert asked == [False, True]
+    groups = [group for group in watch.together if "hungry" in group]
+    assert groups[-1] == {"hungry"}  # nothing was started beside it
+    assert watch.events.index(("start", "later")) > len(watch.events) - 4
+    assert history.ran["hungry"].attempts == 2
+    assert history.ran["beside"].attempts == 1
+    assert "hungry ran out of memory" in lines
+    assert any(line.startswith("hungry starts again, alone: ") for line in lines)
+    assert any(line.startswith("hungry waits for memory: ") for line in lines)
 
 
-def test_ctrl_c_cancels_what_runs() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert process.stdout is not None
-    with process:
-        try:
-            assert process.stdout.readline() == "working\n"
-            os.kill(process.pid, signal.SIGINT)
-            started = time.monotonic()
-            assert process.stdout.read() == "interrupted\n"  # and "b" never ran
-            assert time.monotonic() - started < 15
-            assert process.wait(timeout=20) == 0
-        finally:
-            process.kill()
+def test_what_others_on_the_machine_take_counts() -> None:
+    """With less memory there than the limit, tasks go one after the other, yet they go."""
+    watch = Watch()
+    tasks = [watch.task(f"t{number}", memory=40) for number in range(4)]
+    limits = Limits(8, 100, lambda: 60)
+    run_tasks(tasks, limits, stop=threading.Event())
+    assert max(len(group) for group in watch.together) == 1
+    assert len(watch.events) == 8
+
+
+def test_the_log_tells_what_was_admitted_beside_what() -> None:
+    watch = Watch(seconds=0.3)
+    lines: list[str] = []
+    tasks = [watch.task("a", memory=60 << 20), watch.task("b", memory=30 << 20),
+             watch.task("c", memory=60 << 20)]  # fmt: skip
+    run_tasks(tasks, Limits(4, 100 << 20), stop=threading.Event(), tell=lines.append)
+    assert lines[:3] == [
+        "a starts: 1 cores, 60.0 MiB; nothing running with 0 of 4 cores, 0 B of 100.0 MiB",
+        "b starts: 1 cores, 30.0 MiB; a running with 1 of 4 cores, 60.0 MiB of 100.0 MiB",
+        "c waits for memory: 1 cores, 60.0 MiB; a, b running with 2 of 4 cores, "
+        "90.0 MiB of 100.0 MiB",
+    ]
 
 
 def test_history_tells_what_ran_beside_what_and_what_held_the_others() -> None:
@@ -174,7 +193,7 @@ def test_history_tells_what_ran_beside_what_and_what_held_the_others() -> None:
         watch.task("c", memory=60),  # waits for a's memory
         watch.task("d", "c", cores=4),
     ]
-    run_tasks(tasks, cores=4, memory_bytes=100, stop=threading.Event(), history=history)
+    run_tasks(tasks, Limits(4, 100), stop=threading.Event(), history=history)
     assert list(history.ran) == ["a", "b", "c", "d"]
     a, b, c, d = history.ran.values()
     assert a.beside >= {"b"}

@@ -18,17 +18,9 @@ from typing import Any
 import pytest
 
 from phibuild.errors import StoreError
-from phibuild.store import (
-    MANIFEST,
-    Artifact,
-    Store,
-    check_artifact,
-    content_key,
-    file_sha256,
-    link_tree,
-    read_artifact,
-    write_atomically,
-)
+from phibuild.files import file_sha256, link_tree, write_atomically
+from phibuild.manifest import MANIFEST, Artifact, check_artifact, read_artifact
+from phibuild.store import Store, content_key
 
 
 @pytest.fixture

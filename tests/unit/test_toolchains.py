@@ -64,7 +64,8 @@ def test_a_half_made_environment_is_wiped_and_made_again(tools: Toolchain) -> No
     assert imports(tools, "iniconfig")
 
 
-@pytest.mark.parametrize("damage", ["package", "interpreter", "state", "state of nothing"])
+@pytest.mark.parametrize("damage", ["package", "interpreter", "state", "state of nothing",
+                                    "a file", "a file cut off", "list of files"])  # fmt: skip
 def test_damage_is_found_and_mended(tools: Toolchain, damage: str) -> None:
     tools.install()
     if damage == "package":
@@ -72,13 +73,30 @@ def test_damage_is_found_and_mended(tools: Toolchain, damage: str) -> None:
         info.rename(tools.folder / "elsewhere")
     elif damage == "interpreter":
         tools.python.unlink()
+    elif damage == "a file":
+        next(tools.folder.rglob("iniconfig/_parse.py")).unlink()
+    elif damage == "a file cut off":
+        cut_off(next(tools.folder.rglob("iniconfig/__init__.py")))
+    elif damage == "list of files":
+        next(tools.folder.rglob("iniconfig-*/RECORD")).write_text("x,y,z\n", encoding="utf-8")
     else:
         text = "{" if damage == "state" else "[]"
         (tools.folder / STATE).write_text(text, encoding="utf-8")
-    assert tools.problem() is not None
-    assert tools.install() > 0
+    problem = tools.problem()
+    assert problem is not None
+    assert problem.startswith("damaged: ")
+    said: list[str] = []
+    assert tools.install(said.append) > 0
+    assert said[0] == f"creating the environment again: {problem}"
     assert tools.problem() is None
     assert imports(tools, "iniconfig")
+
+
+def cut_off(path: Path) -> None:
+    """Cut a file, without those that uv's cache shares with it."""
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[:-1])
 
 
 def test_what_cannot_be_installed(tools: Toolchain) -> None:

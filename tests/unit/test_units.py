@@ -38,7 +38,7 @@ def test_number_and_unit(whole: int, thousandths: int, unit: str) -> None:
     assert parse_size(f"{whole}.{thousandths:03d} {unit}") == round(exact)
 
 
-@given(st.integers(0, 2**80))
+@given(st.integers(0, 2**63 - 1))
 def test_bytes_stay_what_they_are(size: int) -> None:
     assert parse_size(size) == parse_size(str(size)) == parse_size(f"{size} B") == size
 

@@ -6,18 +6,20 @@ left, so that they go on without phibuild; a phibuild that is started again wait
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
-from phibuild.errors import ConfigError, Problem
+from phibuild.errors import ConfigError, Problem, StoreError
 from phibuild.execute.context import Context, Listener
+from phibuild.execute.interrupts import stopped_gently
 from phibuild.execute.local import Execution
-from phibuild.execute.slurm.commands import Partition, SlurmError
+from phibuild.execute.slurm.commands import SlurmError
 from phibuild.execute.slurm.jobs import Jobs
 from phibuild.execute.slurm.outcome import fold, make_history
 from phibuild.execute.slurm.records import Records
 from phibuild.execute.slurm.watch import wait_for_jobs
-from phibuild.execute.steps import install_toolchain, known_results
+from phibuild.execute.steps import apply_refusals, install_toolchain, known_results
 from phibuild.schema import SlurmSettings
 from phibuild.steps import Plan
 from phibuild.store import Store
@@ -27,12 +29,11 @@ def run_plan(
     plan: Plan,
     store: Store,
     settings: SlurmSettings,
-    partition: Partition | None,
     logs: Path,
     listener: Listener,
 ) -> Execution:
-    """Run all steps of a plan as Slurm jobs. `partition` is where they go, if it is one; `logs` the
-    folder for the steps' logs. Ctrl-C cancels the jobs, unless another phibuild waits for them."""
+    """Run all steps of a plan as Slurm jobs. `logs` is the folder for the steps' logs. Ctrl-C and
+    SIGTERM cancel the jobs, unless another phibuild waits for them; a lost terminal does not."""
     context = Context(
         plan=plan,
         store=store,
@@ -43,33 +44,32 @@ def run_plan(
         results=known_results(plan, store),
     )
     records = Records(store)
-    jobs = Jobs(context, settings, partition, records)
-    started, complete = time.time(), True
-    with records.waiting():
-        try:
-            for name in plan.toolchains:
+    started = time.time()
+    with records.waiting(), stopped_gently(context.runners, ("SIGINT", "SIGTERM")) as stop:
+        jobs = Jobs(context, settings, records, stop)
+        for name in plan.toolchains:
+            if not stop.is_set():
                 install_toolchain(context, name)
-            _submit(jobs)
-            wait_for_jobs(jobs.all, settings, records, listener)
-        except KeyboardInterrupt:
-            complete = False
+        _submit(jobs, stop)
+        wait_for_jobs(jobs.all, settings, records, listener, stop)
+        if stop.is_set():
             listener.noted("slurm", "cancelling the jobs")
             try:
                 jobs.cancel()
             except SlurmError as error:
                 listener.noted("slurm", str(error))
     fold(context, jobs)
-    if not complete:
-        for result in context.results.values():
-            if result.status == "failed" and result.reason is None:
-                result.reason = "interrupted"
+    apply_refusals(plan, context.results)
+    for result in context.results.values():
+        if result.status == "failed" and result.reason is None:
+            result.reason = "interrupted"
     return Execution(
         results=context.results,
         history=make_history(context, jobs, settings, started, time.time()),
         usage=context.usage,
         cores=settings.cores,
         memory_bytes=max((job.memory_bytes for job in jobs.all), default=0),
-        complete=complete,
+        complete=not stop.is_set(),
         kind="slurm",
         places={
             step: ", ".join(f"job {job.id} on {job.node or 'no node'}" for job in some)
@@ -79,8 +79,11 @@ def run_plan(
     )
 
 
-def _submit(jobs: Jobs) -> None:
+def _submit(jobs: Jobs, stop: threading.Event) -> None:
     try:
         jobs.submit()
     except SlurmError as error:
         raise ConfigError(Problem(f"Slurm does not answer: {error}", "executor=slurm")) from error
+    except StoreError:
+        if not stop.is_set():  # else it was waiting for another phibuild
+            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,11 @@ from typing import Any
 from phibuild.execute.context import Context
 from phibuild.execute.remote import RemoteStep, backend_of, cut_down, is_made, step_makes
 from phibuild.execute.slurm import commands
-from phibuild.execute.slurm.commands import Partition, SlurmError
+from phibuild.execute.slurm.commands import SlurmError
 from phibuild.execute.slurm.records import Record, Records
 from phibuild.execute.slurm.submit import (
     complete_submission,
     job_memory,
-    refusal,
     shown_memory,
     submit,
 )
@@ -65,13 +65,13 @@ class Jobs:
         self,
         context: Context,
         settings: SlurmSettings,
-        partition: Partition | None,
         records: Records,
+        stop: threading.Event,
     ) -> None:
         self.of: dict[str, list[Job]] = {}
         self.refused: dict[str, str] = {}
-        self._context, self._settings, self._partition = context, settings, partition
-        self._records = records
+        self._context, self._settings = context, settings
+        self._records, self._stop = records, stop
         self._lanes: list[list[str]] = [[] for _ in range(settings.max_jobs or 0)]
 
     @property
@@ -81,11 +81,12 @@ class Jobs:
     def submit(self) -> None:
         """Join or submit a job for everything that is not in the store. Raises SlurmError if the
         queue cannot be read."""
-        with self._records.lock():
+        with self._records.lock(self._stop.is_set):
             self._records.sweep()
             live = self._live()
             for step in self._context.plan.steps:
-                self._take(step, live)
+                if not self._stop.is_set():
+                    self._take(step, live)
 
     def cancel(self) -> None:
         """Cancel the jobs that no other phibuild waits for. Raises SlurmError with what is left
@@ -134,9 +135,7 @@ class Jobs:
             wanted &= self._to_come(step)
         if not wanted:
             return
-        reason = self._context.toolchain_errors.get(backend_of(step)) or refusal(
-            self._settings, self._partition, self._memory(step)
-        )
+        reason = self._context.toolchain_errors.get(backend_of(step))
         if reason is None:
             try:
                 self._submit(step, wanted)
@@ -171,7 +170,7 @@ class Jobs:
         plan, small = cut_down(self._context.plan, step, wanted)
         record = self._records.new(step.id, wanted)
         job = Job(record, step, self._records.path(record), self._memory(step), mine=True)
-        # Listed first: Ctrl-C while sbatch runs must find it.
+        # Listed first: a stop while sbatch runs must find it.
         self.of[step.id].append(job)
         task = RemoteStep(
             plan=plan,
@@ -191,6 +190,8 @@ class Jobs:
                 task, self._settings, record.name, job.memory_bytes, after, exclusive=alone
             )
         except SlurmError:
+            if self._stop.is_set():  # Ctrl-C may have ended sbatch after it had submitted
+                return
             self.of[step.id].remove(job)
             self._records.remove(record)
             shutil.rmtree(job.folder, ignore_errors=True)

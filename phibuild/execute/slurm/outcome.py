@@ -165,7 +165,7 @@ def make_history(
         needs = frozenset({f"toolchain.{backend_of(step)}"}) | step_needs(context.plan, step)
         memory = max(job.memory_bytes for job in some)
         history.ran[step.id] = Ran(
-            Task(step.id, needs, settings.cores, memory, lambda: None),
+            Task(step.id, needs, settings.cores, memory, lambda alone: False),
             began - started,
             spans[step.id][1] - started,
             waited={"queue": max(0.0, began - ready)},

@@ -14,13 +14,12 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from phibuild.store import Store, content_key, write_atomically
+from phibuild.locks import held, is_held
+from phibuild.store import Store, content_key
 
 _KEEP_SECONDS = 86400.0
 
@@ -63,14 +62,17 @@ class Records:
     def waiting(self) -> Iterator[None]:
         """Let the others see that this phibuild waits for jobs."""
         try:
-            with FileLock(self.waiter):
+            with held(self.waiter):
                 yield
         finally:
             self.waiter.unlink(missing_ok=True)
 
-    def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold all records against the other phibuilds."""
-        return self._store.lock("jobs")
+    def lock(
+        self, cancelled: Callable[[], bool] = lambda: False
+    ) -> contextlib.AbstractContextManager[None]:
+        """Hold all records against the other phibuilds. Raises StoreError if `cancelled` says so
+        while another one holds them."""
+        return self._store.lock("jobs", cancelled)
 
     def new(self, step: str, makes: Iterable[str]) -> Record:
         """Write the record of a job that is about to be submitted, and make its folder."""
@@ -93,7 +95,7 @@ class Records:
         return self.folder / record.folder
 
     def write(self, record: Record) -> None:
-        write_atomically(self.folder / f"{record.key}.json", json.dumps(asdict(record), indent=1))
+        self._store.write(self.folder / f"{record.key}.json", json.dumps(asdict(record), indent=1))
 
     def wait_for(self, record: Record) -> Record:
         """Note that this phibuild waits for a job, too."""
@@ -149,12 +151,4 @@ class Records:
         return self.folder / f"{name}.waiter"
 
     def _lives(self, name: str) -> bool:
-        if name == self.me:
-            return True
-        if not self._waiter(name).exists():
-            return False
-        try:
-            with FileLock(self._waiter(name)).acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        return name == self.me or is_held(self._waiter(name))

@@ -20,10 +20,9 @@ _MARGIN_SECONDS = 120.0  # above a runner's own time-out, whose message says mor
 Where = Callable[[tuple[str | int, ...]], str | None]
 
 
-def check_cluster(settings: SlurmSettings, where: Where) -> Partition | None:
+def check_cluster(settings: SlurmSettings, where: Where) -> None:
     """Raise ConfigError if jobs with these settings could not be submitted from here; `where` says
-    where a key of the configuration was written. Returns the partition that jobs go to, None if
-    they may go to several."""
+    where a key of the configuration was written."""
     lacking = commands.missing()
     if lacking:
         raise ConfigError(
@@ -42,11 +41,13 @@ def check_cluster(settings: SlurmSettings, where: Where) -> Partition | None:
             )
         )
     try:
-        partition = _partition(settings, where)
+        known = commands.partitions()
     except SlurmError as error:
         raise ConfigError(
             Problem(f"Slurm does not answer: {error}", where(("executor", "kind")))
         ) from error
+    _check_names(settings, known, where)
+    partition = _partition(settings, known)
     if partition is not None and settings.cores > partition.cores:
         raise ConfigError(
             Problem(
@@ -60,7 +61,6 @@ def check_cluster(settings: SlurmSettings, where: Where) -> Partition | None:
     except SlurmError as error:
         where_ = where(_complained_of(settings, str(error)))
         raise ConfigError(Problem(f"Slurm refuses these settings: {error}", where_)) from error
-    return partition
 
 
 def _complained_of(settings: SlurmSettings, message: str) -> tuple[str, ...]:
@@ -72,19 +72,37 @@ def _complained_of(settings: SlurmSettings, message: str) -> tuple[str, ...]:
     return ("executor", "sbatch", *named[:1])
 
 
-def _partition(settings: SlurmSettings, where: Where) -> Partition | None:
-    known = commands.partitions()
-    names = (settings.partition or "").split(",")
-    for name in names:
-        if name and name not in {partition.name for partition in known}:
+def _check_names(settings: SlurmSettings, known: Sequence[Partition], where: Where) -> None:
+    names = {partition.name for partition in known}
+    for name in (settings.partition or "").split(","):
+        if name and name not in names:
             raise ConfigError(
                 Problem(
                     f"executor.partition: the cluster has no partition {name!r}",
                     where(("executor", "partition")),
-                    suggest(name, {partition.name for partition in known}),
+                    suggest(name, names),
                 )
             )
-    return next((p for p in known if names == [p.name] or (not names[0] and p.default)), None)
+
+
+def _partition(settings: SlurmSettings, known: Sequence[Partition]) -> Partition | None:
+    """Return the partition that jobs go to, None if they may go to several."""
+    wanted = settings.partition
+    return next((p for p in known if p.name == wanted or (not wanted and p.default)), None)
+
+
+def memory_limit(settings: SlurmSettings) -> int | None:
+    """Return the bytes that a step can be given at most, None if that is not known here."""
+    if "mem" in settings.sbatch:
+        return None
+    most = settings.memory
+    if most is None:
+        try:
+            partition = _partition(settings, commands.partitions())
+        except SlurmError:
+            return None  # a plan can be made anywhere
+        most = partition.memory_bytes if partition else None
+    return None if most is None else max(0, most - settings.memory_margin)
 
 
 def _words(settings: SlurmSettings) -> list[str]:
@@ -171,13 +189,3 @@ def complete_submission(folder: Path, job: str) -> None:
     if not target.exists():
         for path in folder.glob("*.pkl"):
             path.rename(target)
-
-
-def refusal(settings: SlurmSettings, partition: Partition | None, memory_bytes: int) -> str | None:
-    """Return why no node can take a job of so much memory, None if one can or it is not known."""
-    if partition is None or "mem" in settings.sbatch or partition.memory_bytes >= memory_bytes:
-        return None
-    return (
-        f"wants {format_size(memory_bytes)} of memory; the largest node of partition "
-        f"{partition.name} has {format_size(partition.memory_bytes)}"
-    )

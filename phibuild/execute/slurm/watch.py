@@ -6,6 +6,7 @@ or run. That slurmctld does not answer for a while ends nothing.
 
 from __future__ import annotations
 
+import threading
 import time
 
 from phibuild.execute.context import Listener
@@ -29,12 +30,17 @@ _USUAL = ("None", "Dependency", "Priority", "Resources", "BeginTime")
 
 
 def wait_for_jobs(
-    jobs: list[Job], settings: SlurmSettings, records: Records, listener: Listener
+    jobs: list[Job],
+    settings: SlurmSettings,
+    records: Records,
+    listener: Listener,
+    stop: threading.Event,
 ) -> None:
-    """Return when all jobs have ended; each then has what it left, or why it left nothing."""
+    """Return when all jobs have ended, or at a stop; each that has ended then has what it left, or
+    why it left nothing."""
     asked = silent = float("-inf")
     locks = True
-    while left := [job for job in jobs if job.ended is None]:
+    while (left := [job for job in jobs if job.ended is None]) and not stop.is_set():
         for job in left:
             job.found = read_result(job.folder)
             if job.found is not None:
@@ -56,7 +62,7 @@ def wait_for_jobs(
             for job in left:
                 _see(job, queue.get(job.id), settings, records, listener)
         if any(job.ended is None for job in jobs):
-            time.sleep(_LOOK_SECONDS)
+            stop.wait(_LOOK_SECONDS)
 
 
 def _see(

@@ -1,0 +1,140 @@
+"""`phibuild store`: what is in the store, what it takes, and keeping it in bounds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+from phibuild.errors import EXIT_OK
+from phibuild.inventory import Entry, entries, usage
+from phibuild.places import store_folder
+from phibuild.removal import Removal, plan_removal, remove
+from phibuild.store import Store
+from phibuild.units import format_age, format_size
+
+_KEY_LETTERS = 12
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """List entries, tell bytes by kind, or remove what is not needed."""
+    store = Store(store_folder())
+    if arguments.action == "list":
+        _list(store, json_wanted=arguments.json)
+    elif arguments.action == "du":
+        _du(store, json_wanted=arguments.json)
+    else:
+        _gc(store, arguments)
+    return EXIT_OK
+
+
+def _list(store: Store, *, json_wanted: bool) -> None:
+    found = entries(store)
+    if json_wanted:
+        print(json.dumps([_data(entry) for entry in found], indent=1))
+    elif found:
+        print(_table(found))
+    else:
+        print(f"nothing in {store.root}")
+
+
+def _table(found: Sequence[Entry]) -> str:
+    now = time.time()
+    rows = [
+        (
+            entry.kind,
+            entry.key[:_KEY_LETTERS],
+            entry.what,
+            format_size(entry.size_bytes),
+            format_size(entry.freed_bytes),
+            format_age(now - entry.used),
+            entry.state,
+            f"{entry.runs[-1]}" + (f" and {len(entry.runs) - 1} more" if entry.runs[1:] else "")
+            if entry.runs
+            else "no run",
+        )
+        for entry in found
+    ]
+    headers = ("kind", "key", "what", "size", "would free", "used", "state", "used by")
+    align = ("left", "left", "left", "right", "right", "right", "left", "left")
+    return tabulate(rows, headers, colalign=align, disable_numparse=True)
+
+
+def _data(entry: Entry) -> dict[str, Any]:
+    return {
+        "kind": entry.kind,
+        "key": entry.key,
+        "path": str(entry.path),
+        "what": entry.what,
+        "size_bytes": entry.size_bytes,
+        "freed_bytes": entry.freed_bytes,
+        "used": entry.used,
+        "runs": [str(run) for run in entry.runs],
+        "state": entry.state,
+    }
+
+
+def _du(store: Store, *, json_wanted: bool) -> None:
+    sizes = usage(store)
+    if json_wanted:
+        data = {
+            name: {"bytes": size, "freed_bytes": freed} for name, (size, freed) in sizes.items()
+        }
+        print(json.dumps(data, indent=1))
+        return
+    total = [sum(column) for column in zip(*sizes.values(), strict=True)] or [0, 0]
+    rows = [
+        (name, format_size(size), format_size(freed))
+        for name, (size, freed) in [*sizes.items(), ("all", total)]
+    ]
+    align = ("left", "right", "right")
+    print(tabulate(rows, (str(store.root), "size", "would free"), colalign=align,
+                   disable_numparse=True))  # fmt: skip
+    print("files that runs hold hard links to are not freed until those runs are removed too")
+
+
+def _gc(store: Store, arguments: argparse.Namespace) -> None:
+    limits: dict[str, Any] = {
+        "now": time.time(),
+        "older_than": arguments.older_than,
+        "max_bytes": arguments.max_size,
+    }
+    if arguments.dry_run:
+        removal = plan_removal(store, **limits)
+    else:
+        removal = remove(store, **limits, waiting=_tell_waiting)
+    if arguments.json:
+        data = {
+            "removed": [_data(entry) for entry in removal.entries],
+            "others": removal.others,
+            "left_bytes": removal.left_bytes,
+            "dry_run": arguments.dry_run,
+        }
+        print(json.dumps(data, indent=1))
+        return
+    if removal.entries:
+        print(_table(removal.entries))
+    print(_summary(removal, dry_run=arguments.dry_run))
+    if arguments.max_size is not None and removal.left_bytes > arguments.max_size:
+        print(f"note: {format_size(removal.left_bytes)} are left: the rest is in use",
+              file=sys.stderr)  # fmt: skip
+
+
+def _tell_waiting() -> None:
+    print("waiting for a build that looks at the store", file=sys.stderr)
+
+
+def _summary(removal: Removal, *, dry_run: bool) -> str:
+    size = format_size(sum(entry.size_bytes for entry in removal.entries))
+    freed = format_size(sum(entry.freed_bytes for entry in removal.entries))
+    others = ", ".join(f"{count} {name}" for name, count in removal.others.items() if count)
+    return (
+        f"{'would remove' if dry_run else 'removed'} {len(removal.entries)} entries, {size} "
+        f"({freed} freed on disk)" + (f"; {others}" if others else "")
+        + f"; {format_size(removal.left_bytes)} left"
+    )  # fmt: skip

@@ -1,0 +1,75 @@
+"""A small process that ends runners and their children when phibuild is gone, however it ended.
+
+Run as a program it reads lines from standard input: `+ID` for a process group that has started,
+`-ID` for one that has ended. When the stream closes, phibuild has ended, and what is left of the
+groups is killed. The kernel does this for the runners themselves on Linux alone, and nowhere for
+their children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from types import TracebackType
+
+
+class Guard:
+    """The guard of one run. If it cannot be told something it has been killed itself, and the run
+    goes on without it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a Ctrl-C in the terminal is not for it
+        )
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Guard:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._process.communicate()
+
+    def watch(self, group: int) -> None:
+        """Have a process group ended with this process."""
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        """Leave a process group alone: it has ended, and its number may be used again."""
+        self._tell(f"-{group}\n")
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None  # opened as a pipe above
+        with self._lock, contextlib.suppress(OSError):
+            self._process.stdin.write(line.encode("ascii"))
+            self._process.stdin.flush()
+
+
+def main() -> None:
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.SIG_IGN)
+    groups: set[int] = set()
+    for line in sys.stdin:
+        number = int(line[1:])
+        if line[0] == "+":
+            groups.add(number)
+        else:
+            groups.discard(number)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

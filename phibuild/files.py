@@ -1,0 +1,73 @@
+"""Files that are written whole, linked, synced and digested."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def link_tree(source: Path, target: Path) -> bool:
+    """Mirror a folder with hard links; return False if files were copied instead, because the file
+    system does not allow links. The target is there as a whole or not at all."""
+    linked = True
+    partial = target.parent / f".{target.name}.partial"
+    partial.mkdir(parents=True)
+    for path in sorted(source.rglob("*")):
+        to = partial / path.relative_to(source)
+        if path.is_dir():
+            to.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            os.link(path, to)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP):
+                raise
+            shutil.copy2(path, to)
+            linked = False
+    os.rename(partial, target)
+    return linked
+
+
+def write_atomically(path: Path, text: str, workspace: Path | None = None) -> None:
+    """Replace a file by new text; a reader sees the old or the new one, whole. It is written in
+    `workspace` (default: beside the file), where a kill leaves it."""
+    fd, temporary = tempfile.mkstemp(dir=workspace or path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def size_and_time(path: Path) -> tuple[int, int] | None:
+    """Return a file's size and modification time in ns; None if it cannot be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

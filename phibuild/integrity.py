@@ -1,0 +1,29 @@
+"""Trusting nothing that is remembered: what `phibuild build --verify` reads again before reuse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from phibuild.checkpoint import Checkpoint, digest_files
+from phibuild.steps import Plan
+from phibuild.store import ARTIFACTS, REFERENCES, Store
+
+
+def forget_sources(checkpoints: Iterable[Checkpoint], store: Store) -> None:
+    """Have all files of the checkpoints hashed again by the next plan."""
+    for checkpoint in checkpoints:
+        if checkpoint.folder is not None:
+            for path in digest_files(checkpoint.folder):
+                store.forget_digest(path)
+
+
+def set_damaged_aside(plan: Plan, store: Store) -> bool:
+    """Hash every file of what a plan would reuse, and set aside what is not as it was written; say
+    whether anything was, so that there is more to build."""
+    reused = {(REFERENCES, step.key) for step in plan.references if step.cached}
+    reused |= {(REFERENCES, step.key) for step in plan.activations if step.cached}
+    reused |= {(ARTIFACTS, artifact.key) for artifact in plan.artifacts if artifact.cached}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock
+        return any(list(pool.map(lambda entry: store.set_aside_if_damaged(*entry), sorted(reused))))

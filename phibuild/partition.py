@@ -1,0 +1,169 @@
+"""Artifacts to build and measure steps: together where memory allows, apart where it does not.
+
+What needs more memory than steps can ever be given is refused, with the figure and what would help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from phibuild.backends.registry import backend
+from phibuild.checkpoint import Checkpoint
+from phibuild.demand import Demand, demand
+from phibuild.keys import builder_digest
+from phibuild.matrix import Matrix
+from phibuild.schema import Evaluation
+from phibuild.steps import (
+    ActivationsStep,
+    Artifact,
+    BackendStep,
+    BuildStep,
+    MeasureStep,
+    ReferenceStep,
+    Refusal,
+)
+from phibuild.store import Store, content_key
+from phibuild.units import format_size
+
+_Step = TypeVar("_Step", bound=BackendStep)
+_Demands = Callable[[Sequence[Artifact]], Demand]
+_BUILDING_HELP = "use a machine with more memory, or set executor.memory if this one has it"
+_JUDGING_HELP = f"{_BUILDING_HELP}; fewer evaluation.windows and evaluation=none need less"
+
+
+@dataclass
+class Partition:
+    """What there is to do, and what cannot be done within `limit` bytes (None: not known)."""
+
+    limit: int | None
+    builds: list[BuildStep] = field(default_factory=list)
+    measures: list[MeasureStep] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def fits(self, bytes: int) -> bool:
+        return self.limit is None or bytes <= self.limit
+
+    def refuse(self, step: str, stops: str, what: str, artifact: Artifact, bytes: int) -> None:
+        """Note that `what` cannot be done, which stops the `build` or the `measure` of an
+        artifact."""
+        assert self.limit is not None  # without a limit everything fits
+        help = _BUILDING_HELP if stops == "build" else _JUDGING_HELP
+        reason = (
+            f"{what} needs {format_size(bytes)} of memory, steps can be given "
+            f"{format_size(self.limit)}"
+        )
+        known = [one for one in self.refusals if (one.step, one.reason) == (step, reason)]
+        keys = (*known[0].artifacts, artifact.key) if known else (artifact.key,)
+        self.refusals = [one for one in self.refusals if one not in known]
+        self.refusals.append(Refusal(step, stops, keys, bytes, reason, help))
+
+    def refuses(
+        self, original: ReferenceStep | ActivationsStep, stops: str, artifact: Artifact
+    ) -> bool:
+        """Return whether an artifact cannot be had for want of what the original would say."""
+        if original.cached or self.fits(original.memory_bytes):
+            return False
+        what = "running the original"
+        self.refuse(original.id, stops, what, artifact, original.memory_bytes)
+        return True
+
+
+def make_partition(
+    matrix: Matrix,
+    artifacts: Sequence[Artifact],
+    references: Mapping[str, ReferenceStep],
+    activations: Iterable[ActivationsStep],
+    evaluation: Evaluation,
+    store: Store,
+    limit: int | None,
+) -> Partition:
+    """Return the steps for artifacts that are not there or have not been judged."""
+    found = Partition(limit)
+    inputs = {step.key: step for step in activations}
+    builds: dict[tuple[str, str], list[Artifact]] = {}
+    measures: dict[tuple[str, str], list[Artifact]] = {}
+    for artifact in artifacts:
+        place = (artifact.model, artifact.variant.backend)
+        if not artifact.cached:
+            needed = inputs.get(artifact.activations or "")
+            if needed and found.refuses(needed, "build", artifact):
+                continue
+            builds.setdefault(place, []).append(artifact)
+        judge = evaluation.enabled and not artifact.judged
+        if judge and not found.refuses(references[artifact.model], "measure", artifact):
+            measures.setdefault(place, []).append(artifact)
+    for (model, name), group in builds.items():
+        wants = _build_demands(matrix.models[model], name, store)
+        found.builds += _fitting(found, BuildStep(model, name, tuple(group), wants(group)), wants)
+    refused = {key for one in found.refusals if one.stops == "build" for key in one.artifacts}
+    for (model, name), group in measures.items():
+        group = [artifact for artifact in group if artifact.key not in refused]
+        if group:
+            wants = _judge_demands(matrix.models[model], name, evaluation, store)
+            step = MeasureStep(model, name, tuple(group), wants(group))
+            found.measures += _fitting(found, step, wants)
+    return found
+
+
+def _fitting(found: Partition, step: _Step, wants: _Demands) -> list[_Step]:
+    """Return the step if it fits; else one step for all that fits together without what does not
+    fit alone, or one for each."""
+    if found.fits(step.memory_bytes):
+        return [step]
+    left = []
+    for artifact in step.artifacts:
+        alone = wants([artifact]).bytes
+        if found.fits(alone):
+            left.append(artifact)
+        else:
+            verb = "building" if step.kind == "build" else "judging"
+            what = f"{verb} {artifact.variant.name}"
+            found.refuse(step.id, step.kind, what, artifact, alone)
+    if not left:
+        return []
+    rest = replace(step, artifacts=tuple(left), demand=wants(left))
+    if found.fits(rest.memory_bytes):
+        return [rest]
+    return [
+        replace(step, artifacts=(artifact,), demand=wants([artifact]), part=part)
+        for part, artifact in enumerate(left, 1)
+    ]
+
+
+def _build_demands(checkpoint: Checkpoint, name: str, store: Store) -> _Demands:
+    def wants(group: Sequence[Artifact]) -> Demand:
+        variants = [artifact.variant for artifact in group]
+        bound = backend(name).build_memory(
+            checkpoint.architecture, checkpoint.weight_bytes, variants
+        )
+        return demand(store, _kind("build", checkpoint, name, group), bound)
+
+    return wants
+
+
+def _judge_demands(
+    checkpoint: Checkpoint, name: str, evaluation: Evaluation, store: Store
+) -> _Demands:
+    def wants(group: Sequence[Artifact]) -> Demand:
+        variants = [artifact.variant for artifact in group]
+        bound = backend(name).judge_memory(checkpoint.architecture, variants)
+        kind = _kind("measure", checkpoint, name, group)
+        tokens = [evaluation.windows, evaluation.window_tokens, evaluation.decode_tokens]
+        return demand(store, {**kind, "evaluation": tokens}, bound)
+
+    return wants
+
+
+def _kind(
+    step: str, checkpoint: Checkpoint, name: str, artifacts: Iterable[Artifact]
+) -> dict[str, Any]:
+    """Return what decides the memory of a step, whatever the weights are."""
+    variants = [artifact.variant.model_dump(mode="json") for artifact in artifacts]
+    return {
+        "step": step,
+        "builder": builder_digest(name),
+        "architecture": checkpoint.architecture.to_json(),
+        "variants": sorted(variants, key=content_key),
+    }

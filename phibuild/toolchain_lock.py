@@ -1,0 +1,41 @@
+"""Making a toolchain's lock, requirements.txt, from requirements.in: for phibuild's maintainers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from phibuild.errors import Problem, ToolchainError
+from phibuild.toolchains import Toolchain
+from phibuild.uv_command import run_uv
+
+_PYTHON = "3.11"  # the oldest that phibuild runs on
+
+
+def make_lock(tools: Toolchain, *, upgrade: bool = False) -> bool:
+    """Resolve a toolchain's requirements anew and write its lock; say whether it changed. Versions
+    that are locked stay where they are allowed, unless `upgrade` is asked for.
+
+    Raises ToolchainError where there is no source checkout that can be written, or with uv's words.
+    """
+    folder = tools.lock.parent
+    if not (folder / "requirements.in").is_file() or not _can_write(folder, tools.lock):
+        raise ToolchainError(
+            Problem(
+                f"the lock of toolchain {tools.name} cannot be written",
+                str(tools.lock),
+                "locks are made in a source checkout of phibuild, by who may write it",
+            )
+        )
+    before = tools.lock.read_text(encoding="utf-8") if tools.lock.exists() else None
+    words = ["pip", "compile", "--quiet", "--universal", "--python-version", _PYTHON]
+    words += ["--overrides", "../torch_overrides.txt", "requirements.in", "-o", tools.lock.name]
+    # The command is written into the lock: what is asked for once is no part of it.
+    environ = f"uv {' '.join(word for word in words if word != '--quiet')}"
+    words += ["--custom-compile-command", environ, *(["--upgrade"] if upgrade else [])]
+    run_uv(f"toolchain {tools.name} could not be locked", *words, folder=folder)
+    return tools.lock.read_text(encoding="utf-8") != before
+
+
+def _can_write(folder: Path, lock: Path) -> bool:
+    return os.access(folder, os.W_OK) and (not lock.exists() or os.access(lock, os.W_OK))

@@ -1,0 +1,92 @@
+"""Which runs use what in the store, so that removals can tell.
+
+`<store>/runs/<name>.json` says what a run needs and where its folder is; it is written before the
+run's first step. The build holds a lock on `<name>.lock` for as long as it lives. A run whose
+folder has gone, or whose build was killed before its report, is forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from phibuild.locks import held, is_held
+from phibuild.steps import Plan
+from phibuild.store import ARTIFACTS, MEASURES, REFERENCES, Store
+
+
+@dataclass(frozen=True)
+class Use:
+    """One run's use of the store: `keys` by kind of entry, `time` in seconds since 1970. `alive`
+    says that its build goes on, `gone` that nothing is left of the run."""
+
+    entry: Path
+    folder: Path
+    keys: dict[str, frozenset[str]]
+    time: float
+    alive: bool
+    gone: bool
+
+
+def removals_lock(store: Store) -> Path:
+    """Return the lock that whoever removes entries holds alone, and that builds share from looking
+    at what is there until it is said to be in use."""
+    return store.root / "locks" / "removals.lock"
+
+
+@contextlib.contextmanager
+def nothing_removed(store: Store) -> Iterator[None]:
+    """Hold off removals."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # what cannot be written to has nothing removed either
+            stack.enter_context(held(removals_lock(store), shared=True))
+        yield
+
+
+@contextlib.contextmanager
+def in_use(store: Store, folder: Path, plan: Plan) -> Iterator[None]:
+    """Say that the run in `folder` uses all that a plan names, and keep it until the end; what is
+    said stays for as long as the run's report does."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
+            name = secrets.token_hex(8)
+            lock = store.root / "runs" / f"{name}.lock"
+            stack.callback(lock.unlink, missing_ok=True)
+            stack.enter_context(held(lock))
+            text = json.dumps({"folder": str(folder), "host": socket.gethostname(), **_keys(plan)})
+            store.write(store.root / "runs" / f"{name}.json", text)
+        yield
+
+
+def _keys(plan: Plan) -> dict[str, list[str]]:
+    originals = {step.key for step in plan.references}
+    originals.update(step.key for step in plan.activations)
+    originals.update(a.activations for a in plan.artifacts if a.activations)
+    return {
+        ARTIFACTS: sorted(artifact.key for artifact in plan.artifacts),
+        MEASURES: sorted(a.measure_key for a in plan.artifacts if a.measure_key),
+        REFERENCES: sorted(originals),
+    }
+
+
+def read_uses(store: Store) -> list[Use]:
+    """Return all runs that the store knows of. Those of other machines' folders, which cannot be
+    seen from here, count as there."""
+    uses = []
+    for entry in sorted((store.root / "runs").glob("*.json")):
+        try:
+            data = json.loads(entry.read_text(encoding="utf-8"))
+            folder, here = Path(data["folder"]), data["host"] == socket.gethostname()
+            keys = {kind: frozenset(data[kind]) for kind in (ARTIFACTS, MEASURES, REFERENCES)}
+            time = entry.stat().st_mtime
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # removed in this instant, or not what phibuild writes
+        alive = is_held(entry.with_suffix(".lock"))
+        gone = not alive and here and not (folder / "report.json").is_file()
+        uses.append(Use(entry, folder, keys, time, alive, gone))
+    return uses

@@ -1,0 +1,305 @@
+"""2,000 damaged files and command lines: each ends in a plan, or in exit code 2 with a message.
+
+All in this process; where a command line or a recipe is damaged, through the console's entry point.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import ROOT
+from phibuild.catalogue import Catalogue
+from phibuild.cli import main
+from phibuild.commands.common import prepare
+from phibuild.commands.plan import plan_json, plan_lines
+from phibuild.compose import Composition, compose_build
+from phibuild.errors import PhibuildError
+from support.junk import JSON_VALUES, NUMBERS, OVERRIDES, VALUES, YAML_TEXT, cut_or_flip, mutate
+
+RECIPE = {"devices": {"board": {"llamacpp": ["int4"], "openvino": ["int4"]}}}
+DEVICE = {
+    "title": "My board", "class": "iot", "memory": "8 GiB", "budget": "6 GiB",
+    "accelerators": ["cpu"], "context_length": 4096, "sources": {"memory": "its data sheet"},
+    "backends": {"llamacpp": {"int4": {"type": "Q4_0"}}},
+}  # fmt: skip
+CHANCE = st.randoms(use_true_random=False)
+JUNK = st.lists(VALUES, min_size=1, max_size=3)
+JSON_JUNK = st.lists(JSON_VALUES, min_size=1, max_size=3)
+
+
+def examples(number: int) -> settings:
+    return settings(
+        max_examples=number,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+
+
+def shipped(folder: str) -> dict[str, Any]:
+    """Return the files of a folder of the repository, as data by name."""
+    paths = sorted((ROOT / folder).glob("*.yaml"))
+    return {path.stem: yaml.safe_load(path.read_text("utf-8")) for path in paths}
+
+
+RECIPES, DEVICES, MODELS = shipped("recipes"), shipped("conf/device"), shipped("conf/model")
+BACKENDS, EVALUATIONS = shipped("conf/backend"), shipped("conf/evaluation")
+LOCAL = shipped("conf/executor")["local"]
+
+
+@dataclass
+class Fuzz:
+    """Plans in a working directory of its own, without a network, and counts how that ends."""
+
+    folder: Path
+    ends: Counter[int] = field(default_factory=Counter)
+    compositions: dict[tuple[str, ...], Composition] = field(default_factory=dict)
+
+    def command(self, *words: str) -> int:
+        """Run `phibuild plan`; fail if it ends in anything but a plan or a refusal."""
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main(["plan", *words])
+        code, said = ended.value.code, err.getvalue()
+        assert "Traceback" not in out.getvalue() + said
+        if code == 0:
+            assert said == ""
+            assert " cells, " in out.getvalue()
+        else:
+            assert code == 2, said
+            first, *others = said.splitlines()
+            assert len(first) > len("error: : x")
+            assert first.startswith("error: ")
+            assert all(line.startswith(("error: ", "    ")) for line in others), said
+        self.ends[code] += 1
+        return code
+
+    def plan(self, *words: str) -> None:
+        """Do what `phibuild plan` does, but compose the words once: what is damaged is read
+        later."""
+        if words not in self.compositions:
+            self.compositions[words] = compose_build(words, Catalogue(), sweep=False)
+        arguments = argparse.Namespace(config_dir=None, only=[], skip=[])
+        refused = None
+        try:
+            found = prepare(arguments, self.compositions[words]).plan
+            assert plan_lines(found, "mine")
+            assert json.dumps(plan_json(found, "mine"))
+        except PhibuildError as error:
+            refused = error
+        self.ends[2 if refused else 0] += 1
+        if refused:
+            assert refused.exit_code == 2
+            assert refused.problems
+            assert all(problem.what.strip() and problem.where for problem in refused.problems)
+
+
+@pytest.fixture
+def fuzz(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzz]:
+    """Return a Fuzz with a device and a recipe for it; both ends must have been met."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PHIBUILD_STORE", str(tmp_path / "store"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    write("conf/device/board.yaml", DEVICE)
+    write("recipes/mine.yaml", RECIPE)
+    fuzz = Fuzz(work)
+    yield fuzz
+    assert fuzz.ends[2] > 0, "nothing was refused"
+
+
+def write(name: str, data: Any) -> None:
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
+
+
+@examples(450)
+@given(name=st.sampled_from(sorted(RECIPES)), junk=JUNK, chance=CHANCE)
+def test_a_damaged_recipe(name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
+    write("recipes/mine.yaml", mutate(RECIPES[name], chance, junk))
+    fuzz.command("recipe=mine")
+
+
+@examples(200)
+@given(text=YAML_TEXT)
+def test_any_text_as_a_recipe(text: str, fuzz: Fuzz) -> None:
+    Path("recipes/mine.yaml").write_text(text, encoding="utf-8")
+    assert fuzz.command("recipe=mine") == 2
+
+
+@examples(50)
+@given(name=st.sampled_from(sorted(RECIPES)), chance=CHANCE)
+def test_a_recipe_with_damaged_bytes(name: str, chance: random.Random, fuzz: Fuzz) -> None:
+    data = (ROOT / "recipes" / f"{name}.yaml").read_bytes()
+    Path("recipes/mine.yaml").write_bytes(cut_or_flip(data, chance))
+    fuzz.command("recipe=mine")
+
+
+@examples(200)
+@given(name=st.sampled_from(["board", *sorted(DEVICES)]), junk=JUNK, chance=CHANCE)
+def test_a_damaged_device(name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
+    write("conf/device/board.yaml", mutate({**DEVICE, **DEVICES.get(name, {})}, chance, junk))
+    fuzz.plan("recipe=mine")
+
+
+@examples(250)
+@given(name=st.sampled_from(sorted(MODELS)), junk=JUNK, chance=CHANCE)
+def test_a_damaged_model(name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
+    write("conf/model/mine.yaml", mutate(MODELS[name], chance, junk))
+    fuzz.plan("recipe=mine", "model=mine")
+
+
+@examples(100)
+@given(name=st.sampled_from(sorted(BACKENDS)), junk=JUNK, chance=CHANCE)
+def test_damaged_defaults_of_a_backend(
+    name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz
+) -> None:
+    for path in Path("conf/backend").glob("*.yaml"):
+        path.unlink()
+    write(f"conf/backend/{name}.yaml", mutate(BACKENDS[name], chance, junk))
+    fuzz.plan("recipe=mine")
+
+
+@examples(100)
+@given(name=st.sampled_from(sorted(EVALUATIONS)), junk=JUNK, chance=CHANCE)
+def test_a_damaged_evaluation(
+    name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz
+) -> None:
+    write("conf/evaluation/mine.yaml", mutate(EVALUATIONS[name], chance, junk))
+    fuzz.command("recipe=mine", "evaluation=mine")
+
+
+@examples(100)
+@given(junk=JUNK, chance=CHANCE)
+def test_a_damaged_executor(junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
+    write("conf/executor/mine.yaml", mutate(LOCAL, chance, junk))
+    fuzz.command("recipe=mine", "executor=mine")
+
+
+FIGURES = MODELS["phi-4-mini"]["config"]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in FIGURES if name not in ("rope_scaling", "tie_word_embeddings")]
+)
+def test_an_extreme_figure_of_a_model(name: str, fuzz: Fuzz) -> None:
+    """Whole numbers meet loops, floats and text: each figure takes every extreme."""
+    for number in NUMBERS:
+        config = {**FIGURES, name: number}
+        write("conf/model/mine.yaml", {**MODELS["phi-4-mini"], "config": config})
+        fuzz.plan("recipe=mine", "model=mine")
+
+
+@pytest.mark.parametrize("name", ["memory", "budget", "context_length"])
+def test_an_extreme_figure_of_a_device(name: str, fuzz: Fuzz) -> None:
+    for number in NUMBERS:
+        write("conf/device/board.yaml", {**DEVICE, name: number})
+        fuzz.plan("recipe=mine")
+
+
+@pytest.mark.parametrize("group", ["evaluation", "executor"])
+def test_an_extreme_figure_of_a_setting(group: str, fuzz: Fuzz) -> None:
+    settings = {"evaluation": EVALUATIONS["quick"], "executor": LOCAL}[group]
+    for name in [name for name, value in settings.items() if value is not True]:
+        for number in NUMBERS:
+            write(f"conf/{group}/mine.yaml", {**settings, name: number})
+            fuzz.command("recipe=mine", f"{group}=mine")
+
+
+@pytest.fixture
+def model(fuzz: Fuzz, checkpoint: Callable[..., Path]) -> Path:
+    """Return a checkpoint folder whose files can be written over one by one."""
+    source = checkpoint("phi3", layers=1, shards=2, intermediate_size=256)
+    copy = fuzz.folder / "my-phi"
+    copy.mkdir()
+    for path in source.iterdir():
+        os.link(path, copy / path.name)
+    return copy
+
+
+def replace(path: Path, data: bytes) -> None:
+    path.unlink()  # a link to the checkpoint that all share
+    path.write_bytes(data)
+
+
+@examples(250)
+@given(junk=JSON_JUNK, chance=CHANCE)
+def test_a_damaged_config(
+    junk: list[Any], chance: random.Random, model: Path, fuzz: Fuzz, checkpoint: Callable[..., Path]
+) -> None:
+    source = checkpoint("phi3", layers=1, shards=2, intermediate_size=256)
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    replace(model / "config.json", json.dumps(mutate(config, chance, junk)).encode())
+    fuzz.plan("recipe=mine", "model=./my-phi")
+
+
+@examples(150)
+@given(
+    name=st.sampled_from(
+        ["tokenizer_config.json", "model.safetensors.index.json", "generation_config.json"]
+    ),
+    junk=JSON_JUNK,
+    chance=CHANCE,
+)
+def test_a_damaged_companion(
+    name: str,
+    junk: list[Any],
+    chance: random.Random,
+    model: Path,
+    fuzz: Fuzz,
+    checkpoint: Callable[..., Path],
+) -> None:
+    source = checkpoint("phi3", layers=1, shards=2, intermediate_size=256)
+    for path in source.iterdir():
+        (model / path.name).unlink()
+        os.link(path, model / path.name)
+    data = json.loads((source / name).read_text("utf-8"))
+    replace(model / name, json.dumps(mutate(data, chance, junk)).encode())
+    fuzz.plan("recipe=mine", "model=./my-phi")
+
+
+@examples(150)
+@given(junk=JSON_JUNK, chance=CHANCE, bytes_too=st.booleans())
+def test_a_damaged_header_of_weights(
+    junk: list[Any],
+    chance: random.Random,
+    bytes_too: bool,
+    model: Path,
+    fuzz: Fuzz,
+    checkpoint: Callable[..., Path],
+) -> None:
+    name = "model-00001-of-00002.safetensors"
+    data = (checkpoint("phi3", layers=1, shards=2, intermediate_size=256) / name).read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    text = json.dumps(mutate(json.loads(data[8 : 8 + length]), chance, junk)).encode()
+    damaged = struct.pack("<Q", len(text)) + text + data[8 + length :]
+    replace(model / name, cut_or_flip(damaged, chance) if bytes_too else damaged)
+    fuzz.plan("recipe=mine", "model=./my-phi")
+
+
+@examples(300)
+@given(words=st.lists(OVERRIDES, min_size=1, max_size=3), sweep=st.booleans())
+def test_any_overrides(words: list[str], sweep: bool, fuzz: Fuzz) -> None:
+    shutil.rmtree("conf", ignore_errors=True)
+    fuzz.command(*(["-m"] if sweep else []), *words)

@@ -1,0 +1,106 @@
+"""Judging with runtimes of numpy: what it finds, and when cached decoding is another model."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from phibuild.evaluate.judge import judge
+from phibuild.worker import Report
+
+VOCABULARY, WINDOW = 50, 33
+
+
+class Model:
+    """Logits that depend on all tokens before and on their positions. `noise` moves those of one
+    pass, `decoding_noise` those of single tokens; `shift` is a cache that counts positions
+    wrong."""
+
+    def __init__(self, noise: float = 0.0, decoding_noise: float = 0.0, shift: int = 0) -> None:
+        self.noise, self.decoding_noise, self.shift = noise, decoding_noise, shift
+        self.cache: list[int] = []
+
+    def _logits(self, ids: list[int], shift: int, noise: float, seed: int) -> NDArray[np.float32]:
+        rows = []
+        for end in range(1, len(ids) + 1):
+            where = np.random.default_rng([end + shift, *ids[max(0, end - 3) : end]])
+            rows.append(where.normal(0, 3, VOCABULARY))
+        other = np.random.default_rng(seed).normal(0, 1, (len(ids), VOCABULARY))
+        return (np.array(rows) + noise * other).astype(np.float32)
+
+    def logits(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.cache = [int(one) for one in ids]
+        return self._logits(self.cache, 0, self.noise, 1)
+
+    def extend(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.cache += [int(one) for one in ids]
+        found = self._logits(self.cache, self.shift, self.decoding_noise, len(self.cache))
+        return found[-len(ids) :]
+
+    def native(self) -> Model:
+        return self
+
+
+class Runner:
+    """A backend's worker module: the folder's name is the model."""
+
+    REFERENCE = "logits"
+    MODELS: dict[str, Model] = {  # noqa: RUF012
+        "exact": Model(),
+        "noisy": Model(noise=1.0, decoding_noise=1.0),
+        "decoding": Model(noise=0.02, decoding_noise=1.0),
+        "shifted": Model(shift=1),
+        "noisy and shifted": Model(noise=1.0, decoding_noise=1.0, shift=1),
+    }
+
+    def load(self, folder: Path, threads: int) -> Model:
+        return self.MODELS[folder.name]
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    windows = np.random.default_rng(5).integers(0, VOCABULARY, (2, WINDOW)).astype(np.int32)
+    np.save(tmp_path / "windows.npy", windows)
+    logits = [Model().logits(window[:-1].astype(np.int64)) for window in windows]
+    np.save(tmp_path / "logits.npy", np.array(logits))
+    return tmp_path
+
+
+def judged(reference: Path, name: str) -> dict[str, Any]:
+    """Return the event about an artifact."""
+    stream = io.StringIO()
+    request = {
+        "reference": str(reference), "threads": 1, "decode_tokens": 16,
+        "items": [{"item": "key", "folder": name}],
+    }  # fmt: skip
+    judge(Runner(), request, Report(stream))
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    (found,) = [event for event in events if event["event"] in ("item", "failed")]
+    return dict(found)
+
+
+def test_the_original_loses_nothing(reference: Path) -> None:
+    quality = judged(reference, "exact")["result"]["quality"]
+    assert quality["kl_mean"] == 0
+    assert quality["cached_decoding_kl"] == pytest.approx(0, abs=1e-9)
+    assert quality["top1"] == 1
+
+
+def test_decoding_may_differ_as_much_as_the_artifact_has_lost(reference: Path) -> None:
+    """As with runtimes that round activations: other noise, the same distance."""
+    quality = judged(reference, "noisy")["result"]["quality"]
+    assert quality["kl_mean"] > 0.1
+    assert quality["cached_decoding_kl"] > 0.1
+
+
+@pytest.mark.parametrize("name", ["shifted", "decoding", "noisy and shifted"])
+def test_decoding_that_is_another_model_fails(reference: Path, name: str) -> None:
+    error = judged(reference, name)["error"]
+    assert error.startswith("cached decoding disagrees with one pass: mean KL ")
+    assert "this artifact would generate other text" in error

@@ -7,11 +7,12 @@ import threading
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 
 class PlainProgress:
-    """One line when a step starts, one when it ends; for logs and pipes."""
+    """One line when a step starts, one when it ends, one for a note; for logs and pipes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,13 +33,17 @@ class PlainProgress:
     def stage(self, step: str, stage: str, fraction: float | None) -> None:
         pass  # a line for each stage would drown the others
 
+    def noted(self, step: str, text: str) -> None:
+        self._say(f"{time.strftime('%H:%M:%S')} {step}: {text}")
+
     def ended(self, step: str, failed: str | None, seconds: float) -> None:
         word = f"FAILED: {failed.splitlines()[0]}" if failed else "done"
         self._say(f"{time.strftime('%H:%M:%S')} {step}: {word} ({seconds:.1f} s)")
 
 
 class LiveProgress:
-    """A line with a bar for each running step, one kept line for each that has ended."""
+    """A line with a bar for each running step; one kept line for each that has ended and each
+    note."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -67,6 +72,9 @@ class LiveProgress:
         self._progress.update(
             self._tasks[step], description=stage, total=total, completed=fraction or 0.0
         )
+
+    def noted(self, step: str, text: str) -> None:
+        self._progress.console.print(f"[dim]{step}[/dim] {escape(text)}", highlight=False)
 
     def ended(self, step: str, failed: str | None, seconds: float) -> None:
         self._progress.remove_task(self._tasks.pop(step))

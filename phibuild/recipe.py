@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from phibuild.catalogue import Catalogue, locate, validation_problems
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.overrides import COMMAND_LINE, GROUPS, kind_of
-from phibuild.schema import Evaluation, ExecutorSettings, Frozen, Gates
+from phibuild.schema import Evaluation, ExecutorSettings, Frozen, Gates, SlurmSettings
 from phibuild.yamlfile import Path_, YamlFile
 
 _MAPPINGS = ("devices", "backends", "gates", *GROUPS)
@@ -29,7 +29,18 @@ class BuildConfig(Frozen):
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     gates: Gates = Gates()
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    executor: ExecutorSettings | SlurmSettings = Field(default_factory=ExecutorSettings)
+
+
+class _LocalConfig(BuildConfig):
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+
+
+class _SlurmConfig(BuildConfig):
+    executor: SlurmSettings
+
+
+_KINDS: dict[str, type[BuildConfig]] = {"local": _LocalConfig, "slurm": _SlurmConfig}
 
 
 @dataclass(frozen=True)
@@ -139,21 +150,45 @@ def validate_recipe(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, l
         if file.line_of(("hydra",))[0]:
             problems.append(Problem("unknown key 'hydra'", locate([file], ("hydra",)),
                                     "a recipe has no settings of Hydra"))  # fmt: skip
+        if file.line_of(("executor", "setup"))[0] == 2:
+            where = locate([file], ("executor", "setup"))
+            what = "executor.setup in a recipe is refused"
+            remedy = "recipes are data: conf/executor/NAME.yaml may hold it"
+            problems.append(Problem(what, where, remedy))
     if not data.get("devices"):
         problems.append(Problem("the recipe names no devices", shell.where(("devices",)), _EXAMPLE))
         data["devices"] = {}
+    kind = _KINDS[_executor_kind(data, shell, problems)]
     try:
-        config = BuildConfig.model_validate(data)
+        config = kind.model_validate(data)
         return config, problems + _text_problems(config, shell)
     except ValidationError as error:
-        problems += validation_problems(error, BuildConfig, shell.where)
+        problems += validation_problems(error, kind, shell.where)
         for detail in error.errors(include_url=False, include_context=False):
             _prune(data, detail["loc"])
     try:
-        config = BuildConfig.model_validate({"model": "", "devices": {}, **data})
+        config = kind.model_validate({"model": "", "devices": {}, **data})
         return config, problems + _text_problems(config, shell)
     except ValidationError as error:
         raise ConfigError(problems) from error
+
+
+def _executor_kind(data: dict[str, Any], shell: Recipe, problems: list[Problem]) -> str:
+    """Return the kind of executor that the chosen file of conf/executor is of. Nothing else may
+    choose it: the keys of that file would not fit."""
+    chosen: Any = next((f.data() for f in shell.group_files if f.prefix == ("executor",)), {})
+    kind = chosen.get("kind", "local")
+    if not isinstance(kind, str) or kind not in _KINDS:
+        what, kind = f"executor.kind: unknown kind {kind!r}", "local"
+        problems.append(
+            Problem(what, shell.where(("executor", "kind")), f"known: {', '.join(_KINDS)}")
+        )
+        data["executor"] = {}
+    elif isinstance(data.get("executor"), dict) and data["executor"].get("kind", kind) != kind:
+        where = shell.where(("executor", "kind"))
+        problems.append(Problem("executor.kind cannot be set", where, "choose executor=NAME"))
+        data["executor"]["kind"] = kind
+    return kind
 
 
 def _prune(data: Any, path: Path_) -> None:

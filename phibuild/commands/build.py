@@ -7,17 +7,21 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phibuild.commands.common import compose, prepare
+from phibuild.commands.common import Prepared, compose, prepare
+from phibuild.compose import Composition
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_GATE_FAILED, EXIT_INTERRUPTED, EXIT_OK
-from phibuild.execute.local import run_plan
+from phibuild.execute.context import Listener
+from phibuild.execute.local import Execution, run_plan
 from phibuild.places import user_path
 from phibuild.progress import make_progress
 from phibuild.report.data import make_report
 from phibuild.report.table import LEGEND, headline, report_table, summary_lines
 from phibuild.report.writing import check_output, new_run, write_run
+from phibuild.schema import ExecutorSettings
 from phibuild.uses import in_use
 
 
@@ -30,15 +34,14 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     output = user_path(arguments.output, "--output").resolve()
     check_output(output)
+    execute = _executor(composition)
     with contextlib.ExitStack() as stack:
         with contextlib.ExitStack() as planning:
             prepared = prepare(arguments, composition, planning)
             folder = stack.enter_context(new_run(output, composition.name))
             stack.enter_context(in_use(prepared.store, folder, prepared.plan))
         with make_progress(quiet=arguments.json) as progress:
-            execution = run_plan(
-                prepared.plan, prepared.store, prepared.executor, folder / "logs", progress
-            )
+            execution = execute(prepared, folder / "logs", progress)
         report = make_report(
             prepared.plan,
             execution,
@@ -55,6 +58,23 @@ def run(arguments: argparse.Namespace) -> int:
         show(report)
         print(f"report: {_shown(folder)}/report.md")
     return exit_code(report)
+
+
+def _executor(composition: Composition) -> Callable[[Prepared, Path, Listener], Execution]:
+    """Return what runs a plan, once it is known to work here. Raises ConfigError if not."""
+    recipe = composition.recipes[0]
+    settings = recipe.config.executor
+    if isinstance(settings, ExecutorSettings):
+        return lambda prepared, logs, listener: run_plan(
+            prepared.plan, prepared.store, settings, logs, listener
+        )
+    from phibuild.execute.slurm import executor, submit
+
+    if not composition.problems:  # else the plan tells of them all
+        submit.check_cluster(settings, recipe.where)
+    return lambda prepared, logs, listener: executor.run_plan(
+        prepared.plan, prepared.store, settings, logs, listener
+    )
 
 
 def show(report: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from phibuild.matrix import expand
 from phibuild.models import Fetch
 from phibuild.places import store_folder, user_path
 from phibuild.plan import make_plan
-from phibuild.schema import ExecutorSettings
+from phibuild.schema import ExecutorSettings, SlurmSettings
 from phibuild.steps import Plan
 from phibuild.store import Store
 from phibuild.uses import nothing_removed
@@ -29,7 +29,7 @@ class Prepared:
     composition: Composition
     plan: Plan
     store: Store
-    executor: ExecutorSettings
+    executor: ExecutorSettings | SlurmSettings
 
 
 def make_catalogue(arguments: argparse.Namespace) -> Catalogue:
@@ -80,7 +80,7 @@ def prepare(
         stack.enter_context(nothing_removed(store))
         if arguments.verify:
             forget_sources(matrix.models.values(), store)
-    limit = first.executor.memory or usable_memory()
+    limit = _memory_limit(first.executor)
 
     def planned() -> Plan:
         return make_plan(matrix, first.evaluation, store, read_weights=build, memory_limit=limit)
@@ -91,6 +91,15 @@ def prepare(
     if build and plan.steps:
         store.require_writable()
     return Prepared(composition, plan, store, first.executor)
+
+
+def _memory_limit(settings: ExecutorSettings | SlurmSettings) -> int | None:
+    """Return the most memory that a step can be given, None if that is not known."""
+    if isinstance(settings, SlurmSettings):
+        from phibuild.execute.slurm.submit import memory_limit
+
+        return memory_limit(settings)
+    return settings.memory or usable_memory()
 
 
 def _tell(text: str) -> None:

@@ -6,22 +6,23 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
 from phibuild.errors import EXIT_INTERRUPTED
 from phibuild.execute.process import Runners
 
-_SIGNALS = [
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-]
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
 @contextmanager
-def stopped_gently(runners: Runners) -> Iterator[threading.Event]:
-    """Give the event that a first signal sets while the block runs; the runners are ended then.
+def stopped_gently(
+    runners: Runners, signals: Sequence[str] = _SIGNALS
+) -> Iterator[threading.Event]:
+    """Give the event that a first of the `signals` sets while the block runs; the runners are
+    ended then.
 
     A second one kills them and ends this process at once, without a report. In a thread that is
     not the main one signals cannot be had, and the event is never set.
@@ -43,7 +44,8 @@ def stopped_gently(runners: Runners) -> Iterator[threading.Event]:
         yield stop
         return
     # What is ignored stays ignored: nohup's SIGHUP, a background job's SIGINT.
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    known = [getattr(signal, name) for name in signals if hasattr(signal, name)]
+    heard = [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield stop

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from phibuild.execute.context import Context, Listener, Result
@@ -36,7 +36,9 @@ LOG = "executor.log"
 @dataclass(frozen=True)
 class Execution:
     """What came of a plan: results by artifact key, what ran when and what it took by step, the
-    cores and bytes of memory that it was run within. `complete` is False if it was interrupted."""
+    cores and bytes of memory that it was run within. `complete` is False if it was interrupted.
+    On a cluster (`kind` slurm) these are a job's cores and the largest job's memory, and `places`
+    has each step's job and node."""
 
     results: dict[str, Result]
     history: History
@@ -44,6 +46,8 @@ class Execution:
     cores: int
     memory_bytes: int
     complete: bool
+    kind: str = "local"
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_plan(

@@ -11,9 +11,9 @@ from typing import Literal
 
 from phibuild.units import format_size
 
-Bound = Literal["memory", "cores", "needs", "work"]
+Bound = Literal["memory", "cores", "needs", "work", "queue"]
 """What keeps more from running: memory or cores that a ready task waits for, tasks that others
-need, or nothing: all that is left is running."""
+need, or nothing: all that is left is running; on a cluster, the scheduler's queue."""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def make_report(
         "cells": cells,
         "steps": step_rows(execution),
         "executor": {
+            "kind": execution.kind,
             "cores": execution.cores,
             "memory_bytes": execution.memory_bytes,
             "bounded_by_seconds": execution.history.bounds,

@@ -16,6 +16,7 @@ _WORDS = {
     "cores": "cores",
     "needs": "steps that others need",
     "work": "the steps themselves",
+    "queue": "the cluster's queue",
 }
 
 
@@ -39,6 +40,7 @@ def step_rows(execution: Execution) -> list[dict[str, Any]]:
                 "attempts": ran.attempts,
                 "cpu_seconds": used.cpu_seconds,
                 "peak_anonymous_bytes": used.peak_anonymous_bytes,
+                "place": execution.places.get(name),
             }
         )
     return rows
@@ -59,17 +61,20 @@ def bound_line(report: Mapping[str, Any]) -> str | None:
     steps = [step for step in report["steps"] if step["cores"]]
     largest = max((step["peak_anonymous_bytes"] or 0 for step in steps), default=0)
     beside = sum(1 for step in steps if step["beside"])
-    return (
-        f"bounded by {shares}; {beside} of {len(steps)} steps ran beside another within "
-        f"{executor['cores']} cores and {format_size(executor['memory_bytes'])}"
-        + (f"; the largest took {format_size(largest)}" if largest else "")
+    within = f"within {executor['cores']} cores and {format_size(executor['memory_bytes'])}"
+    if executor.get("kind") == "slurm":
+        within = f"as Slurm jobs of {executor['cores']} cores"
+    return f"bounded by {shares}; {beside} of {len(steps)} steps ran beside another {within}" + (
+        f"; the largest took {format_size(largest)}" if largest else ""
     )
 
 
 def steps_table(report: Mapping[str, Any], style: str) -> str:
     """Return the steps that ran runners, as a table; "" if there were none."""
     steps = [step for step in report.get("steps", ()) if step["cores"] and step["seconds"]]
-    headers = ("step", "start s", "s", "CPU s", "memory planned", "taken", "waited s for", "beside")
+    headers = ["step", "start s", "s", "CPU s", "memory planned", "taken", "waited s for", "beside"]
+    if any(step.get("place") for step in steps):
+        headers.append("place")
     rows = [
         (
             step["id"],
@@ -80,6 +85,7 @@ def steps_table(report: Mapping[str, Any], style: str) -> str:
             format_size(step["peak_anonymous_bytes"]),
             ", ".join(f"{what} {s:.0f}" for what, s in step["waited_seconds"].items() if s >= 0.5),
             ", ".join(step["beside"]),
+            *((step["place"] or "",) if "place" in headers else ()),
         )
         for step in steps
     ]

@@ -12,6 +12,7 @@ from phibuild.backends.registry import BACKENDS
 from phibuild.catalogue import Catalogue
 from phibuild.compose import Composition, compose_build
 from phibuild.errors import ConfigError
+from phibuild.schema import ExecutorSettings
 
 
 def compose(*words: str, sweep: bool = False, config_dir: Path | None = None) -> Composition:
@@ -125,6 +126,7 @@ def test_values_of_the_recipe_can_be_set() -> None:
     config = compose("gates.kl=0.5", "+gates.size='3 GB'", "executor.memory=12 GiB",
                      "description='a b'").recipes[0].config  # fmt: skip
     assert (config.gates.kl, config.gates.size) == (0.5, 3_000_000_000)
+    assert isinstance(config.executor, ExecutorSettings)
     assert config.executor.memory == 12 << 30
     assert config.description == "a b"
 

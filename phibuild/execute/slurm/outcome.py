@@ -1,0 +1,185 @@
+"""What the jobs left, as the results, logs and history that a local run would have."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from phibuild.execute.context import Context
+from phibuild.execute.remote import backend_of
+from phibuild.execute.scheduler import History, Ran, Task
+from phibuild.execute.slurm.jobs import Job, Jobs
+from phibuild.execute.steps import Step, step_needs
+from phibuild.execute.usage import Usage
+from phibuild.schema import SlurmSettings
+from phibuild.steps import ActivationsStep, BuildStep, MeasureStep, ReferenceStep
+
+_LATE_SECONDS = 60.0
+_NO_ORIGINAL = "the original could not be run: "
+
+
+def fold(context: Context, jobs: Jobs) -> None:
+    """Put what all jobs left into the context, in the order of the plan's steps."""
+    originals: list[ReferenceStep | ActivationsStep] = []
+    originals += [*context.plan.references, *context.plan.activations]
+    for original in originals:
+        if original.cached:
+            _original(context, original, [], None)
+    for step in context.plan.steps:
+        some, refused = jobs.of.get(step.id, []), jobs.refused.get(step.id)
+        log = _fetch_log(context, step, some)
+        if isinstance(step, ReferenceStep | ActivationsStep):
+            _original(context, step, some, refused)
+        elif isinstance(step, BuildStep):
+            _built(context, step, some, refused, log)
+        elif isinstance(step, MeasureStep):
+            _judged(context, step, some, refused, log)
+        usage = Usage()
+        for found in (job.found for job in some if job.found):
+            usage.cpu_seconds += found["usage"]["cpu_seconds"]
+            peak = found["usage"]["peak_anonymous_bytes"]
+            if peak is not None:
+                usage.peak_anonymous_bytes = max(peak, usage.peak_anonymous_bytes or 0)
+        context.usage[step.id] = usage
+
+
+def _original(
+    context: Context,
+    step: ReferenceStep | ActivationsStep,
+    jobs: Sequence[Job],
+    refused: str | None,
+) -> None:
+    promised = step.cached or any(job.found and not job.found["problem"] for job in jobs)
+    folder = _see(lambda: context.store.reference(step.key), promised)
+    reasons = [job.found["problem"] if job.found else job.why for job in jobs]
+    reason = next((reason for reason in reasons if reason), refused)
+    if not folder and not reason:
+        return  # Ctrl-C: what would have needed it says so
+    known = folder or _NO_ORIGINAL + str(reason).removeprefix(_NO_ORIGINAL)
+    if isinstance(step, ReferenceStep):
+        context.references[step.model] = known
+    else:
+        context.activations[step.key] = known
+
+
+def _built(
+    context: Context, step: BuildStep, jobs: Sequence[Job], refused: str | None, log: Path | None
+) -> None:
+    for artifact in step.artifacts:
+        result = context.results[artifact.key]
+        if log:
+            result.logs.append(log)
+        job = next((job for job in jobs if artifact.key in job.record.makes), None)
+        item = _item(job, artifact.key)
+        done = item["status"] in ("built", "cached")
+        key = artifact.key
+        if _see(lambda key=key: context.store.artifact(key), done):  # type: ignore[misc]
+            # Without a job of its own, another phibuild made it since the plan.
+            result.status = item["status"] if done else "built" if job else "cached"
+            continue
+        inputs = context.activations.get(artifact.activations or "")
+        reason = inputs if isinstance(inputs, str) else _reason(job, item) or refused
+        if reason:
+            context.fail(artifact, reason)
+
+
+def _judged(
+    context: Context, step: MeasureStep, jobs: Sequence[Job], refused: str | None, log: Path | None
+) -> None:
+    reference = context.references.get(step.model)
+    for artifact in step.artifacts:
+        result = context.results[artifact.key]
+        if result.status not in ("built", "cached"):
+            continue
+        if log:
+            result.logs.append(log)
+        key = artifact.measure_key or ""
+        job = next((job for job in jobs if key in job.record.makes), None)
+        item = _item(job, artifact.key)
+        result.measure = item["measure"] or context.store.measure(key)
+        if result.measure is None:
+            reason = reference if isinstance(reference, str) else _reason(job, item) or refused
+            if reason:
+                before = "it was built, but could not be judged: "
+                context.fail(artifact, before + reason.removeprefix(before))
+
+
+def _item(job: Job | None, artifact: str) -> dict[str, Any]:
+    """Return what a job says of an artifact."""
+    nothing = {"status": "failed", "reason": None, "measure": None}
+    found: dict[str, Any] = job.found["results"] if job and job.found else {}
+    return {**nothing, **found.get(artifact, {})}
+
+
+def _reason(job: Job | None, item: dict[str, Any]) -> str | None:
+    """Return why an artifact is not there: the step's words, with what Slurm adds to them."""
+    if job is None:
+        return None
+    reason: str | None = item["reason"] or (job.found["problem"] if job.found else job.why)
+    if reason and job.note and reason.startswith(("killed by SIGKILL", "out of memory")):
+        return f"{job.note}; {reason}"
+    return reason
+
+
+def _see(look: Callable[[], Any], promised: bool) -> Any:
+    """Look for something in the store; what a job `promised` may take a while to be seen through
+    a network file system."""
+    deadline = time.monotonic() + (_LATE_SECONDS if promised else 0)
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+def _fetch_log(context: Context, step: Step, jobs: Sequence[Job]) -> Path | None:
+    """Copy the logs of a step's jobs into the run's folder, None if there are none."""
+    log = context.logs / f"{step.id}.log"
+    for job in jobs:
+        for path in (job.folder / f"{step.id}.log", job.folder / f"{job.id}_0_log.err"):
+            if path.exists() and path.stat().st_size:
+                with path.open("rb") as source, log.open("ab") as target:
+                    shutil.copyfileobj(source, target)
+    return log if log.exists() else None
+
+
+def make_history(
+    context: Context, jobs: Jobs, settings: SlurmSettings, started: float, ended: float
+) -> History:
+    """Return what ran when, in seconds from `started` (both since the epoch): a step that was
+    running before has a negative start. `queue` is time in which a job could have run and did
+    not."""
+    history = History()
+    spans: dict[str, tuple[float, float]] = {}
+    for step in context.plan.steps:
+        some = [job for job in jobs.of.get(step.id, []) if job.began is not None]
+        if not some:
+            continue
+        began = min(job.began or ended for job in some)
+        spans[step.id] = began, max(job.ended or ended for job in some)
+        ready = max(
+            [job.record.submitted for job in some]
+            + [spans[need][1] for need in step_needs(context.plan, step) if need in spans]
+        )
+        needs = frozenset({f"toolchain.{backend_of(step)}"}) | step_needs(context.plan, step)
+        memory = max(job.memory_bytes for job in some)
+        history.ran[step.id] = Ran(
+            Task(step.id, needs, settings.cores, memory, lambda alone: False),
+            began - started,
+            spans[step.id][1] - started,
+            waited={"queue": max(0.0, began - ready)},
+        )
+    for name, (began, until) in spans.items():
+        history.ran[name].beside.update(
+            other
+            for other, (start, end) in spans.items()
+            if other != name and start < until and began < end
+        )
+    busy, last = 0.0, started
+    for began, until in sorted(spans.values()):
+        busy += max(0.0, until - max(last, began))
+        last = max(last, until)
+    history.bounds["work"] = busy
+    history.bounds["queue"] = max(0.0, ended - started - busy)
+    return history

@@ -1,0 +1,354 @@
+"""executor=slurm on a real Slurm of two nodes: the same bytes as a local build, no step submitted
+twice whatever dies, and every end of a job explained.
+
+A job can be held in its first line: `hold` has those whose name contains a word wait for a file to
+go away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import CommandLine
+from support.slurm_cluster import (
+    NODE_CORES,
+    NODE_MEMORY_MIB,
+    SlurmCluster,
+    missing,
+    slurm_cluster,
+)
+
+pytestmark = pytest.mark.skipif(
+    bool(missing()), reason=f"Slurm is not installed here: {', '.join(missing())}"
+)
+COMMAND = [sys.executable, "-m", "phibuild", "build", "recipe=mine", "executor=slurm"]
+COMMAND += ["executor.poll=1"]
+BACKENDS = ("llamacpp", "mlx", "pytorch")
+RECIPE = """\
+devices:
+  intel_n100: {llamacpp: [int4, int8]}
+  mac: {mlx: [int4, int8]}
+  ai_pc_rtx: {pytorch: [int4, int8]}
+"""
+TWO = "devices: {intel_n100: {llamacpp: [int4, int8]}, mac: {mlx: [int4]}}\n"
+
+
+@dataclass
+class Cluster:
+    """A command line whose `executor=slurm` reaches a cluster."""
+
+    work: CommandLine
+    slurm: SlurmCluster
+    first: int
+
+    @property
+    def environ(self) -> dict[str, str]:
+        store = str(self.work.folder / "store")
+        return {**os.environ, "PHIBUILD_STORE": store, **self.slurm.environ}
+
+    def hold(self, word: str, **settings: Any) -> Path:
+        """Write conf/executor/slurm.yaml; jobs whose name contains `word` wait while the returned
+        file is there."""
+        gate = self.work.folder / "gate"
+        gate.touch()
+        line = (
+            f'case "$SLURM_JOB_NAME" in *{word}*) while test -e {gate}; do sleep 0.1; done;; esac'
+        )
+        data = {"kind": "slurm", "poll": 1, "setup": [line], **settings}
+        path = self.work.folder / "conf" / "executor" / "slurm.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(data), encoding="utf-8")
+        return gate
+
+    def build(self, *words: str, conf: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Build; `conf` is another slurm.conf than the cluster's."""
+        return subprocess.run(
+            [*COMMAND, *words], cwd=self.work.folder, text=True, capture_output=True,
+            env={**self.environ, "SLURM_CONF": str(conf or self.environ["SLURM_CONF"])},
+            check=False, timeout=600,
+        )  # fmt: skip
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start a build in the background."""
+        return subprocess.Popen(
+            [*COMMAND, *words], cwd=self.work.folder, env=self.environ, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    @property
+    def submitted(self) -> Counter[str]:
+        """How often slurmctld got each step since this test began."""
+        jobs = self.slurm.jobs().items()
+        names = [name for job, (name, _) in jobs if job >= self.first]
+        return Counter(name.rpartition(".")[0].removeprefix("phibuild.") for name in names)
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        report = self.work.report("mine")
+        return {f"{cell['backend']}.{cell['precision']}": cell for cell in report["cells"]}
+
+    def statuses(self) -> dict[str, str]:
+        return {name: cell["status"] for name, cell in self.cells().items()}
+
+    def records(self) -> list[Path]:
+        return sorted((self.work.folder / "store" / "jobs").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def slurm(toolchain_python: Callable[[str], Path]) -> Iterator[SlurmCluster]:
+    for name in BACKENDS:
+        toolchain_python(name)
+    with slurm_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(slurm: SlurmCluster, phibuild: CommandLine) -> Iterator[Cluster]:
+    path = phibuild.folder / "recipes" / "mine.yaml"
+    path.parent.mkdir()
+    path.write_text(TWO, encoding="utf-8")
+    yield Cluster(phibuild, slurm, max(slurm.jobs(), default=0) + 1)
+    left = slurm.active()
+    if left:
+        slurm.call("scancel", *map(str, left))
+    deadline = time.monotonic() + 30
+    while slurm.active() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    """Return what a build printed once it has ended."""
+    output = process.communicate(timeout=300)[0]
+    assert "Traceback" not in output, output
+    return output
+
+
+def test_the_same_bytes_as_a_local_build(cluster: Cluster, tmp_path: Path) -> None:
+    recipe = cluster.work.folder / "recipes" / "mine.yaml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    done = cluster.build("evaluation=quick")
+    assert done.returncode == 0, done.stderr
+    assert cluster.submitted == {
+        "reference.phi3-tiny-trained": 1,
+        **{f"build.phi3-tiny-trained.{name}": 1 for name in BACKENDS},
+        **{f"measure.phi3-tiny-trained.{name}": 1 for name in BACKENDS},
+    }
+    on_cluster, report = cluster.cells(), cluster.work.report("mine")
+    assert report["executor"]["kind"] == "slurm"
+    assert all(step["place"].startswith("job ") for step in report["steps"])
+    assert all(step["cpu_seconds"] > 0 for step in report["steps"])
+    assert set(cluster.statuses().values()) == {"built"}
+    assert cluster.records() == []
+
+    local = CommandLine(tmp_path / "local")
+    shutil.copytree(cluster.work.folder / "recipes", local.folder / "recipes")
+    done = local("build", "recipe=mine", "evaluation=quick")
+    assert done.returncode == 0, done.stderr
+    for cell in local.report("mine")["cells"]:
+        other = on_cluster[f"{cell['backend']}.{cell['precision']}"]
+        assert other["artifact_digest"] == cell["artifact_digest"], cell["id"]
+        assert other["quality"]["kl_mean"] == pytest.approx(cell["quality"]["kl_mean"], rel=0.01)
+
+    again = cluster.build("evaluation=quick")
+    assert again.returncode == 0
+    assert set(cluster.statuses().values()) == {"cached"}
+
+
+def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
+    """One job at a time, so that the kill meets steps that ended, one that runs and some that
+    wait; sbatch had answered for the last of them, and phibuild had not yet noted it."""
+    process = cluster.start("evaluation=quick", "executor.max_jobs=1")
+    cluster.slurm.wait_for("build", "RUNNING")
+    process.kill()
+    process.communicate()
+    steps = cluster.submitted
+    assert set(steps.values()) == {1}
+    assert len(steps) == 5
+    assert len(cluster.slurm.active()) >= 2
+    record = next(path for path in cluster.records() if "measure" in path.read_text("utf-8"))
+    data = json.loads(record.read_text("utf-8"))
+    record.write_text(json.dumps({**data, "job": None}), encoding="utf-8")
+    folder = record.parent / data["folder"]
+    (folder / f"{data['job']}_submitted.pkl").rename(folder / "function.pkl")
+
+    done = cluster.build("evaluation=quick", "executor.max_jobs=1")
+    assert done.returncode == 0, done.stderr
+    assert "of before" in done.stderr
+    assert cluster.submitted == steps
+    assert set(cluster.statuses().values()) <= {"built", "cached"}
+    assert all(cell["quality"] for cell in cluster.cells().values())
+    assert cluster.records() == []
+
+
+def test_two_at_once_share_jobs_and_a_ctrl_c_leaves_those_of_the_other(cluster: Cluster) -> None:
+    gate = cluster.hold("build")
+    one = cluster.start("evaluation=none", "--output", "one")
+    cluster.slurm.wait_for("mlx", "RUNNING")
+    two = cluster.start("evaluation=none")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not all(
+        len(json.loads(path.read_text("utf-8"))["waiters"]) == 2 for path in cluster.records()
+    ):
+        time.sleep(0.1)
+    os.kill(one.pid, signal.SIGINT)
+    end(one)
+    assert one.returncode == 130
+    assert len(cluster.slurm.active()) == 2
+    gate.unlink()
+    output = end(two)
+    assert two.returncode == 0, output
+    assert cluster.submitted == {"build.phi3-tiny-trained.llamacpp": 1,
+                                 "build.phi3-tiny-trained.mlx": 1}  # fmt: skip
+    assert set(cluster.statuses().values()) == {"built"}
+
+
+def test_ctrl_c_cancels_the_jobs_and_reports(cluster: Cluster) -> None:
+    cluster.hold("mlx")
+    process = cluster.start("evaluation=quick")
+    cluster.slurm.wait_for("build.phi3-tiny-trained.mlx", "RUNNING")
+    artifacts = cluster.work.folder / "store" / "artifacts"
+    while len(list(artifacts.iterdir())) < 2:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    output = end(process)
+    assert process.returncode == 130, output
+    deadline = time.monotonic() + 20
+    while cluster.slurm.active() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert cluster.slurm.active() == {}
+    assert cluster.records() == []
+    assert cluster.work.report("mine")["totals"]["interrupted"] is True
+    assert cluster.statuses() == {"llamacpp.int4": "built", "llamacpp.int8": "built",
+                                  "mlx.int4": "failed"}  # fmt: skip
+    assert cluster.cells()["mlx.int4"]["reason"] == "interrupted"
+
+
+def test_a_job_cancelled_from_outside_fails_alone(cluster: Cluster) -> None:
+    gate = cluster.hold("mlx")
+    process = cluster.start("evaluation=quick")
+    job = cluster.slurm.wait_for("build.phi3-tiny-trained.mlx", "RUNNING")
+    cluster.slurm.call("scancel", str(job))
+    gate.unlink()
+    output = end(process)
+    assert process.returncode == 1, output
+    assert cluster.statuses() == {"llamacpp.int4": "built", "llamacpp.int8": "built",
+                                  "mlx.int4": "failed"}  # fmt: skip
+    reason = cluster.cells()["mlx.int4"]["reason"]
+    assert reason == f"cancelled from outside: Slurm job {job} was cancelled"
+    assert cluster.cells()["llamacpp.int4"]["quality"]
+
+
+def test_a_job_at_its_time_limit(cluster: Cluster) -> None:
+    cluster.hold("mlx", sbatch={"time": 1})
+    done = cluster.build("evaluation=none")
+    assert done.returncode == 1, done.stderr
+    assert cluster.statuses()["llamacpp.int4"] == "built"
+    reason = cluster.cells()["mlx.int4"]["reason"]
+    assert reason.startswith("timed out: Slurm ended job ")
+    assert "at its limit of 1 min" in reason
+
+
+def test_a_runner_at_its_time_out_says_so_itself(cluster: Cluster) -> None:
+    done = cluster.build("evaluation=none", "backend=mlx", "executor.timeout=0.1")
+    assert done.returncode == 1, done.stderr
+    assert cluster.cells()["mlx.int4"]["reason"] == "timed out after 0.1 s"
+
+
+def test_more_memory_than_a_node_has(cluster: Cluster) -> None:
+    plan = json.loads(cluster.work("plan", "recipe=mine", "--json", "evaluation=none").stdout)
+    needs = {step["id"].rpartition(".")[2]: step["memory_bytes"] for step in plan["steps"]}
+    large, small = max(needs, key=needs.__getitem__), min(needs, key=needs.__getitem__)
+    margin = (NODE_MEMORY_MIB << 20) - (needs[large] + needs[small]) // 2
+    done = cluster.build("evaluation=none", f"executor.memory_margin={margin}")
+    assert done.returncode == 1, done.stderr
+    for name, cell in cluster.cells().items():
+        if name.startswith(small):
+            assert cell["status"] == "built"
+        else:
+            assert cell["status"] == "failed"
+            assert "of memory, steps can be given" in cell["reason"]
+    assert cluster.submitted == {f"build.phi3-tiny-trained.{small}": 1}
+
+
+def test_a_job_that_sbatch_refuses(cluster: Cluster) -> None:
+    """More than phibuild knows of: a memory that the user gave."""
+    done = cluster.build("evaluation=none", "+executor.sbatch.mem=90000M")
+    assert done.returncode == 1, done.stderr
+    for cell in cluster.cells().values():
+        assert cell["reason"].startswith("Slurm refuses the job: Memory specification can not be")
+    assert cluster.slurm.active() == {}
+    assert cluster.records() == []
+
+
+def test_a_job_that_takes_more_than_it_asked_for(cluster: Cluster) -> None:
+    if not cluster.slurm.limits_memory:
+        pytest.skip("this machine has no memory cgroups that Slurm could use")
+    (cluster.work.folder / "recipes" / "mine.yaml").write_text(RECIPE, encoding="utf-8")
+    done = cluster.build("evaluation=none", "backend=pytorch", "+executor.sbatch.mem=100M")
+    assert done.returncode == 1, done.stderr
+    for cell in cluster.cells().values():
+        assert cell["reason"].startswith("out of memory: Slurm job")
+        assert "had 100M" in cell["reason"]
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+def test_a_node_that_fails(cluster: Cluster, requeue: bool) -> None:
+    gate = cluster.hold("mlx", requeue=requeue, sbatch={"nodelist": cluster.slurm.nodes[1]})
+    node = f"nodename={cluster.slurm.nodes[1]}"
+    process = cluster.start("evaluation=none")
+    job = cluster.slurm.wait_for("mlx", "RUNNING")
+    time.sleep(3)  # phibuild sees it run, too
+    cluster.slurm.call("scontrol", "update", node, "state=down", "reason=test")
+    time.sleep(2)
+    gate.unlink()
+    cluster.slurm.call("scontrol", "update", node, "state=idle")
+    output = end(process)
+    if requeue:
+        assert process.returncode == 0, output
+        assert "is in the queue again" in output
+    else:
+        assert process.returncode == 1, output
+        reason = cluster.cells()["mlx.int4"]["reason"]
+        assert reason.startswith(f"the node failed: Slurm job {job} was on ")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("executor.partition=mian", "the cluster has no partition 'mian'"),
+        (
+            f"executor.cores={NODE_CORES + 1}",
+            f"no node of partition main has {NODE_CORES + 1} cores",
+        ),
+        ("+executor.sbatch.nosuch=1", "unrecognized option '--nosuch=1'"),
+        ("+executor.sbatch.nodelist=elsewhere", "Invalid node name specified"),
+    ],
+)
+def test_settings_that_the_cluster_refuses(cluster: Cluster, word: str, message: str) -> None:
+    done = cluster.build(word)
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert f"command line: {word}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (cluster.work.folder / "outputs").exists()
+
+
+def test_a_slurm_that_does_not_answer(cluster: Cluster, tmp_path: Path) -> None:
+    configuration = (cluster.slurm.folder / "slurm.conf").read_text("utf-8")
+    dead = tmp_path / "slurm.conf"
+    dead.write_text(configuration.replace("munge.sock", "nothing.sock"), encoding="utf-8")
+    done = cluster.build(conf=dead)
+    assert done.returncode == 2, done.stdout
+    assert "Slurm does not answer" in done.stderr

@@ -13,6 +13,7 @@ from phibuild.backends.registry import backend
 from phibuild.checkpoint import license_file
 from phibuild.execute.context import Context
 from phibuild.execute.items import run_items
+from phibuild.keys import CHANGED, has_changed
 from phibuild.readme import artifact_readme
 from phibuild.steps import Artifact, BuildStep
 from phibuild.toolchains import toolchain
@@ -122,6 +123,8 @@ def check_and_publish(
         )
     checkpoint = context.plan.matrix.models[artifact.model]
     digest = context.plan.source_digests[artifact.model]
+    if has_changed(checkpoint, digest, context.store):
+        return CHANGED
     bits = 8 * result["weight_bytes"] / sum(result["types"].values())
     if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
         return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"

@@ -9,6 +9,7 @@ from typing import Any
 from phibuild.calibration import CHUNK_TOKENS
 from phibuild.execute.context import Context
 from phibuild.execute.items import run_items
+from phibuild.keys import CHANGED, has_changed
 from phibuild.plan import evaluation_text
 from phibuild.steps import REFERENCE_BACKEND, ActivationsStep, ReferenceStep
 
@@ -59,13 +60,13 @@ def _run(
     error = context.toolchain_errors.get(REFERENCE_BACKEND)
     if error:
         return error
-    source = context.plan.matrix.models[step.model].folder
+    checkpoint = context.plan.matrix.models[step.model]
     with context.told(step.id, what) as failures, context.lock(step.key):
         if context.store.reference(step.key) is None:
             with context.store.workspace() as folder:
 
                 def complete(items: Sequence[str]) -> dict[str, Any]:
-                    place = {"source": str(source), "output": str(folder)}
+                    place = {"source": str(checkpoint.folder), "output": str(folder)}
                     return {**request, "item": items[0], **place}
 
                 run_items(
@@ -76,6 +77,9 @@ def _run(
                     on_failure=lambda _, reason: failures.append(reason),
                     on_stage=lambda event: context.stage(step.id, event),
                 )
+                digest = context.plan.source_digests[step.model]
+                if not failures and has_changed(checkpoint, digest, context.store):
+                    failures.append(CHANGED)
                 if not failures:
                     context.store.publish_reference(step.key, folder)
         if not failures:

@@ -2,8 +2,9 @@
 
 Run as a program it reads lines from standard input: `+ID` for a process group that has started,
 `-ID` for one that has ended. When the stream closes, phibuild has ended, and what is left of the
-groups is killed. The kernel does this for the runners themselves on Linux alone, and nowhere for
-their children.
+groups is killed; on Linux, whatever has the run's mark in its environment, too: a child that has
+left its runner's group. The kernel does this for the runners themselves on Linux alone, and nowhere
+for their children.
 """
 
 from __future__ import annotations
@@ -14,7 +15,11 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
+from pathlib import Path
 from types import TracebackType
+
+MARK = "PHIBUILD_RUN"
 
 
 class Guard:
@@ -22,8 +27,10 @@ class Guard:
     goes on without it."""
 
     def __init__(self) -> None:
+        self.mark = {MARK: uuid.uuid4().hex}
+        """What the environment of every runner must have."""
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", __file__],
+            [sys.executable, "-I", "-S", __file__, *self.mark.values()],
             stdin=subprocess.PIPE,
             start_new_session=True,  # a Ctrl-C in the terminal is not for it
         )
@@ -69,6 +76,11 @@ def main() -> None:
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
+    mark = f"{MARK}={sys.argv[1]}".encode("ascii")
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def run_worker(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            env=_environment(request),
+            env={**_environment(request), **(runners.guard.mark if runners.guard else {})},
             start_new_session=True,
         )
 

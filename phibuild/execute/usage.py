@@ -12,11 +12,13 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_SECONDS = 0.1
+_SHORTEST, _LONGEST = 0.1, 0.5
+"""Seconds between two looks: of a runner's first moments many, later fewer."""
 
 
 @dataclass
@@ -35,13 +37,16 @@ class Usage:
         that were seen."""
         done, family = threading.Event(), Family()
 
+        started = time.monotonic()
+
         def sample() -> None:
             while True:
                 found = family.look(pid)
                 if found is not None:
                     self.anonymous_bytes = found
                     self.peak_anonymous_bytes = max(found, self.peak_anonymous_bytes or 0)
-                if done.wait(_SECONDS):
+                age = time.monotonic() - started
+                if done.wait(min(max(_SHORTEST, age / 50), _LONGEST)):
                     return
 
         thread = threading.Thread(target=sample, daemon=True)

@@ -18,18 +18,22 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 # A runner that ignores TERM, with a child of its own, under a process that stops gently.
 PROGRAM = """
-import subprocess, sys, threading, time
+import os, subprocess, sys, threading, time
 from phibuild.execute import process
 from phibuild.execute.guard import Guard
 from phibuild.execute.interrupts import stopped_gently
 from phibuild.execute.process import Runners
 process._GRACE_SECONDS = float(sys.argv[1])
+stray = "import os, time; os.setsid(); time.sleep(120)"
 child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"
-runner = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]); {child}"
+start = "subprocess.Popen([sys.executable, '-c', {!r}])".format
+more = start(stray) if sys.argv[2] else "pass"
+runner = f"import subprocess, sys; {start(child)}; {more}; {child}"
 with Guard() as guard:
     runners = Runners(guard)
     with stopped_gently(runners) as stop:
-        process = subprocess.Popen([sys.executable, "-c", runner], start_new_session=True)
+        process = subprocess.Popen([sys.executable, "-c", runner], start_new_session=True,
+                                   env={**os.environ, **guard.mark})
         runners.add(process)
         print("ready", flush=True)
         while not stop.is_set():
@@ -42,9 +46,12 @@ print("reported", flush=True)
 
 
 @contextmanager
-def program(grace: float) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
-    """Start the program; give it, and its descendants but the guard."""
-    words = [sys.executable, "-c", PROGRAM, str(grace)]
+def program(
+    grace: float, *, stray: bool = False
+) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process]]]:
+    """Start the program; give it and its descendants, among them one in a session of its own if
+    `stray`."""
+    words = [sys.executable, "-c", PROGRAM, str(grace), "stray" if stray else ""]
     with subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -53,10 +60,10 @@ def program(grace: float) -> Iterator[tuple[subprocess.Popen[str], list[psutil.P
             assert process.stdout.readline() == "ready\n"
             deadline = time.monotonic() + 20
             found: list[psutil.Process] = []
-            while len(found) < 3 and time.monotonic() < deadline:
+            while len(found) < 3 + stray and time.monotonic() < deadline:
                 found = psutil.Process(process.pid).children(recursive=True)
                 time.sleep(0.05)
-            assert len(found) == 3
+            assert len(found) == 3 + stray
             time.sleep(0.3)  # until TERM is ignored
             yield process, found
         finally:
@@ -93,8 +100,11 @@ def test_two_signals_stop_at_once() -> None:
         assert all_gone(others)
 
 
-def test_nothing_outlives_a_kill() -> None:
-    with program(60.0) as (process, others):
+@pytest.mark.parametrize("stray", [False, True])
+def test_nothing_outlives_a_kill(stray: bool) -> None:
+    if stray and sys.platform != "linux":
+        pytest.skip("environments are read from /proc")
+    with program(60.0, stray=stray) as (process, others):
         process.kill()
         process.communicate(timeout=30)
         assert all_gone(others)
@@ -112,7 +122,7 @@ def test_a_run_goes_on_without_its_guard() -> None:
 def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
     """As nohup has it."""
     script = tmp_path / "nohup.sh"
-    words = f"trap '' HUP; exec {sys.executable} -c \"$1\" 0.5"
+    words = f"trap '' HUP; exec {sys.executable} -c \"$1\" 0.5 ''"
     script.write_text(words, encoding="utf-8")
     with subprocess.Popen(
         ["sh", script, PROGRAM], stdout=subprocess.PIPE, text=True, start_new_session=True

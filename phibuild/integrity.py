@@ -19,11 +19,14 @@ def forget_sources(checkpoints: Iterable[Checkpoint], store: Store) -> None:
                 store.forget_digest(path)
 
 
-def set_damaged_aside(plan: Plan, store: Store) -> bool:
-    """Hash every file of what a plan would reuse, and set aside what is not as it was written; say
-    whether anything was, so that there is more to build."""
+def set_damaged_aside(plan: Plan, store: Store, checked: set[tuple[str, str]]) -> bool:
+    """Hash every file of what a plan would reuse, but for what is `checked` already, and set aside
+    what is not as it was written; say whether anything was: the next plan has more to build, and
+    may reuse what this one did without."""
     reused = {(REFERENCES, step.key) for step in plan.references if step.cached}
     reused |= {(REFERENCES, step.key) for step in plan.activations if step.cached}
     reused |= {(ARTIFACTS, artifact.key) for artifact in plan.artifacts if artifact.cached}
+    wanted = sorted(reused - checked)
+    checked |= reused
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing leaves Python's lock
-        return any(list(pool.map(lambda entry: store.set_aside_if_damaged(*entry), sorted(reused))))
+        return any(list(pool.map(lambda entry: store.set_aside_if_damaged(*entry), wanted)))

@@ -86,7 +86,8 @@ def prepare(
         return make_plan(matrix, first.evaluation, store, read_weights=build, memory_limit=limit)
 
     plan = planned()
-    if build and arguments.verify and set_damaged_aside(plan, store):
+    checked: set[tuple[str, str]] = set()
+    while build and arguments.verify and set_damaged_aside(plan, store, checked):
         plan = planned()
     if build and plan.steps:
         store.require_writable()

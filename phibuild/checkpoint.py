@@ -41,7 +41,8 @@ _UNSUPPORTED = {
 @dataclass(frozen=True)
 class Checkpoint:
     """What is known of a checkpoint. `folder` is None for a Hub model that is not fetched yet:
-    then `files` and `weight_bytes` are estimates from the catalogue."""
+    then `files` and `weight_bytes` are estimates from the catalogue. `commit` is that of a fetched
+    Hub model, `pinned` says that it was asked for by this commit."""
 
     name: str
     reference: str
@@ -50,6 +51,8 @@ class Checkpoint:
     weight_bytes: int
     files: SourceFiles
     license: str = "see the LICENSE file"
+    commit: str | None = None
+    pinned: bool = True
 
     @property
     def is_estimate(self) -> bool:

@@ -85,6 +85,8 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     if verb == "build":
         add("--verify", action="store_true", help="hash the checkpoint and everything that would "
             "be reused; what is damaged is built again")  # fmt: skip
+        add("--refresh", action="store_true",
+            help="ask the Hub where the branches of fetched models are now")  # fmt: skip
     if verb in ("build", "plan", "report", "doctor", "list", "verify", "store", "toolchain"):
         add("--json", action="store_true", help="print JSON instead of tables")
     if verb in ("build", "report", "run", "verify"):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
 from phibuild.checkpoint import LICENSE_NAMES, check_architecture
 from phibuild.errors import Problem, SourceError
+from phibuild.hub_download import AGAIN, content_error, download
 from phibuild.safetensors_io import INDEX, shard_paths
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ _FILES = [
     INDEX,
 ]
 _TIMEOUT = 10.0  # seconds; the client would wait for ever
-_AGAIN = "try again: it is downloaded anew"
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
@@ -62,7 +62,8 @@ def _cache_folder() -> Path:
 
 
 def fetch(repo: str, revision: str | None) -> Path:
-    """Download the files that a build reads; an interrupted download goes on where it stopped.
+    """Download the files that a build reads; an interrupted download goes on where it stopped. A
+    branch is asked for anew; what is in the cache is not downloaded again.
 
     Of a model that cannot be built, config.json alone is downloaded. Content is compared with the
     digests that the Hub lists, since its client compares sizes only; what differs is removed.
@@ -74,13 +75,19 @@ def fetch(repo: str, revision: str | None) -> Path:
     folder = path.parent
     with _explained(repo, revision):
         info = HfApi().model_info(repo, revision=folder.name, files_metadata=True, timeout=_TIMEOUT)
-    files = {file.rfilename: file for file in info.siblings or ()}
+    # A checkpoint's files lie at the top: a name with a slash is none of them.
+    files = {file.rfilename: file for file in info.siblings or () if "/" not in file.rfilename}
     if not fnmatch.filter(files, _WEIGHTS):
         pickles = fnmatch.filter(files, "*.bin")
         remedy = "pickled weights can run code when loaded and are not read" if pickles else None
         raise SourceError(Problem(f"the repository has no {_WEIGHTS}", repo, remedy))
+    large = [files[name] for name in fnmatch.filter(files, _WEIGHTS) if files[name].lfs]
     with _explained(repo, revision):
-        snapshot_download(repo, revision=folder.name, allow_patterns=_FILES)
+        # Weights come last: with them a folder counts as complete.
+        names = [file.rfilename for file in large]
+        snapshot_download(repo, revision=folder.name, allow_patterns=_FILES, ignore_patterns=names)
+        for file in large:
+            download(repo, folder, file)
     wanted = {name: files[name] for pattern in _FILES for name in fnmatch.filter(files, pattern)}
     _remove_damaged(folder, wanted, repo)
     return folder
@@ -99,10 +106,7 @@ def _remove_damaged(folder: Path, files: Mapping[str, RepoSibling], repo: str) -
         path.resolve().unlink(missing_ok=True)  # the link to it stays, and counts as missing
     # Without its config.json no version of the Hub client takes the folder for complete.
     (folder / "config.json").unlink(missing_ok=True)
-    names = ", ".join(path.name for path in damaged)
-    raise SourceError(
-        Problem(f"content differs from the Hub's, removed from the cache: {names}", repo, _AGAIN)
-    )
+    raise content_error([path.name for path in damaged], repo)
 
 
 def _is_intact(path: Path, listed: RepoSibling) -> bool:
@@ -137,7 +141,7 @@ def _read_config(path: Path, repo: str) -> dict[str, Any]:
         data = None
     if not isinstance(data, dict):
         path.resolve().unlink(missing_ok=True)
-        raise SourceError(Problem("its config.json is damaged", repo, _AGAIN))
+        raise SourceError(Problem("its config.json is damaged", repo, AGAIN))
     return data
 
 

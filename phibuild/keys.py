@@ -15,6 +15,7 @@ from phibuild.store import Store, content_key
 from phibuild.toolchains import BACKENDS, toolchain
 
 _PACKAGE = Path(__file__).resolve().parent
+CHANGED = "the checkpoint was changed while it was read: build again when it stays as it is"
 _SHARED_CODE = (
     "worker.py",
     "architecture.py",
@@ -36,6 +37,15 @@ def source_digest(checkpoint: Checkpoint, store: Store, *, read_weights: bool) -
             return None
         digests[path.name] = digest
     return combine_digests(digests)
+
+
+def has_changed(checkpoint: Checkpoint, digest: str, store: Store) -> bool:
+    """Return whether a checkpoint's files are no more those that were hashed, by size and time of
+    modification: what was read of them meanwhile may be anything."""
+    try:
+        return source_digest(checkpoint, store, read_weights=False) != digest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True  # its index is gone, or is none any more
 
 
 @cache

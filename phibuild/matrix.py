@@ -11,7 +11,7 @@ from phibuild.catalogue import Catalogue
 from phibuild.checkpoint import Checkpoint
 from phibuild.compose import Composition
 from phibuild.errors import ConfigError, PhibuildError, Problem, SourceError
-from phibuild.models import model_name, resolve_model
+from phibuild.models import Fetch, model_name, resolve_model
 from phibuild.overrides import COMMAND_LINE
 from phibuild.recipe import Recipe
 from phibuild.schema import Cell, Device, Skip, Variant
@@ -33,9 +33,10 @@ def expand(
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
-    fetch: bool = False,
+    fetch: Fetch = "never",
 ) -> Matrix:
-    """Return the matrix. `only` and `skip` are globs on cell ids; `fetch` downloads Hub models.
+    """Return the matrix. `only` and `skip` are globs on cell ids; `fetch` says when Hub models
+    are downloaded.
 
     Raises ConfigError or SourceError with all that is wrong.
     """
@@ -81,7 +82,7 @@ def _add_model(
     state: Expansion,
     problems: list[Problem],
     *,
-    fetch: bool,
+    fetch: Fetch,
 ) -> None:
     if not reference and state.composition.problems:
         return

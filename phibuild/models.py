@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from phibuild.catalogue import DATA, Catalogue, ModelEntry, locate
 from phibuild.checkpoint import Checkpoint, catalogue_checkpoint, load_checkpoint
 from phibuild.errors import Problem, SourceError, suggest
 from phibuild.yamlfile import YamlFile
 
+Fetch = Literal["never", "missing", "always"]
+"""When a Hub model is downloaded: unless it is in the Hub's cache, or always, so that a branch is
+where the Hub has it now; what is in the cache already is not downloaded again."""
 _HUB = re.compile(r"^([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?$")
 
 
@@ -23,12 +27,12 @@ def model_name(reference: str) -> str:
 
 
 def resolve_model(
-    reference: str, catalogue: Catalogue, *, where: str | None = None, fetch: bool = False
+    reference: str, catalogue: Catalogue, *, where: str | None = None, fetch: Fetch = "never"
 ) -> Checkpoint:
     """Return the checkpoint that a reference means.
 
-    With `fetch`, a Hub model is downloaded unless it is in the Hub's cache; without, its facts
-    come from the cache, from the catalogue, or from its config.json on the Hub. Raises SourceError.
+    `fetch` says when a Hub model is downloaded. One that is not there has its facts from the
+    catalogue, or from its config.json on the Hub. Raises SourceError.
     """
     if not reference.strip():
         raise SourceError(
@@ -59,7 +63,7 @@ def resolve_model(
     return _from_hub(model_name(reference), reference, hub[1], hub[2], fetch=fetch)
 
 
-def _from_catalogue(name: str, catalogue: Catalogue, *, fetch: bool) -> Checkpoint:
+def _from_catalogue(name: str, catalogue: Catalogue, *, fetch: Fetch) -> Checkpoint:
     entry = catalogue.model(name)
     file = catalogue.model_files[name]
     if entry.builtin:
@@ -80,15 +84,17 @@ def _from_hub(
     entry: ModelEntry | None = None,
     file: YamlFile | None = None,
     *,
-    fetch: bool,
+    fetch: Fetch,
 ) -> Checkpoint:
     from phibuild import hub
 
-    folder = hub.cached(repo, revision)
-    if folder is None and fetch:
+    folder = hub.cached(repo, revision) if fetch != "always" else None
+    if folder is None and fetch != "never":
         folder = hub.fetch(repo, revision)
     if folder is not None:
         checkpoint = load_checkpoint(folder, name, reference)
+        commit = folder.name  # so are the folders of the Hub's cache called
+        checkpoint = replace(checkpoint, commit=commit, pinned=revision == commit)
         return replace(checkpoint, license=entry.license) if entry else checkpoint
     if entry and entry.config and file:
         # The catalogue has figures alone: every one of its models is of this architecture.

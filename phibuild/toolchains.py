@@ -29,7 +29,7 @@ from phibuild.pip_config import has_local_torch, no_index
 from phibuild.places import toolchains_folder
 from phibuild.uv_command import run_uv
 
-_DAMAGED = "damaged"
+NOT_INSTALLED = "not installed"
 _STATE = ".phibuild-complete.json"
 BACKENDS = Path(__file__).resolve().parent / "backends"
 
@@ -64,17 +64,17 @@ class Toolchain:
         try:
             state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
         except OSError:
-            return "not installed"
+            return NOT_INSTALLED
         except ValueError:
             state = None
         if not isinstance(state, dict) or not isinstance(state.get("dist_info"), list):
-            return f"{_DAMAGED}: its state file is not what phibuild writes"
+            return "damaged: its state file is not what phibuild writes"
         if not self.python.exists():
-            return f"{_DAMAGED}: {self.python} is missing"
+            return f"damaged: {self.python} is missing"
         for name in state["dist_info"]:
             wrong = _missing_file(self.folder / name)
             if wrong:
-                return f"{_DAMAGED}: {wrong}"
+                return f"damaged: {wrong}"
         return None
 
     def versions(self) -> dict[str, str]:
@@ -105,7 +105,8 @@ class Toolchain:
             if problem is None:
                 return 0.0
             started = time.monotonic()
-            say("creating the environment" + (f" again: {problem}" if _DAMAGED in problem else ""))
+            again = "" if problem == NOT_INSTALLED else f" again: {problem}"
+            say(f"creating the environment{again}")
             _wipe(self.folder)
             self._uv(lock, cancelled, "venv", "--quiet", "--no-project", "--python",
                      sys.executable, str(self.folder))  # fmt: skip

@@ -151,6 +151,8 @@ def main() -> None:
         for piece in runtime.generate(request["prompt"], request["max_tokens"]):
             report.text(piece)
     report.end()
+    sys.stderr.flush()
+    os._exit(0)  # all is written, and large libraries take a second to take themselves down
 
 
 if __name__ == "__main__":

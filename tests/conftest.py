@@ -18,9 +18,14 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+from phibuild.backends.registry import BACKENDS
 from phibuild.execute.process import WORKER
 from phibuild.toolchains import Toolchain, toolchain
 from support.checkpoints import make_checkpoint
+from support.faults import QUICK, Site, Tally
+from support.faults_table import pytest_addoption, pytest_terminal_summary
+
+__all__ = ["pytest_addoption", "pytest_terminal_summary"]
 
 # A busy machine is no failure.
 settings.register_profile("phibuild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -167,3 +172,25 @@ def read_only() -> Iterator[Callable[[Path], None]]:
     yield take
     for folder in folders:
         folder.chmod(0o755)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(toolchain_python: Callable[[str], Path], shared_folder: Path) -> Site:
+    """Return where the quickstart was built and judged, and nothing disturbed it."""
+    folder = shared_folder / "undisturbed"
+    with FileLock(folder.with_suffix(".lock")):
+        site = Site(folder, folder / "store")
+        if not (folder / "outputs").exists():
+            for name in BACKENDS:
+                toolchain_python(name)
+            folder.mkdir()
+            done = site.run("build", "recipe=quickstart", *QUICK)
+            assert done.wait() == 0, done.output
+        site.check()
+        return site
+
+
+@pytest.fixture
+def tally(record_property: Callable[[str, object], None]) -> Tally:
+    """Return where a test counts the faults that it tries."""
+    return Tally(record_property)

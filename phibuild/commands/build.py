@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             execution,
             prepared.store,
             recipe=composition.name,
+            configuration=composition.yaml(),
             command=arguments.command,
             seconds=time.monotonic() - started,
         )

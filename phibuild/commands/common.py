@@ -13,6 +13,7 @@ from phibuild.errors import ConfigError, Problem
 from phibuild.integrity import forget_sources, set_damaged_aside
 from phibuild.machine import usable_memory
 from phibuild.matrix import expand
+from phibuild.models import Fetch
 from phibuild.places import store_folder, user_path
 from phibuild.plan import make_plan
 from phibuild.schema import ExecutorSettings, SlurmSettings
@@ -52,6 +53,9 @@ def prepare(
     """Expand and plan. For a build, which has a stack for what it holds, Hub models are fetched and
     checkpoints hashed, and nothing is removed from the store until the stack is left."""
     build = stack is not None
+    fetch: Fetch = "never"
+    if build:
+        fetch = "always" if arguments.refresh else "missing"
     first = composition.recipes[0].config
     for recipe in composition.recipes[1:]:
         if (recipe.config.evaluation, recipe.config.executor) != (first.evaluation, first.executor):
@@ -68,7 +72,7 @@ def prepare(
         make_catalogue(arguments),
         only=arguments.only,
         skip=arguments.skip,
-        fetch=build,
+        fetch=fetch,
     )
     store = Store(store_folder(), say=_tell)
     if stack is not None:

@@ -33,6 +33,15 @@ def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
     return {
         "schema_version": 1,
         "recipe": recipe,
+        "models": [
+            {
+                "name": name,
+                "reference": checkpoint.reference,
+                "commit": checkpoint.commit,
+                "source_digest": plan.source_digests.get(name),
+            }
+            for name, checkpoint in plan.matrix.models.items()
+        ],
         "cells": [
             {
                 "id": cell.cell.id,
@@ -89,7 +98,12 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
                 f"note    {name} is not on this machine: figures are those of its published "
                 "config.json; a build fetches it from the Hub"
             )
-        elif name not in plan.source_digests:
+        elif checkpoint.commit and not checkpoint.pinned:
+            lines.append(
+                f"note    {name} is {checkpoint.reference} as it was fetched, commit "
+                f"{checkpoint.commit}; 'build --refresh' asks the Hub again"
+            )
+        if not checkpoint.is_estimate and name not in plan.source_digests:
             lines.append(f"note    {name} has not been hashed yet: nothing of it counts as cached")
     artifacts = len(plan.artifacts)
     cached = sum(artifact.cached for artifact in plan.artifacts)

@@ -14,7 +14,7 @@ from phibuild.checkpoint import license_file
 from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.events import BuildResult, problem
 from phibuild.execute.items import run_items
-from phibuild.keys import source_digest
+from phibuild.keys import CHANGED, builder_digest, has_changed
 from phibuild.readme import artifact_readme
 from phibuild.steps import Artifact, BuildStep
 from phibuild.toolchains import toolchain
@@ -133,11 +133,11 @@ def check_and_publish(
         )
     checkpoint = context.plan.matrix.models[artifact.model]
     digest = context.plan.source_digests[artifact.model]
+    if has_changed(checkpoint, digest, context.store):
+        return CHANGED
     bits = 8 * result["weight_bytes"] / sum(result["types"].values())
     if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
         return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"
-    if source_digest(checkpoint, context.store, read_weights=False) != digest:
-        return f"the checkpoint was changed while it was read: {checkpoint.folder}"
     try:
         assert checkpoint.folder is not None  # only local checkpoints are built
         license = license_file(checkpoint.folder)
@@ -158,6 +158,8 @@ def check_and_publish(
                 "format": artifact.variant.format,
                 "phibuild_version": __version__,
                 "toolchain_digest": toolchain(artifact.variant.backend).digest,
+                "builder_digest": builder_digest(artifact.variant.backend),
+                "activations": artifact.activations,
                 "types": result["types"],
                 "bits_per_weight": bits,
                 "build_seconds": result["seconds"],

@@ -9,7 +9,7 @@ from typing import Any
 from phibuild.calibration import CHUNK_TOKENS
 from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.items import run_items
-from phibuild.keys import source_digest
+from phibuild.keys import CHANGED, has_changed
 from phibuild.plan import evaluation_text
 from phibuild.steps import REFERENCE_BACKEND, ActivationsStep, ReferenceStep
 
@@ -71,14 +71,14 @@ def _run(
     error = context.toolchain_errors.get(REFERENCE_BACKEND)
     if error:
         return error
-    source = context.plan.matrix.models[step.model].folder
+    checkpoint = context.plan.matrix.models[step.model]
     killed: list[str] = []
     with context.told(step.id, what) as failures, context.lock(step.key):
         if context.store.reference(step.key) is None:
             with context.store.workspace() as folder:
 
                 def complete(items: Sequence[str]) -> dict[str, Any]:
-                    place = {"source": str(source), "output": str(folder)}
+                    place = {"source": str(checkpoint.folder), "output": str(folder)}
                     return {**request, "item": items[0], **place}
 
                 killed = run_items(
@@ -90,12 +90,11 @@ def _run(
                     on_stage=lambda event: context.stage(step.id, event),
                     alone=alone,
                 )
-                checkpoint = context.plan.matrix.models[step.model]
-                now = source_digest(checkpoint, context.store, read_weights=False)
                 if killed:
                     failures.append(RUN_AGAIN)
-                elif now != context.plan.source_digests[step.model]:
-                    failures.append(f"the checkpoint was changed while it was read: {source}")
+                digest = context.plan.source_digests[step.model]
+                if not failures and has_changed(checkpoint, digest, context.store):
+                    failures.append(CHANGED)
                 if not failures:
                     context.store.publish_reference(step.key, folder)
         if not failures:

@@ -14,7 +14,7 @@ from phibuild.execute.judging import measure
 from phibuild.execute.original import activations, reference
 from phibuild.steps import ActivationsStep, BackendStep, BuildStep, MeasureStep, Plan, ReferenceStep
 from phibuild.store import Store
-from phibuild.toolchains import toolchain
+from phibuild.toolchains import NOT_INSTALLED, toolchain
 
 Step = ReferenceStep | ActivationsStep | BackendStep
 
@@ -101,11 +101,18 @@ def apply_refusals(plan: Plan, results: Mapping[str, Result]) -> None:
 def install_toolchain(context: Context, name: str) -> None:
     """Make a backend's environment unless it is there; why that failed goes into the context."""
     step = f"toolchain.{name}"
-    if toolchain(name).problem() is None:
+    problem = toolchain(name).problem()
+    if problem is None:
         return
-    with context.told(step, "set up the environment") as failures:
+    what = "set up the environment"
+    if problem != NOT_INSTALLED:
+        what += f" again: {problem}"
+    with context.told(step, what) as failures:
         try:
-            toolchain(name).install(lambda text: context.listener.stage(step, text, None))
+            toolchain(name).install(
+                lambda text: context.listener.stage(step, text, None),
+                lambda: context.runners.stopping,
+            )
         except (PhibuildError, OSError) as error:
             context.toolchain_errors[name] = str(error)
             failures.append(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,10 @@ from phibuild.steps import Plan, PlanCell
 from phibuild.store import Store
 
 SCHEMA_VERSION = 1
+_PROVENANCE = (
+    "key", "source_digest", "activations", "phibuild_version", "builder_digest", "toolchain_digest",
+)  # fmt: skip
+"""What decides an artifact's bytes besides its variant, from its manifest."""
 
 
 def artifact_folder(cell: PlanCell) -> Path:
@@ -28,15 +33,23 @@ def artifact_folder(cell: PlanCell) -> Path:
 
 
 def make_report(
-    plan: Plan, execution: Execution, store: Store, *, recipe: str, command: str, seconds: float
+    plan: Plan,
+    execution: Execution,
+    store: Store,
+    *,
+    recipe: str,
+    configuration: str,
+    command: str,
+    seconds: float,
 ) -> dict[str, Any]:
-    """Return the report as JSON data."""
+    """Return the report as JSON data. `configuration` is the recipe as it was composed, in YAML."""
     cells = [_cell(cell, plan, execution.results, store) for cell in plan.cells]
     _mark_best(cells)
     models = [
         {
             "name": name,
             "reference": checkpoint.reference,
+            "commit": checkpoint.commit,
             "source_digest": plan.source_digests.get(name),
             "parameters": checkpoint.architecture.parameters,
             "bytes": checkpoint.weight_bytes,
@@ -51,6 +64,8 @@ def make_report(
         "schema_version": SCHEMA_VERSION,
         "phibuild_version": __version__,
         "recipe": recipe,
+        "configuration": configuration,
+        "configuration_sha256": hashlib.sha256(configuration.encode()).hexdigest(),
         "command": command,
         "host": {
             "system": f"{platform.system()} {platform.machine()}",
@@ -116,6 +131,7 @@ def _cell(
         "best": False,
         "artifact": None,
         "artifact_digest": None,
+        "provenance": None,
     }
     if planned.artifact is None:
         return data
@@ -136,6 +152,7 @@ def _cell(
             "peak_rss_bytes": manifest["peak_rss_bytes"],
             "artifact": artifact_folder(planned).as_posix(),
             "artifact_digest": artifact.digest,
+            "provenance": {name: manifest.get(name) for name in _PROVENANCE},
         }
     if result.measure:
         peak = {"peak_rss_bytes": result.measure["peak_rss_bytes"]}

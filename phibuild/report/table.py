@@ -138,6 +138,7 @@ def report_markdown(report: dict[str, Any]) -> str:
         f"- **{model['name']}**: {model['parameters']:,} parameters, "
         f"{format_mb(model['bytes'])} MB, "
         f"source `{(model['source_digest'] or 'unknown')[:16]}`"
+        + (f", commit `{model['commit']}`" if model.get("commit") else "")
         for model in report["models"]
     )
     notes = "\n".join(f"- {line}" for line in summary_lines(report))

@@ -18,9 +18,9 @@ REST = {
 }
 
 
-def _build(phibuild: CommandLine, model: str, **environ: str) -> tuple[str, str]:
+def _build(phibuild: CommandLine, model: str, *flags: str, **environ: str) -> tuple[str, str]:
     """Build one cell of a model; return its status and the artifact's digest."""
-    done = phibuild("build", f"model={model}", *WORDS, cwd=None, **environ)
+    done = phibuild("build", f"model={model}", *WORDS, *flags, cwd=None, **environ)
     assert done.returncode == 0, done.stderr
     cell = phibuild.report("quickstart")["cells"][0]
     return cell["status"], cell["artifact_digest"]
@@ -52,3 +52,24 @@ def test_build_downloads_what_it_reads_once(
         shutil.rmtree(local)
     empty = {"PHIBUILD_STORE": str(tmp_path / "empty")}
     assert _build(phibuild, pinned, **environ, **empty) == ("built", first[1])
+
+
+def test_a_branch_that_moves_on_is_followed_when_asked(
+    checkpoint: Callable[..., Path], phibuild: CommandLine, tmp_path: Path
+) -> None:
+    old, new = checkpoint("phi3", layers=2, shards=2), checkpoint("phi3", layers=2, seed=1)
+    with serve(Hub()) as hub:
+        commits = [hub.add("org/phi", old)]
+        environ = hub.environ(tmp_path / "hf")
+        first = _build(phibuild, "org/phi@main", **environ)
+        commits.append(hub.add("org/phi", new))
+        assert _build(phibuild, "org/phi@main", **environ) == ("cached", first[1])
+        assert phibuild.report("quickstart")["model"]["commit"] == commits[0]
+        second = _build(phibuild, "org/phi@main", "--refresh", **environ)
+        assert (second[0], second[1] != first[1]) == ("built", True)
+        model = phibuild.report("quickstart")["model"]
+        assert (model["reference"], model["commit"]) == ("org/phi@main", commits[1])
+        assert _build(phibuild, "org/phi@main", **environ) == ("cached", second[1])
+        hub.log.clear()
+        assert _build(phibuild, "org/phi@main", "--refresh", **environ)[0] == "cached"
+        assert not hub.sent() & {path.name for path in new.iterdir()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -25,6 +26,12 @@ class Hub:
     repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)  # files sent with one bit changed
+    private: set[str] = field(default_factory=set)
+    cut: dict[str, int] = field(default_factory=dict)  # bytes of a file until the line is cut
+    pause: dict[str, int] = field(default_factory=dict)  # bytes of a file until it waits to go on
+    go_on: threading.Event = field(default_factory=threading.Event)
+    failing: dict[str, int] = field(default_factory=dict)  # status of a file's download
+    resumed: list[tuple[str, int]] = field(default_factory=list)  # files asked for from a byte on
     status: int | None = None  # answer everything with this status
     log: list[tuple[str, str]] = field(default_factory=list)
 
@@ -84,6 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         commits = self.hub.repos.get(repo)
         if commits is None:
             self._refuse(404, "RepoNotFound", "Repository not found")
+        elif repo in self.hub.private:
+            self._refuse(401, "RepoNotFound", "Repository not found")
         elif repo in self.hub.gated:
             self._refuse(403, "GatedRepo", f"Access to model {repo} is restricted")
         elif revision not in commits:
@@ -105,16 +114,20 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in files:
             self._refuse(404, "EntryNotFound", "Entry not found")
             return
+        if name in self.hub.failing and self.command == "GET":
+            self._send(self.hub.failing[name], b"")
+            return
         data = files[name]
         headers = {"ETag": f'"{_etag(name, data)}"', "X-Repo-Commit": commit}
         if name in self.hub.damaged:
             data = data[:-1] + bytes([data[-1] ^ 1])
         if resumed := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             first = int(resumed[1])
+            self.hub.resumed.append((name, first))
             headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-            self._send(206, data[first:], headers)
+            self._send(206, data[first:], headers, name)
         else:
-            self._send(200, data, headers)
+            self._send(200, data, headers, name)
 
     def _send_json(self, document: object) -> None:
         self._send(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
@@ -122,12 +135,31 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str, message: str) -> None:
         self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": message})
 
-    def _send(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        name: str = "",
+    ) -> None:
         self.send_response(status)
         for key, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command == "GET":
+            with contextlib.suppress(ConnectionError):  # the client was killed
+                self._send_body(body, name)
+
+    def _send_body(self, body: bytes, name: str) -> None:
+        if name in self.hub.cut:
+            self.wfile.write(body[: self.hub.cut[name]])
+            self.close_connection = True
+        elif name in self.hub.pause:
+            first = self.hub.pause[name]
+            self.wfile.write(body[:first])
+            self.hub.go_on.wait(60)
+            self.wfile.write(body[first:])
+        else:
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:

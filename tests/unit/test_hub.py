@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -46,6 +49,25 @@ class Client:
     def _run(self, verb: str, model: str) -> subprocess.CompletedProcess[str]:
         environ = self.hub.environ(self.home)
         return self.phibuild(verb, f"model={model}", *ONE_CELL, cwd=None, **environ)
+
+    def start_fetch(self, model: str) -> subprocess.Popen[str]:
+        """Begin to fetch a model as a build does; it prints the folder, or the error."""
+        program = (
+            "import sys; from phibuild import hub; from phibuild.errors import PhibuildError\n"
+            "repo, _, revision = sys.argv[1].partition('@')\n"
+            "try: print(hub.fetch(repo, revision or None))\n"
+            "except PhibuildError as error: print(error)"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", program, model],
+            env={**os.environ, **self.hub.environ(self.home)},
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def fetch(self, model: str) -> str:
+        """Fetch a model; return its folder, or the error that it ends with."""
+        said, _ = self.start_fetch(model).communicate(timeout=300)
+        return said.strip()
 
     def cached(self, name: str) -> list[Path]:
         """Return the files of that name in the cache that are really there."""
@@ -127,6 +149,11 @@ def test_what_the_hub_refuses_is_one_clear_error(client: Client, source: Path) -
     assert client.refused("build", "org/empty") == (
         "org/empty: the repository has no config.json\n    is this a checkpoint's repository?"
     )
+    client.hub.private.add("org/phi")
+    assert client.refused("build", "org/phi") == (
+        "org/phi: no such model on the Hub, or it is private\n    check the name; hf auth login"
+    )
+    client.hub.private.clear()
     client.hub.gated.add("org/phi")
     assert client.refused("build", "org/phi") == (
         "org/phi: access to this model is gated\n    accept its terms, then: hf auth login"
@@ -181,3 +208,127 @@ def test_damaged_config_is_downloaded_anew(client: Client, source: Path) -> None
     )
     client.hub.damaged.clear()
     assert "phi.raspberry_pi_5.llamacpp.int4" in client.plan("org/phi")
+
+
+SHARD = "model-00002-of-00002.safetensors"
+
+
+def test_only_what_a_build_reads_is_fetched(client: Client, source: Path) -> None:
+    surplus = {"pytorch_model.bin": b"pickle", "modeling_phi3.py": b"exit()", "README.md": b"#",
+               "consolidated.safetensors": b"again", "onnx/model.onnx": b"onnx"}  # fmt: skip
+    commit = client.hub.add("org/phi", source, surplus)
+    assert Path(client.fetch("org/phi")).name == commit
+    assert client.hub.sent() == {path.name for path in source.iterdir()}
+
+
+@pytest.fixture
+def weights() -> bytes:
+    """Return more than two of the pieces of 10 MiB that the Hub's client writes at a time."""
+    return random.Random(1).randbytes(25 << 20)
+
+
+def test_a_cut_connection_is_resumed(client: Client, source: Path, weights: bytes) -> None:
+    client.hub.add("org/phi", source, {SHARD: weights})
+    client.hub.cut[SHARD] = 12 << 20
+    folder = Path(client.fetch("org/phi"))
+    assert client.hub.resumed == [(SHARD, 10 << 20), (SHARD, 20 << 20)]
+    assert (folder / SHARD).read_bytes() == weights
+
+
+def test_a_killed_download_goes_on_where_it_stopped(
+    client: Client, source: Path, weights: bytes
+) -> None:
+    commit = client.hub.add("org/phi", source, {SHARD: weights})
+    client.hub.pause[SHARD] = 12 << 20
+    process = client.start_fetch("org/phi")
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size == 10 << 20 for path in client.cached("*.part")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert "figures are those of its published config.json" in client.plan("org/phi")
+    client.hub.pause.clear()
+    client.hub.go_on.set()
+    folder = Path(client.fetch("org/phi"))
+    assert folder.name == commit
+    assert client.hub.resumed == [(SHARD, 10 << 20)]
+    assert (folder / SHARD).read_bytes() == weights
+    assert not client.cached("*.part")
+
+
+def test_two_that_fetch_at_once_download_once(client: Client, source: Path, weights: bytes) -> None:
+    client.hub.add("org/phi", source, {SHARD: weights})
+    client.hub.pause[SHARD] = 12 << 20
+    processes = [client.start_fetch("org/phi") for _ in range(2)]
+    time.sleep(2)
+    client.hub.go_on.set()
+    said = {process.communicate(timeout=60)[0].strip() for process in processes}
+    (folder,) = said
+    assert (Path(folder) / SHARD).read_bytes() == weights
+    shards = [path for method, path in client.hub.log if method == "GET" and SHARD in path]
+    assert len(shards) == 1
+
+
+def test_what_was_downloaded_by_half_of_something_else(client: Client, source: Path) -> None:
+    """The digest of the whole tells; the next time all of it is downloaded."""
+    client.hub.add("org/phi", source)
+    client.fetch("org/phi")
+    (blob,) = {path.resolve() for path in client.cached(SHARD)}
+    size = blob.stat().st_size
+    blob.rename(blob.with_name(f"{blob.name}.part"))
+    part = blob.with_name(f"{blob.name}.part")
+    part.write_bytes(bytes(size // 2))
+    assert client.fetch("org/phi") == (
+        f"org/phi: content differs from the Hub's, removed from the cache: {SHARD}\n"
+        "    try again: it is downloaded anew"
+    )
+    part.write_bytes(bytes(size + 1))
+    assert Path(client.fetch("org/phi")).is_dir()
+    assert blob.read_bytes() == (source / SHARD).read_bytes()
+
+
+@pytest.mark.parametrize("status", [503, 500])
+def test_a_file_that_the_hub_does_not_give(client: Client, source: Path, status: int) -> None:
+    client.hub.add("org/phi", source)
+    client.hub.failing[SHARD] = status
+    error = client.fetch("org/phi")
+    assert error.startswith(f"org/phi: the Hub answered {status} ")
+    assert error.endswith("try again later, or check HF_ENDPOINT")
+    client.hub.failing.clear()
+    assert (Path(client.fetch("org/phi")) / SHARD).exists()
+
+
+def test_a_fetched_model_needs_no_hub_and_says_which_commit_it_is(
+    client: Client, source: Path, checkpoint: Callable[..., Path]
+) -> None:
+    old = client.hub.add("org/phi", source)
+    client.fetch("org/phi")
+    new = client.hub.add("org/phi", checkpoint("phi3", layers=3))
+    client.hub.log.clear()
+    # main has moved on: what was fetched is used as it is, and the plan says what that is.
+    note = f"note    phi is org/phi as it was fetched, commit {old}; 'build --refresh' asks"
+    assert note in client.plan("org/phi")
+    assert "as it was fetched" not in client.plan(f"org/phi@{old}")
+    assert client.hub.log == []
+    environ = {**client.hub.environ(client.home), "HF_HUB_OFFLINE": "1"}
+    done = client.phibuild("plan", "--json", "model=org/phi", *ONE_CELL, cwd=None, **environ)
+    (model,) = json.loads(done.stdout)["models"]
+    assert (model["reference"], model["commit"]) == ("org/phi", old)
+    assert Path(client.fetch("org/phi")).name == new  # what --refresh does
+    assert f"commit {new}" in client.plan("org/phi")
+    assert "is not on this machine" not in client.plan(f"org/phi@{old}")  # it is kept
+
+
+def test_a_refresh_without_the_hub_is_an_error(client: Client, source: Path) -> None:
+    commit = client.hub.add("org/phi", source)
+    client.fetch("org/phi")
+    client.hub.status = 503
+    environ = client.hub.environ(client.home)
+    done = client.phibuild("build", "--refresh", "model=org/phi", *ONE_CELL, cwd=None, **environ)
+    errors = check_refusal(done.returncode, done.stdout, done.stderr)
+    assert errors == [
+        "org/phi: the Hub answered 503 Service Unavailable\n"
+        "    try again later, or check HF_ENDPOINT"
+    ]
+    assert f"commit {commit}" in client.plan("org/phi")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -81,7 +82,13 @@ class Run:
             self.store.publish(
                 result.artifact.key,
                 folder,
-                {"bits_per_weight": 4.5, "build_seconds": 1.5, "peak_rss_bytes": 1 << 20},
+                {
+                    "bits_per_weight": 4.5,
+                    "build_seconds": 1.5,
+                    "peak_rss_bytes": 1 << 20,
+                    "source_digest": "s",
+                    "toolchain_digest": "t",
+                },
             )
         result.status = status
         result.measure = None if kl is None else measure(kl)
@@ -109,7 +116,7 @@ class Run:
     def report(self, *, interrupted: bool = False) -> dict[str, Any]:
         return make_report(
             self.plan, self.execution(interrupted=interrupted), self.store, recipe="mine",
-            command="phibuild recipe=mine", seconds=12.3,
+            configuration="recipe: mine\n", command="phibuild recipe=mine", seconds=12.3,
         )  # fmt: skip
 
 
@@ -240,7 +247,10 @@ def test_nothing_to_do_is_said(done: Run) -> None:
     again = make_plan(done.plan.matrix, done.plan.evaluation, done.store)
     for result in done.results.values():
         result.status = "cached"
-    report = make_report(again, done.execution(), done.store, recipe="mine", command="x", seconds=1)
+    report = make_report(
+        again, done.execution(), done.store,
+        recipe="mine", configuration="a: 1\n", command="x", seconds=1,
+    )  # fmt: skip
     assert report["totals"]["skipped"] == 1
     assert "nothing to do" in headline(report)
 
@@ -261,6 +271,17 @@ def test_steps_and_what_bounded_the_run(done: Run) -> None:
     assert "## Steps" in report_markdown(report)
     del report["steps"], report["executor"]  # as an older phibuild left it
     assert not any("bounded by" in line for line in summary_lines(report))
+
+
+def test_what_decides_the_bytes_is_named(done: Run) -> None:
+    report = done.report()
+    assert report["configuration"] == "recipe: mine\n"
+    assert report["configuration_sha256"] == hashlib.sha256(b"recipe: mine\n").hexdigest()
+    cell = next(cell for cell in report["cells"] if cell["variant"] == "Q4_K_M")
+    assert cell["provenance"] == {
+        "key": done.result("Q4_K_M").artifact.key, "source_digest": "s", "activations": None,
+        "phibuild_version": None, "builder_digest": None, "toolchain_digest": "t",
+    }  # fmt: skip
 
 
 def test_markdown(done: Run) -> None:

@@ -1,0 +1,105 @@
+"""Ctrl-C, twice too, and SIGTERM: phibuild stops, says what was done, and goes on the next time."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phibuild.manifest import read_artifact
+from support.faults import QUICK, Running, Site, Tally, digests, wait_until
+
+BUILD = ("build", "recipe=quickstart", *QUICK)
+UNDONE = ("mlx", "openvino")
+
+
+@pytest.fixture
+def site(tmp_path: Path, undisturbed: Site) -> Site:
+    """Return a site that lacks all artifacts of two backends."""
+    site = Site(tmp_path, tmp_path / "store")
+    shutil.copytree(undisturbed.store, site.store, copy_function=os.link)
+    for folder in site.artifacts():
+        artifact = read_artifact(folder)
+        assert artifact is not None
+        if artifact.manifest["backend"] in UNDONE:
+            shutil.rmtree(folder)
+    site.check_store()
+    assert len(site.artifacts()) == 12
+    return site
+
+
+Moment = Callable[[Site], Callable[[], object]]
+MOMENTS: dict[str, Moment] = {
+    "while a worker starts": lambda site: site.workers,
+    "while files are written": lambda site: (
+        lambda: any(path.is_file() for path in site.store.glob("tmp/*/*/*"))
+    ),
+    "while it is judged": lambda site: lambda: "judge" in _said(site),
+}
+SIGNALS = {"SIGINT": (signal.SIGINT,), "SIGINT twice": (signal.SIGINT, signal.SIGINT),
+           "SIGTERM": (signal.SIGTERM,)}  # fmt: skip
+
+
+def _said(site: Site) -> str:
+    return (site.folder / f"said-{site.started}.txt").read_text("utf-8", "replace")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal(name: str, moment: str, site: Site, undisturbed: Site, tally: Tally) -> None:
+    with site.start(*BUILD) as running:
+        assert wait_until(MOMENTS[moment](site), running), running.output
+        time.sleep(0.1)
+        began = time.monotonic()
+        send(running, SIGNALS[name])
+        code = running.wait(60)
+        assert time.monotonic() - began < 20
+        tally.add(name, moment)
+        assert code == 130, running.output
+        site.check()
+    assert "Traceback" not in running.output
+    report = site.report()
+    assert report["totals"]["interrupted"] is True
+    assert {cell["backend"] for cell in report["cells"] if cell["status"] == "failed"} <= {*UNDONE}
+    resumes(site, undisturbed)
+
+
+def send(running: Running, signals: tuple[signal.Signals, ...]) -> None:
+    """Send signals one after the other, half a second apart, as long as it runs."""
+    for number, sig in enumerate(signals):
+        if number:
+            time.sleep(0.5)
+            if running.process.poll() is not None:
+                return
+        os.kill(running.process.pid, sig)
+
+
+def resumes(site: Site, undisturbed: Site) -> None:
+    again = site.run(*BUILD)
+    assert again.wait() == 0, again.output
+    site.check()
+    site.check_swept()
+    site.check_all_built(digests(undisturbed.report()))
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_phibuild_starts(sig: signal.Signals, site: Site, tally: Tally) -> None:
+    """Nothing has been begun: there is no report, and no traceback either."""
+    for delay in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4):
+        with site.start(*BUILD) as running:
+            time.sleep(delay)
+            assert running.process.poll() is None
+            os.kill(running.process.pid, sig)
+            code = running.wait(60)
+            tally.add(sig.name, "while phibuild starts")
+            # Before Python has a handler, the system ends the process; Python, too, ends itself by
+            # SIGINT if it was at certain places (a shell shows 130 for that).
+            assert code in (130, -signal.SIGINT, -sig), running.output
+            if "Traceback" in running.output:  # Python was still reading phibuild's first lines
+                assert ", in main\n" not in running.output, f"after {delay} s: {running.output}"
+            site.check()

@@ -1,0 +1,82 @@
+"""`pytest --faults-table FILE`: the faults that the tests tried and survived, as a page."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tabulate import tabulate
+
+_INTRODUCTION = """\
+# Faults
+
+What was done to real builds, and how often phibuild came through. Made by the suite itself:
+
+    pytest tests/slow/test_faults*.py --faults-table docs/faults.md
+
+After each fault the suite checks that
+
+- every artifact in the store is whole: each file is compared with the manifest's sha256, in full;
+- artifacts that were finished before the fault are there, with the same digest;
+- every report is whole, the artifacts that it names are there, and `latest` points at one;
+- no process is left within 10 seconds, children of workers included;
+- unless phibuild itself was killed with kill -9, the report of what was done is written;
+- the next run goes on where this one stopped, and sweeps what was left of it;
+- its artifacts have the digests of a build that nothing disturbed.
+
+A fault counts as survived if all of this held to the end of its test.
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults-table", metavar="FILE", help="write the faults tried and survived")
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    path = config.getoption("--faults-table")
+    if path is None:
+        return
+    tried: Counter[tuple[str, str]] = Counter()
+    survived: Counter[tuple[str, str]] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "fault" and report.when == "call":
+                    fault, what, times = json.loads(value)
+                    tried[fault, what] += times
+                    survived[fault, what] += times if outcome == "passed" else 0
+    skipped = [
+        f"- {report.nodeid.rpartition('::')[2]}: {report.longrepr[2]}"
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    ]
+    Path(path).write_text(faults_page(tried, survived, skipped), encoding="utf-8")
+    terminalreporter.write_line(f"{survived.total()} of {tried.total()} faults survived: {path}")
+
+
+def faults_page(
+    tried: Counter[tuple[str, str]], survived: Counter[tuple[str, str]], skipped: list[str]
+) -> str:
+    """Return the page: the counts by kind of fault, then by what exactly was done."""
+    kinds: dict[str, list[int]] = {}
+    for fault, what in sorted(tried):
+        count = kinds.setdefault(fault, [0, 0])
+        count[0] += tried[fault, what]
+        count[1] += survived[fault, what]
+    rows = [[kind, *count] for kind, count in kinds.items()]
+    rows.append(["all", tried.total(), survived.total()])
+    parts = [_INTRODUCTION, _table(("fault", "tried", "survived"), rows)]
+    parts.append("## One by one\n")
+    details = [[*key, tried[key], survived[key]] for key in sorted(tried)]
+    parts.append(_table(("fault", "what was done", "tried", "survived"), details))
+    if skipped:
+        parts += ["Not tried on this machine:\n", "\n".join(skipped) + "\n"]
+    return "\n".join(parts)
+
+
+def _table(headers: tuple[str, ...], rows: list[list[object]]) -> str:
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True) + "\n"

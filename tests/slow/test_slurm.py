@@ -167,12 +167,17 @@ def test_the_same_bytes_as_a_local_build(cluster: Cluster, tmp_path: Path) -> No
 
 
 def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
-    """One job at a time, so that the kill meets steps that ended, one that runs and some that
+    """One job at a time, so that the kills meet steps that ended, one that runs and some that
     wait; sbatch had answered for the last of them, and phibuild had not yet noted it."""
-    process = cluster.start("evaluation=quick", "executor.max_jobs=1")
-    cluster.slurm.wait_for("build", "RUNNING")
-    process.kill()
-    process.communicate()
+    for word, number in (("reference", signal.SIGHUP), ("build", signal.SIGKILL)):
+        process = cluster.start("evaluation=quick", "executor.max_jobs=1")
+        cluster.slurm.wait_for(word, "RUNNING")
+        time.sleep(2)
+        # nohup has a lost terminal ignored, which is inherited
+        ignored = signal.getsignal(number) is signal.SIG_IGN
+        process.send_signal(signal.SIGKILL if ignored else number)
+        process.communicate()
+        assert process.returncode < 0
     steps = cluster.submitted
     assert set(steps.values()) == {1}
     assert len(steps) == 5

@@ -90,7 +90,7 @@ def test_a_worker_that_leaves_a_child(
     """The child ignores SIGTERM and holds the event stream open; the work itself is done."""
     misbehave(site, "mlx", what)
     with site.start(*BUILD) as running:
-        code = running.wait(120)
+        code = running.wait(60)
         left = [pid for pid in site.processes() if pid != running.process.pid]
         assert misbehaved(site) == 1
         tally.add("a worker that leaves a child", what)

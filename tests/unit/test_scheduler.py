@@ -22,13 +22,13 @@ class Watch:
     _running: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def task(self, id: str, *needs: str, cores: int = 1, memory: int = 0) -> Task:
+    def task(self, id: str, *needs: str, cores: int = 1, memory: int = 0, times: int = 1) -> Task:
         def run(alone: bool) -> bool:
             with self._lock:
                 self._running.add(id)
                 self.events.append(("start", id))
                 self.together.append(frozenset(self._running))
-            time.sleep(self.seconds)
+            time.sleep(times * self.seconds)
             with self._lock:
                 self._running.discard(id)
                 self.events.append(("end", id))
@@ -144,7 +144,7 @@ def test_what_runs_out_of_memory_is_run_again_alone_and_once() -> None:
     lines: list[str] = []
     history = History()
     left = run_tasks(
-        [Task("hungry", frozenset(), 1, 10, hungry), watch.task("beside"),
+        [Task("hungry", frozenset(), 1, 10, hungry), watch.task("beside", times=4),
          watch.task("later", "hungry"), *(watch.task(f"t{number}") for number in range(4))],
         Limits(2, 100), stop=threading.Event(), history=history, tell=lines.append,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from conftest import CommandLine
@@ -71,3 +72,20 @@ def test_damage_is_found_and_built_again_in_the_same_run(phibuild: CommandLine) 
     assert list((store / "artifacts").iterdir()) == []
     assert phibuild("verify").returncode == 0  # the run has its hard links
     assert build()[:2] == ({"int4": "built", "int8": "built"}, digests)
+
+
+def test_a_read_only_store(mere_user: CommandLine, read_only: Callable[[Path], None]) -> None:
+    """What is there can be used; what would have to be made is one error."""
+    words = ("build", "backend=llamacpp", "evaluation=none")
+    assert mere_user(*words, "--only", "*.int4").returncode == 0
+    store = mere_user.folder / "store"
+    read_only(store)
+    again = mere_user(*words, "--only", "*.int4")
+    assert again.returncode == 0, again.stderr
+    assert mere_user.report("quickstart")["cells"][0]["status"] == "cached"
+    done = mere_user(*words, "--only", "*.int8")
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: {store}: the store cannot be written: Permission denied\n"
+        "    set PHIBUILD_STORE to a folder that can be written\n",
+    )

@@ -2,7 +2,8 @@
 
 `<store>/runs/<name>.json` says what a run needs and where its folder is; it is written before the
 run's first step. The build holds a lock on `<name>.lock` for as long as it lives. A run whose
-folder has gone, or whose build was killed before its report, is forgotten.
+folder has gone, or whose build was killed before its report, is forgotten, but for one whose jobs
+may go on without it on a cluster.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def read_uses(store: Store) -> list[Use]:
     """Return all runs that the store knows of. Those of other machines' folders, which cannot be
     seen from here, count as there."""
     uses = []
+    jobs = any((store.root / "jobs").glob("*.json"))  # submitted, not yet seen to have ended
     for entry in sorted((store.root / "runs").glob("*.json")):
         try:
             data = json.loads(entry.read_text(encoding="utf-8"))
@@ -86,7 +88,8 @@ def read_uses(store: Store) -> list[Use]:
             time = entry.stat().st_mtime
         except (OSError, ValueError, KeyError, TypeError):
             continue  # removed in this instant, or not what phibuild writes
-        alive = is_held(entry.with_suffix(".lock"))
-        gone = not alive and here and not (folder / "report.json").is_file()
+        reported = (folder / "report.json").is_file()
+        alive = is_held(entry.with_suffix(".lock")) or (jobs and not reported)
+        gone = not alive and here and not reported
         uses.append(Use(entry, folder, keys, time, alive, gone))
     return uses

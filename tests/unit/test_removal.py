@@ -117,6 +117,20 @@ def test_what_a_living_build_names_stays(store: Store, tmp_path: Path) -> None:
     assert list((store.root / "runs").iterdir()) == []
 
 
+def test_what_jobs_on_a_cluster_may_need_stays(store: Store, tmp_path: Path) -> None:
+    """They go on without the build that submitted them."""
+    publish(store, "mine", days=90)
+    publish(store, "other", days=90)
+    with in_use(store, tmp_path / "run", plan("mine")):
+        pass  # killed: it left no report
+    (store.root / "jobs").mkdir()
+    record = store.root / "jobs" / "0.json"
+    record.write_text("{}", encoding="utf-8")
+    assert sweep_store(store, max_bytes=0) == {"other"}
+    record.unlink()
+    assert sweep_store(store, max_bytes=0) == {"mine"}
+
+
 def test_a_killed_build_keeps_nothing(store: Store, tmp_path: Path) -> None:
     publish(store, "k", days=90)
     code = """

@@ -23,6 +23,7 @@ from support.faults import (
     Site,
     Tally,
     digests,
+    files_are_written,
     kill_worker,
     killed,
     parent,
@@ -60,7 +61,7 @@ def has_come(moment: str, site: Site) -> Callable[[], bool]:
             case "while workers work":
                 return time.monotonic() > began + 0.6
             case "while files are written":
-                return any(path.is_file() for path in site.store.glob("tmp/*/*/*"))
+                return files_are_written(site)
             case "while an artifact is published":
                 return len(site.artifacts()) > artifacts
             case "while it is judged":
@@ -137,7 +138,7 @@ def torment(running: Running, site: Site, chance: random.Random, tally: Tally) -
     while True:
         (moment,) = chance.choices(list(MOMENTS), WEIGHTS)
         delay = chance.uniform(0, MOMENTS[moment])
-        own = chance.random() < 0.6
+        own = chance.random() < 0.5
         if not wait_until(has_come(moment, site), running):
             return workers
         time.sleep(delay)

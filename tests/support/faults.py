@@ -209,6 +209,13 @@ class Site:
         return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
+def files_are_written(site: Site) -> bool:
+    """Return whether a worker has begun to write an artifact."""
+    with contextlib.suppress(FileNotFoundError):  # it has just been moved away
+        return any(path.is_file() for path in site.store.glob("tmp/*/*/*"))
+    return False
+
+
 def digests(report: Mapping[str, Any], *backends: str) -> dict[str, str]:
     """Return cell id -> digest of its artifact, of some backends or of all."""
     return {

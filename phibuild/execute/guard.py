@@ -15,11 +15,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 from types import TracebackType
 
 MARK = "PHIBUILD_RUN"
+_PASSES, _PAUSE_SECONDS = 20, 0.02
 
 
 class Guard:
@@ -63,6 +65,22 @@ class Guard:
             self._process.stdin.flush()
 
 
+def kill_marked(mark: dict[str, str]) -> None:
+    """Kill every process that has a variable in its environment, in whatever group or session
+    (Linux; elsewhere none is found)."""
+    wanted = {f"{name}={value}".encode("ascii") for name, value in mark.items()}
+    for _ in range(_PASSES):  # some are started while others are looked through
+        found = False
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                if wanted & {*(folder / "environ").read_bytes().split(b"\0")}:
+                    os.kill(int(folder.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return
+        time.sleep(_PAUSE_SECONDS)
+
+
 def main() -> None:
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
@@ -76,11 +94,7 @@ def main() -> None:
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
-    mark = f"{MARK}={sys.argv[1]}".encode("ascii")
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (folder / "environ").read_bytes().split(b"\0"):
-                os.kill(int(folder.name), signal.SIGKILL)
+    kill_marked({MARK: sys.argv[1]})
 
 
 if __name__ == "__main__":

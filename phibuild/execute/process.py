@@ -9,13 +9,14 @@ import signal
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phibuild.execute.events import End, Event, NoEvent, parse_event, read_lines
-from phibuild.execute.guard import Guard
+from phibuild.execute.guard import Guard, kill_marked
 from phibuild.execute.usage import Usage
 
 WORKER = Path(__file__).resolve().parents[1] / "worker.py"
@@ -91,6 +92,7 @@ def run_worker(
     outcome = Outcome()
     oom_before = _oom_kills()
     timed_out = threading.Event()
+    mark = {"PHIBUILD_RUNNER": uuid.uuid4().hex}
     with log.open("ab") as log_file:
         log_start = log_file.tell()
         process = subprocess.Popen(
@@ -99,7 +101,7 @@ def run_worker(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            env={**_environment(request), **(runners.guard.mark if runners.guard else {})},
+            env={**_environment(request), **mark, **(runners.guard.mark if runners.guard else {})},
             start_new_session=True,
         )
 
@@ -121,8 +123,8 @@ def run_worker(
     ended = False
     with contextlib.ExitStack() as stack:
         # In this order at the end: the group, then those of its children that have left it.
-        family = stack.enter_context(usage.watch(process.pid))
-        stack.callback(family.kill)
+        stack.enter_context(usage.watch(process.pid))
+        stack.callback(kill_marked, mark)
         stack.callback(runners.remove, process)
         stack.callback(end_group, process)
         stack.callback(timer.cancel)

@@ -21,7 +21,7 @@ from phibuild.execute import process
 from phibuild.execute.events import Stage
 from phibuild.execute.items import Runner, run_items
 from phibuild.execute.process import Outcome, Runners, run_worker
-from phibuild.execute.usage import Family, Usage
+from phibuild.execute.usage import Usage, anonymous_bytes
 
 PACKAGE = process.WORKER.parent
 
@@ -97,7 +97,6 @@ def build(request, report):
                 os._exit(0)
             while not (Path(request["folder"]) / "child").exists():
                 time.sleep(0.01)
-            time.sleep(0.5)
             report.item(key, {"size": 1})
         elif what == "half":
             report._stream.write('{"event": "it')
@@ -419,7 +418,7 @@ time.sleep(60)
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            found = Family().look(process.pid)
+            found = anonymous_bytes(process.pid)
             assert found is not None
             assert 150 << 20 < found < 200 << 20
         finally:

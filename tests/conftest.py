@@ -34,6 +34,8 @@ settings.load_profile("phibuild")
 # Shells start background jobs with Ctrl-C ignored, which the programs under test would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent

@@ -39,6 +39,11 @@ SHAPES = {
     "unknown": '{"event": "hello"}',
 }
 
+def said(request):
+    """Whether a child has written its number."""
+    path = Path(request["folder"]) / "child"
+    return path.exists() and path.read_text()
+
 def build(request, report):
     for item in request["items"]:
         key, what = item["item"], item["do"]
@@ -95,7 +100,7 @@ def build(request, report):
                 (Path(request["folder"]) / "child").write_text(str(os.getpid()))
                 time.sleep(120)
                 os._exit(0)
-            while not (Path(request["folder"]) / "child").exists():
+            while not said(request):
                 time.sleep(0.01)
             report.item(key, {"size": 1})
         elif what == "half":
@@ -116,7 +121,7 @@ def build(request, report):
                 (Path(request["folder"]) / "child").write_text(str(os.getpid()))
                 time.sleep(120)
                 os._exit(0)
-            while not (Path(request["folder"]) / "child").exists():
+            while not said(request):
                 time.sleep(0.01)
             if what == "orphan":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -358,7 +363,8 @@ def test_a_child_that_has_left_for_a_session_of_its_own(run: Run) -> None:
 
 def test_an_interruption_ends_what_runs_and_starts_nothing(run: Run) -> None:
     def interrupt() -> None:
-        while not (run.folder / "child").exists():
+        child = run.folder / "child"
+        while not (child.exists() and child.read_text("ascii")):
             time.sleep(0.02)
         run.runners.stop()
 

@@ -52,7 +52,7 @@ def _table(found: Sequence[Entry]) -> str:
             entry.what,
             format_size(entry.size_bytes),
             format_size(entry.freed_bytes),
-            format_age(now - entry.used),
+            format_age(now - entry.used) if entry.used else "unknown",
             entry.state,
             f"{entry.runs[-1]}" + (f" and {len(entry.runs) - 1} more" if entry.runs[1:] else "")
             if entry.runs

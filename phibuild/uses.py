@@ -57,11 +57,16 @@ def in_use(store: Store, folder: Path, plan: Plan) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
             name = secrets.token_hex(8)
             lock = store.root / "runs" / f"{name}.lock"
-            stack.callback(lock.unlink, missing_ok=True)
+            stack.callback(_remove, lock)
             stack.enter_context(held(lock))
             text = json.dumps({"folder": str(folder), "host": socket.gethostname(), **_keys(plan)})
             store.write(store.root / "runs" / f"{name}.json", text)
         yield
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it could not be made
+        path.unlink()
 
 
 def _keys(plan: Plan) -> dict[str, list[str]]:

@@ -22,7 +22,8 @@ After each fault the suite checks that
 - artifacts that were finished before the fault are there, with the same digest;
 - every report is whole, the artifacts that it names are there, and `latest` points at one;
 - no process is left within 10 seconds, children of workers included;
-- unless phibuild itself was killed with kill -9, the report of what was done is written;
+- unless phibuild itself was killed with kill -9, the report of what was done is written, if
+  anything was begun and there is room for it; if not, the exit code and a message say so;
 - the next run goes on where this one stopped, and sweeps what was left of it;
 - its artifacts have the digests of a build that nothing disturbed.
 

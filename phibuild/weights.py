@@ -102,7 +102,8 @@ def check_tensors(
 
 def some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    # A file may hold any name, those with control characters too.
+    return ", ".join(name if name.isprintable() else repr(name) for name in names[:3]) + more
 
 
 def some_problems(problems: Iterable[Problem]) -> Iterator[Problem]:

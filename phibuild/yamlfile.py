@@ -193,6 +193,10 @@ class YamlFile:
                 yield Problem(
                     f"a key must be a plain word, not {name.value!r}", line, "quote it to mean text"
                 )
+            elif not name.value.isprintable():
+                yield Problem(
+                    f"a key must be a plain word, not {name.value!r}", line, "remove the character"
+                )
             if name.value in seen:
                 yield Problem(f"key {name.value!r} stands twice", line, "keep one of them")
             seen.add(name.value)

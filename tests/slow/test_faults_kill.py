@@ -24,13 +24,12 @@ from support.faults import (
     Tally,
     digests,
     files_are_written,
-    kill_worker,
     killed,
-    parent,
     reasons,
     wait_until,
 )
 from support.faulty import misbehave
+from support.processes import kill_worker, parent
 
 BUILD = ("build", "recipe=quickstart", *QUICK)
 KILLS = 15  # of each seed
@@ -96,6 +95,7 @@ def test_kill_9_over_builds_that_have_got_somewhere(
         begin_halfway(site, undisturbed, chance)
         most = min(5, KILLS - kills)
         kills += torment_until_finished(site, chance, most, undisturbed, tally)
+        shutil.rmtree(site.folder)  # pytest would keep them all
 
 
 def begin_halfway(site: Site, undisturbed: Site, chance: random.Random) -> None:

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from phibuild.manifest import check_artifact, read_artifact
+from support.processes import command, is_alive
 
 _MARK = "PHIBUILD_FAULTS_MARK"
 _GONE_SECONDS = 10.0
@@ -230,35 +231,6 @@ def reasons(report: Mapping[str, Any]) -> dict[str, str]:
     return {cell["id"]: cell["reason"] for cell in report["cells"] if cell["status"] == "failed"}
 
 
-def is_alive(pid: int) -> bool:
-    """Return whether a process exists and is no zombie."""
-    try:
-        return _status(pid)[0] not in ("Z", "X")
-    except OSError:
-        return False
-
-
-def _status(pid: int) -> list[str]:
-    """Return the state, the parent and so on, after the command of /proc/PID/stat (proc(5))."""
-    text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
-    return text.rsplit(")", 1)[1].split()
-
-
-def parent(pid: int) -> int | None:
-    """Return the process that a process is a child of."""
-    try:
-        return int(_status(pid)[1])
-    except OSError:
-        return None
-
-
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return f"{pid} (gone)"
-
-
 def wait_until(
     condition: Callable[[], object], running: Running, seconds: float = 300, poll: float = 0.003
 ) -> bool:
@@ -295,16 +267,3 @@ def killed(running: Running) -> bool:
         return False
     running.process.kill()
     return running.wait() == -signal.SIGKILL
-
-
-def kill_worker(pids: Sequence[int], pick: Callable[[Sequence[int]], int]) -> int | None:
-    """Kill -9 one of these processes; return it if it was alive."""
-    alive = [pid for pid in pids if is_alive(pid)]
-    if not alive:
-        return None
-    pid = pick(alive)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return None
-    return pid

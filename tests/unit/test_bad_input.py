@@ -198,6 +198,8 @@ RECIPE_CASES: dict[str, tuple[str | bytes, int, str, str]] = {
     "key-number": (OK + "1: a\n", 3, "a key must be a plain word, not '1'", WORD),
     "key-true": ("devices:\n  yes: {llamacpp: [int4]}\n", 2,
                  "a key must be a plain word, not 'yes'", WORD),
+    "key-control": (OK + '"a\\eb": c\n', 3, "a key must be a plain word, not 'a\\x1bb'",
+                    "remove the character"),
     "key-list": (OK + "? [a, b]\n: c\n", 3, "a key must be a plain word", ""),
     # code and the environment
     "target": (OK + "_target_: os.system\n", 3, "'_target_' is refused", DATA),

@@ -5,17 +5,12 @@ All in this process; where a command line or a recipe is damaged, through the co
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import io
 import json
 import os
 import random
 import shutil
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import ROOT
-from phibuild.catalogue import Catalogue
-from phibuild.cli import main
-from phibuild.commands.common import prepare
-from phibuild.commands.plan import plan_json, plan_lines
-from phibuild.compose import Composition, compose_build
-from phibuild.errors import PhibuildError
+from support.fuzz import Fuzz
 from support.junk import JSON_VALUES, NUMBERS, OVERRIDES, VALUES, YAML_TEXT, cut_or_flip, mutate
 
 RECIPE = {"devices": {"board": {"llamacpp": ["int4"], "openvino": ["int4"]}}}
@@ -61,57 +51,6 @@ def shipped(folder: str) -> dict[str, Any]:
 RECIPES, DEVICES, MODELS = shipped("recipes"), shipped("conf/device"), shipped("conf/model")
 BACKENDS, EVALUATIONS = shipped("conf/backend"), shipped("conf/evaluation")
 LOCAL = shipped("conf/executor")["local"]
-
-
-@dataclass
-class Fuzz:
-    """Plans in a working directory of its own, without a network, and counts how that ends."""
-
-    folder: Path
-    ends: Counter[int] = field(default_factory=Counter)
-    compositions: dict[tuple[str, ...], Composition] = field(default_factory=dict)
-
-    def command(self, *words: str) -> int:
-        """Run `phibuild plan`; fail if it ends in anything but a plan or a refusal."""
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as ended,
-        ):
-            main(["plan", *words])
-        code, said = ended.value.code, err.getvalue()
-        assert "Traceback" not in out.getvalue() + said
-        if code == 0:
-            assert said == ""
-            assert " cells, " in out.getvalue()
-        else:
-            assert code == 2, said
-            first, *others = said.splitlines()
-            assert len(first) > len("error: : x")
-            assert first.startswith("error: ")
-            assert all(line.startswith(("error: ", "    ")) for line in others), said
-        self.ends[code] += 1
-        return code
-
-    def plan(self, *words: str) -> None:
-        """Do what `phibuild plan` does, but compose the words once: what is damaged is read
-        later."""
-        if words not in self.compositions:
-            self.compositions[words] = compose_build(words, Catalogue(), sweep=False)
-        arguments = argparse.Namespace(config_dir=None, only=[], skip=[])
-        refused = None
-        try:
-            found = prepare(arguments, self.compositions[words]).plan
-            assert plan_lines(found, "mine")
-            assert json.dumps(plan_json(found, "mine"))
-        except PhibuildError as error:
-            refused = error
-        self.ends[2 if refused else 0] += 1
-        if refused:
-            assert refused.exit_code == 2
-            assert refused.problems
-            assert all(problem.what.strip() and problem.where for problem in refused.problems)
 
 
 @pytest.fixture

@@ -62,14 +62,16 @@ class Limits:
     memory_bytes: int
     available: Callable[[], int] | None = None
 
-    def bound(self, task: Task, running: Iterable[Task]) -> Bound | None:
-        """Return what keeps the task from running beside the others, None if it fits."""
+    def memory_now(self) -> int:
+        """Return the bytes that tasks may take together at the moment."""
+        return min(self.memory_bytes, self.available()) if self.available else self.memory_bytes
+
+    def bound(self, task: Task, running: Iterable[Task], memory: int) -> Bound | None:
+        """Return what keeps the task from running beside the others within `memory` bytes, None
+        if it fits."""
         busy = [other for other in running if other.cores]
         if task.cores == 0 or not busy:
             return None
-        memory = self.memory_bytes
-        if self.available:
-            memory = min(memory, self.available())
         if task.alone or any(other.alone for other in busy):
             return "memory"
         if sum(other.memory_bytes for other in busy) + task.memory_bytes > memory:
@@ -99,10 +101,11 @@ class _Queue:
     def start_what_fits(self, start: Callable[[Task], Future[bool]]) -> None:
         """Start every ready task that fits beside those that run; note what holds the others."""
         before, self._held = self._held, {}
+        memory = self._limits.memory_now()
         for task in list(self.waiting):
             if not (task.needs & self._known) <= self._ended:
                 continue
-            bound = self._limits.bound(task, self.running.values())
+            bound = self._limits.bound(task, self.running.values(), memory)
             if bound is not None:
                 self._held[task.id] = bound
                 if before.get(task.id) != bound:

@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from conftest import CommandLine
+from support.faults import QUICK, Site, digests
 from support.slurm_cluster import (
     NODE_CORES,
     NODE_MEMORY_MIB,
@@ -195,6 +196,28 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
     assert set(cluster.statuses().values()) <= {"built", "cached"}
     assert all(cell["quality"] for cell in cluster.cells().values())
     assert cluster.records() == []
+
+
+def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed: Site) -> None:
+    """All five backends, judged; `short` is a partition of one node."""
+    quickstart = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
+    shutil.copyfile(quickstart, cluster.work.folder / "recipes" / "mine.yaml")
+    words = [*QUICK, "executor.partition=short", "executor.timeout=420"]
+    process = cluster.start(*words)
+    cluster.slurm.wait_for("measure", "RUNNING", seconds=300)
+    process.kill()
+    process.communicate()
+    steps = cluster.submitted
+    assert set(steps.values()) == {1}
+    assert len(steps) == 11  # the original, five builds, five judgings
+
+    done = cluster.build(*words)
+    assert done.returncode == 0, done.stderr
+    assert cluster.submitted == steps
+    report = cluster.work.report("mine")
+    assert digests(report) == digests(undisturbed.report())
+    assert len(report["cells"]) == 20
+    assert all(cell["quality"] for cell in report["cells"])
 
 
 def test_two_at_once_share_jobs_and_a_ctrl_c_leaves_those_of_the_other(cluster: Cluster) -> None:

@@ -10,7 +10,8 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
 from phibuild import __version__
@@ -172,6 +173,20 @@ def _split_verb(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return first, [*words[:position], *words[position + 1 :]]
 
 
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM wait until the block ends: an extension module that is interrupted
+    while it is imported ends in an error of its own, or in the interpreter's."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run_command(words: Sequence[str]) -> int:
     """Run one command and return its exit code. Raises PhibuildError for the user's mistakes."""
     verb, rest = _split_verb(words)
@@ -181,7 +196,8 @@ def run_command(words: Sequence[str]) -> int:
         return 0
     arguments = parser.parse_intermixed_args(rest)
     arguments.command = " ".join(["phibuild", *words])
-    module = importlib.import_module(f"phibuild.commands.{verb or 'build'}")
+    with _signals_wait():
+        module = importlib.import_module(f"phibuild.commands.{verb or 'build'}")
     code: int = module.run(arguments)
     return code
 

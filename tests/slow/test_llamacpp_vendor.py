@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,18 @@ from phibuild.backends.llamacpp.worker import load
 runtime = load(Path(sys.argv[1]), 1)
 json.dump([runtime.tokenize(line) for line in json.load(sys.stdin)], sys.stdout)
 """
+KERNELS = ROOT / "tests" / "support" / "llamacpp_kernels.py"
+COMPILED = """
+import json, sys
+from phibuild.backends.llamacpp import quantizer, worker
+from phibuild.worker import Report
+quantizer.COMPILING_PAYS = worker.COMPILING_PAYS = 0
+worker.build(json.load(sys.stdin), Report(sys.stdout))
+"""
+compiles_searches = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="llama.cpp's own searches are used on this machine",
+)
 
 
 def _variant(name: str) -> Variant:
@@ -158,6 +172,43 @@ def test_tensors_and_metadata_equal_the_vendors(
         for tensor in SPEC.layout(arch, _variant(type)):
             promised[tensor.kind] = promised.get(tensor.kind, 0) + tensor.parameters
         assert results[type]["types"] == promised
+
+
+@compiles_searches
+def test_compiled_searches_equal_ggmls(toolchain_python: Callable[[str], Path]) -> None:
+    """Zeros, ties, equal weights, what is out of range: random checkpoints hardly have them."""
+    done = subprocess.run(
+        [toolchain_python("llamacpp"), KERNELS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
+
+
+@compiles_searches
+@pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])
+def test_files_made_by_compiled_searches_equal_the_vendors(
+    shape: str,
+    checkpoint: MakeCheckpoint,
+    toolchain_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    case = next(case for case in CASES if case.shape == shape and case.imatrix_types)
+    source = checkpoint(case.shape, dtype=case.dtype, layers=case.layers)
+    _write_activations(tmp_path, source)
+    names = [*case.types, *(f"{type}-imatrix" for type in case.imatrix_types)]
+    done = subprocess.run(
+        [toolchain_python("llamacpp"), "-c", COMPILED],
+        input=json.dumps(_request(source, tmp_path, *names)),
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {"compiling the searches"} < {event.get("stage") for event in events}
+    assert set(_results(events)) == set(names)
+    for name in names:
+        made = describe(tmp_path / name / f"model-{name}.gguf")
+        assert made["tensors"] == RECORDED[case.name]["tensors"][name], name
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.imatrix_types], ids=lambda c: c.name)

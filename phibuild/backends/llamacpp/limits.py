@@ -8,6 +8,10 @@ CHUNK_WEIGHTS = 1 << 19
 CHUNK_BYTES = CHUNK_WEIGHTS * 12
 """Bytes that a thread holds: weights as read, as float32 and as stored, 4 bytes each at most."""
 
+COMPILING_PAYS = 100_000_000
+"""Weights in K-quants from which compiling their searches pays: ggml takes 6 seconds for as many,
+compiled searches 1.5, compiling 4."""
+
 MAX_THREADS = 32
 """Threads that a build starts, at most."""
 

@@ -23,6 +23,7 @@ from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.header import Value, data_bytes, data_offsets, encode_header
 from phibuild.backends.llamacpp.layout import Tensor, row_bytes
 from phibuild.backends.llamacpp.limits import CHUNK_WEIGHTS, MAX_THREADS
+from phibuild.backends.llamacpp.quantizer import Quantize
 from phibuild.safetensors_io import ITEM_BYTES, TensorInfo
 from phibuild.worker import WorkerError
 
@@ -93,11 +94,12 @@ class GgufFile:
 def write_files(
     checkpoint: Mapping[str, TensorInfo],
     files: Sequence[GgufFile],
+    quantize: Quantize,
     threads: int,
     progress: Callable[[float], None],
 ) -> None:
-    """Write all files. One that cannot be written gets its `error` and is removed, the others go
-    on; where the checkpoint cannot be read, all of them get it.
+    """Write all files; `quantize` stores rows. A file that cannot be written gets its `error` and
+    is removed, the others go on; where the checkpoint cannot be read, all of them get it.
 
     `progress` is called with the share that is done, from any thread, one call at a time.
     """
@@ -118,7 +120,7 @@ def write_files(
             except OSError as error:  # the disk may have room for the others
                 file.error = _not_written(file, error)
                 file.close()
-        run = _Pass(sources, opened, files, progress)
+        run = _Pass(sources, opened, files, quantize, progress)
         threads = min(threads, MAX_THREADS)
         with ThreadPoolExecutor(threads) as pool:
             for worker in [pool.submit(run.work) for _ in range(threads)]:
@@ -141,9 +143,11 @@ class _Pass:
         sources: Sequence[TensorInfo],
         opened: Mapping[Path, int],
         files: Sequence[GgufFile],
+        quantize: Quantize,
         progress: Callable[[float], None],
     ) -> None:
         self._opened, self._files, self._progress = opened, files, progress
+        self._quantize = quantize
         self._total = sum(source.parameters for source in sources)
         self._done = 0
         self._lock = threading.Lock()
@@ -203,7 +207,7 @@ class _Pass:
             importance = files[0].importance.get(source.name)
             started = time.perf_counter()
             try:
-                data = _encode(source, kind, importance, raw, wide, largest, out)
+                data = self._encode(source, kind, importance, raw, wide, largest, out)
             except WorkerError as error:
                 for file in files:
                     file.error = error
@@ -218,38 +222,38 @@ class _Pass:
                 for file in files:
                     file.seconds += spent
 
+    def _encode(
+        self,
+        source: TensorInfo,
+        kind: str,
+        importance: ggml.Floats | None,
+        raw: ggml.Bytes,
+        wide: ggml.Floats,
+        largest: float,
+        out: ggml.Bytes,
+    ) -> memoryview:
+        """Return a chunk's rows in type `kind`; `largest` is their largest absolute value.
+
+        Raises WorkerError where a value does not survive.
+        """
+        if kind == source.dtype:
+            data = raw
+        elif kind == "F32":
+            data = wide.view(np.uint8)
+        else:
+            data = out[: self._quantize(kind, wide, source.shape[-1], out, importance)]
+        end = _TOO_LARGE.get(kind)
+        if not (ggml.is_valid(kind, data) if end is None else largest < end):
+            why = (
+                f"its largest value is {largest:.4g}; half precision, in which {kind} keeps its "
+                "values or its scales, ends at 65504"
+                if math.isfinite(largest)
+                else "the checkpoint itself holds infinity or NaN there"
+            )
+            raise WorkerError(f"{source.name} cannot be stored as {kind}: {why}")
+        return data.data
+
 
 def _not_written(file: GgufFile, error: OSError) -> WorkerError:
     size = data_bytes(file.tensors)
     return WorkerError(f"{file.path.name} ({size:,} bytes) cannot be written: {error.strerror}")
-
-
-def _encode(
-    source: TensorInfo,
-    kind: str,
-    importance: ggml.Floats | None,
-    raw: ggml.Bytes,
-    wide: ggml.Floats,
-    largest: float,
-    out: ggml.Bytes,
-) -> memoryview:
-    """Return a chunk's rows in type `kind`; `largest` is their largest absolute value.
-
-    Raises WorkerError where a value does not survive.
-    """
-    if kind == source.dtype:
-        data = raw
-    elif kind == "F32":
-        data = wide.view(np.uint8)
-    else:
-        data = out[: ggml.quantize(kind, wide, source.shape[-1], out, importance)]
-    end = _TOO_LARGE.get(kind)
-    if not (ggml.is_valid(kind, data) if end is None else largest < end):
-        why = (
-            f"its largest value is {largest:.4g}; half precision, in which {kind} keeps its "
-            "values or its scales, ends at 65504"
-            if math.isfinite(largest)
-            else "the checkpoint itself holds infinity or NaN there"
-        )
-        raise WorkerError(f"{source.name} cannot be stored as {kind}: {why}")
-    return data.data

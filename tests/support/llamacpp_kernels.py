@@ -1,0 +1,83 @@
+"""Compare phibuild's compiled K-quants with ggml's own, bit for bit; runs in llamacpp's toolchain.
+
+`python llamacpp_kernels.py` prints what differs, one line each, and nothing if all agree.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+COLUMNS = 1024
+WEIGHTS = 100 * COLUMNS  # not a multiple of what is searched at once
+
+
+def hard_weights() -> dict[str, Floats]:
+    """Return weights [WEIGHTS] that meet each branch of the searches."""
+    random = np.random.default_rng(0)
+    normal = random.standard_normal(WEIGHTS).astype(np.float32)
+    rare = np.where(random.random(WEIGHTS) < 0.02, normal, np.float32(0))
+    sizes = np.exp(3 * random.standard_normal(WEIGHTS // 32)).astype(np.float32)
+    return {
+        "normal": normal * np.float32(0.02),
+        "heavy tails": normal**5,
+        "whole numbers: ties": random.integers(-8, 8, WEIGHTS).astype(np.float32),
+        "positive": np.abs(normal),
+        "negative": -np.abs(normal),
+        "far from zero": 5 + normal * np.float32(0.001),
+        "nearly equal": 1 + normal * np.float32(1e-7),
+        "equal in a sub-block": np.repeat(normal[: WEIGHTS // 32], 32),
+        "zero": np.zeros(WEIGHTS, np.float32),
+        "negative zero": -np.zeros(WEIGHTS, np.float32),
+        "few that are not zero": rare,
+        "sub-blocks of many sizes": normal * np.repeat(sizes, 32),
+        "super-blocks of many sizes": normal * np.repeat(sizes[: WEIGHTS // 256], 256),
+        "tiny": normal * np.float32(1e-12),
+        "denormal": normal * np.float32(1e-40),
+        "scales near the end of half precision": normal * np.float32(1e5),
+        "beyond half precision": normal * np.float32(1e9),
+        "squares beyond float32": normal * np.float32(1e30),
+    }
+
+
+def importances() -> dict[str, Floats | None]:
+    random = np.random.default_rng(1)
+    skewed = random.standard_normal(COLUMNS).astype(np.float32) ** 4
+    holes = skewed * (random.random(COLUMNS) < 0.7)
+    return {"": None, "importance": skewed, "some of no importance": holes.astype(np.float32)}
+
+
+def differences() -> Iterator[str]:
+    from phibuild.backends.llamacpp import ggml, quantizer
+    from phibuild.backends.llamacpp.layout import BLOCK_TYPES, Tensor
+
+    kinds = ("Q4_K", "Q5_K", "Q6_K")
+    quantize = quantizer.choose([Tensor(kind, kind, (1 << 15, 1 << 15), kind) for kind in kinds])
+    if quantize is ggml.quantize:
+        yield "no search was compiled"
+    for kind in kinds:
+        size = BLOCK_TYPES[kind].nbytes * WEIGHTS // 256
+        for name, weights in hard_weights().items():
+            for told, importance in importances().items():
+                ours, theirs = np.full((2, size + 1), 255, np.uint8)
+                written = {
+                    function(kind, weights, COLUMNS, out, importance)
+                    for function, out in ((quantize, ours), (ggml.quantize, theirs))
+                }
+                if written != {size} or ours.tobytes() != theirs.tobytes():
+                    yield f"{kind}: {name} {told}"
+
+
+def main() -> None:
+    for line in differences():
+        print(line)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    main()

@@ -52,8 +52,10 @@ from pathlib import Path
 from phibuild.checkpoint import load_checkpoint
 from phibuild.keys import source_digest
 from phibuild.store import Store
-source, store = map(Path, sys.argv[1:])
-source_digest(load_checkpoint(source, "x", "x"), Store(store), read_weights=True)
+source, folder = map(Path, sys.argv[1:])
+store = Store(folder)
+store.prepare()
+source_digest(load_checkpoint(source, "x", "x"), store, read_weights=True)
 """
 
 

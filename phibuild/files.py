@@ -10,10 +10,20 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from phibuild.disk import LARGE_BYTES, sha256_of_large
+
 
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def written_sha256(path: Path) -> str:
+    """Return the sha256 of a file that has just been written: a large one is not in the page cache
+    (disk.py), and not read into it."""
+    if path.stat().st_size < LARGE_BYTES:
+        return file_sha256(path)
+    return sha256_of_large(path) or file_sha256(path)
 
 
 def link_tree(source: Path, target: Path) -> bool:

@@ -19,6 +19,8 @@ CHANGED = "the checkpoint was changed while it was read: build again when it sta
 _SHARED_CODE = (
     "worker.py",
     "architecture.py",
+    "disk.py",
+    "disk_buffers.py",
     "safetensors_io.py",
     "readme.py",
     "backends/companions.py",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.errors import Problem, StoreError
-from phibuild.files import file_sha256, size_and_time, sync
+from phibuild.files import file_sha256, size_and_time, sync, written_sha256
 
 MANIFEST = "manifest.json"
 _FILE_FIELDS = {"path": str, "size": int, "sha256": str, "mtime_ns": int}
@@ -51,7 +51,7 @@ def seal(folder: Path, data: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "path": path.relative_to(folder).as_posix(),
                 "size": status.st_size,
-                "sha256": file_sha256(path),
+                "sha256": written_sha256(path),
                 "mtime_ns": status.st_mtime_ns,
             }
         )

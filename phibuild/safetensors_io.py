@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from phibuild.disk import OutputFile
 
 ITEM_BYTES = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2,
@@ -117,7 +118,7 @@ class SafetensorsWriter:
     `entries` are (name, dtype, shape) in file order. Data is written with `write`, in any order
     and from any thread. Files are `model.safetensors`, or `model-00001-of-0000N.safetensors`
     where they exceed `max_shard_bytes`; the index is written where `index` asks for it or
-    there is more than one file.
+    there is more than one file. Raises OSError where there is no room for them, and leaves none.
     """
 
     def __init__(
@@ -129,8 +130,8 @@ class SafetensorsWriter:
         max_shard_bytes: int = 5 << 30,
         index: bool = False,
     ) -> None:
-        self._fds: list[int] = []
-        self._place: dict[str, tuple[int, int, int]] = {}
+        self._files: list[OutputFile] = []
+        self._place: dict[str, tuple[OutputFile, int, int]] = {}
         shards: list[list[tuple[str, str, tuple[int, ...], int]]] = [[]]
         filled = 0
         for name, dtype, shape in entries:
@@ -149,7 +150,12 @@ class SafetensorsWriter:
                 if single
                 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             )
-            self._open_shard(folder / file, shard, metadata)
+            try:
+                self._open_shard(folder / file, shard, metadata)
+            except OSError:  # no room: none is taken from others
+                for opened in self._files:
+                    opened.discard()
+                raise
             weight_map.update((name, file) for name, *_ in shard)
         if index or len(shards) > 1:
             text = json.dumps(
@@ -178,37 +184,38 @@ class SafetensorsWriter:
             offset += nbytes
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        self._fds.append(fd)
-        os.ftruncate(fd, 8 + len(text) + offset)
-        _write_all(fd, struct.pack("<Q", len(text)) + text, 0)
+        out = OutputFile(path, 8 + len(text) + offset)
+        self._files.append(out)
+        out.write(struct.pack("<Q", len(text)) + text, 0)
         position = 8 + len(text)
         for name, _, _, nbytes in shard:
-            self._place[name] = (fd, position, nbytes)
+            self._place[name] = (out, position, nbytes)
             position += nbytes
 
     def write(self, name: str, data: bytes | memoryview, offset: int = 0) -> None:
-        """Write `data` at `offset` bytes into the tensor `name`."""
-        fd, position, nbytes = self._place[name]
+        """Write `data` at `offset` bytes into the tensor `name`. Raises OSError, also for a piece
+        before it."""
+        file, position, nbytes = self._place[name]
         size = len(data) if isinstance(data, bytes) else data.nbytes
         if offset + size > nbytes:
             raise ValueError(f"{name}: {offset + size} bytes written to a tensor of {nbytes}")
-        _write_all(fd, data, position + offset)
+        file.write(data, position + offset)
+
+    def finish(self) -> None:
+        """Wait until all is written. Raises OSError for what could not be."""
+        for file in self._files:
+            file.finish()
 
     def close(self) -> None:
-        while self._fds:
-            os.close(self._fds.pop())
+        while self._files:
+            self._files.pop().close()
 
     def __enter__(self) -> SafetensorsWriter:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of `data`; pwrite may write less (2 GiB at most at a time on Linux)."""
-    view = memoryview(data).cast("B")
-    while view.nbytes:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        try:
+            if kind is None:
+                self.finish()
+        finally:
+            self.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from phibuild.backends.llamacpp.header import Value, data_bytes, data_offsets, e
 from phibuild.backends.llamacpp.layout import Tensor, row_bytes
 from phibuild.backends.llamacpp.limits import CHUNK_WEIGHTS, MAX_THREADS
 from phibuild.backends.llamacpp.quantizer import Quantize
+from phibuild.disk import OutputFile
 from phibuild.safetensors_io import ITEM_BYTES, TensorInfo
 from phibuild.worker import WorkerError
 
@@ -46,34 +46,33 @@ class GgufFile:
     importance: Mapping[str, ggml.Floats] = field(default_factory=dict)
     error: Exception | None = None
     seconds: float = 0.0
-    _fd: int = -1
+    _file: OutputFile | None = None
     _places: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 
     def open(self) -> None:
         """Create the file: header, room for the data, constants."""
         header = encode_header(self.values, self.tensors)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-        size = len(header) + data_bytes(self.tensors)
-        if sys.platform == "linux":
-            # A full disk shows now, and writing costs a third less than into a sparse file.
-            os.posix_fallocate(self._fd, 0, size)
-        else:
-            os.ftruncate(self._fd, size)
-        self._write(header, 0)
+        self._file = OutputFile(self.path, len(header) + data_bytes(self.tensors))
+        self._file.write(header, 0)
         for tensor, offset in zip(self.tensors, data_offsets(self.tensors), strict=True):
             if tensor.source is None:
                 numbers = np.array(self.constants[tensor.name], "<f4")
-                self._write(numbers.tobytes(), len(header) + offset)
+                self._file.write(numbers.tobytes(), len(header) + offset)
             else:
                 self._places[tensor.source] = (tensor, len(header) + offset)
 
     def close(self) -> None:
-        """Close the file, and remove it if it could not be written."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-        if self.error is not None:
-            self.path.unlink(missing_ok=True)
+        """Wait until all is written, and close the file; remove it if it could not be written."""
+        if self._file is None:
+            return
+        try:
+            self._file.finish()
+        except OSError as error:
+            self.error = self.error or _not_written(self, error)
+        if self.error is None:
+            self._file.close()
+        else:
+            self._file.discard()
 
     def tensor(self, source: str) -> Tensor:
         """Return the tensor of this file that the checkpoint's tensor `source` becomes."""
@@ -82,13 +81,8 @@ class GgufFile:
     def write_rows(self, source: str, first_row: int, data: bytes | memoryview) -> None:
         """Write the stored rows of a tensor from row `first_row` on."""
         tensor, position = self._places[source]
-        self._write(data, position + first_row * row_bytes(tensor.kind, tensor.shape[-1]))
-
-    def _write(self, data: bytes | memoryview, position: int) -> None:
-        view = memoryview(data)
-        while view.nbytes:  # pwrite may write less than it is given
-            written = os.pwrite(self._fd, view, position)
-            view, position = view[written:], position + written
+        assert self._file is not None  # it is open
+        self._file.write(data, position + first_row * row_bytes(tensor.kind, tensor.shape[-1]))
 
 
 def write_files(

@@ -77,6 +77,11 @@ class Output:
             self.error = error
 
     def close(self) -> None:
+        """Wait until all is written; again is fine."""
+        try:
+            self._writer.finish()
+        except OSError as error:
+            self.error = self.error or error
         self._writer.close()
 
 

@@ -75,7 +75,11 @@ class Output:
             self.error = error
 
     def close(self) -> None:
-        """Close the files."""
+        """Wait until all is written, and close the files."""
+        try:
+            self._files.finish()
+        except OSError as error:
+            self.error = self.error or error
         self._files.close()
 
 

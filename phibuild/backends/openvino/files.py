@@ -18,6 +18,8 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from phibuild.disk import OutputFile
+
 _CONSTANT = re.compile(
     r'(<layer id="\d+" name="([^"]*)" type="Const"[^>]*>\s*<data [^>]*?)'
     r'offset="(\d+)" size="(\d+)"'
@@ -32,7 +34,7 @@ class IrFiles:
 
     def __init__(self, model: ov.Model, xml: Path, streamed: Collection[str]) -> None:
         ov.save_model(model, xml, compress_to_fp16=False)
-        self._fd = os.open(xml.with_suffix(".bin"), os.O_RDWR)
+        binary = xml.with_suffix(".bin")
         self._places: dict[str, tuple[int, int]] = {}
         small: dict[bytes, int] = {}
         end = 0
@@ -40,23 +42,24 @@ class IrFiles:
         def place(found: re.Match[str]) -> str:
             nonlocal end
             head, name, nbytes = found[1], found[2], int(found[4])
-            offset = end
+            offset, start = end, int(found[3])
             if name in streamed:
                 self._places[name] = (offset, nbytes)
             else:
-                offset = small.setdefault(os.pread(self._fd, nbytes, int(found[3])), end)
+                offset = small.setdefault(os.pread(saved.fileno(), nbytes, start), end)
             if offset == end:
                 end += nbytes
             return f'{head}offset="{offset}" size="{nbytes}"'
 
-        text = _CONSTANT.sub(place, xml.read_bytes().decode())
+        with binary.open("rb") as saved:
+            text = _CONSTANT.sub(place, xml.read_bytes().decode())
         if len(self._places) != len(streamed):
             raise RuntimeError(f"{xml.name} has {len(self._places)} of {len(streamed)} weights")
         xml.write_bytes(text.encode())
-        os.ftruncate(self._fd, 0)
-        os.ftruncate(self._fd, end)
+        binary.unlink()
+        self._file = OutputFile(binary, end)
         for data, offset in small.items():
-            self._write(data, offset)
+            self._file.write(data, offset)
 
     def write(self, name: str, data: NDArray[Any], row: int, rows: int) -> None:
         """Write a piece of the constant `name` of `rows` rows, from `row` on."""
@@ -64,15 +67,12 @@ class IrFiles:
         start = nbytes * row // rows
         if start + data.nbytes > nbytes:
             raise ValueError(f"{name}: {start + data.nbytes} bytes written to {nbytes}")
-        self._write(data.reshape(-1).view(np.uint8).data, offset + start)
+        self._file.write(data.reshape(-1).view(np.uint8).data, offset + start)
 
-    def _write(self, data: bytes | memoryview, offset: int) -> None:
-        while data:
-            written = os.pwrite(self._fd, data, offset)
-            data, offset = data[written:], offset + written
+    def finish(self) -> None:
+        """Wait until all is written. Raises OSError for what could not be."""
+        self._file.finish()
 
     def close(self) -> None:
         """Close the .bin; again is fine."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._file.close()

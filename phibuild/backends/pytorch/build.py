@@ -73,6 +73,7 @@ class Artifact:
 
     def finish(self, source: Path) -> None:
         """Close the weights and write the files beside them."""
+        self._writer.finish()
         self.close()
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         text = json.dumps(artifact_config(config, self._scheme), indent=2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,14 @@ from support.openvino_build import OPTIONS, RunWorker, build
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_SAVE_MODEL = """
+import json, sys
+from phibuild.backends.openvino import files, telemetry, worker
+from phibuild.worker import Report
+import openvino as ov
+files.save = lambda model, xml: ov.save_model(model, xml, compress_to_fp16=False)
+worker.build(json.load(sys.stdin), Report(sys.stdout))
+"""
 
 
 def test_embedded_model_continues_code(run_worker: RunWorker, tmp_path: Path) -> None:
@@ -39,6 +50,33 @@ def test_same_bytes_whatever_is_built_before(
     for path in sorted((tmp_path / "a").rglob("*.*")):
         twin = tmp_path / "elsewhere" / "b" / path.relative_to(tmp_path / "a")
         assert path.read_bytes() == twin.read_bytes(), path
+
+
+def test_graphs_are_saved_as_openvino_saves_them(
+    checkpoint: Callable[..., Path],
+    run_worker: RunWorker,
+    toolchain_python: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    def run(backend: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [toolchain_python(backend), "-c", WITH_SAVE_MODEL],
+            input=json.dumps(request),
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    source = checkpoint("phi3", layers=2)
+    names = list(OPTIONS)
+    build(source, tmp_path / "ours", names, run_worker)
+    build(source, tmp_path / "theirs", names, run)
+    for name in names:
+        own, other = (tmp_path / who / name / "openvino_model.xml" for who in ("ours", "theirs"))
+        assert b"OpenVINO Runtime" in other.read_bytes()
+        assert own.read_bytes() == other.read_bytes()
 
 
 def test_weights_outside_of_fp16_fail_fp16_alone(

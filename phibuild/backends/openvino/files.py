@@ -1,6 +1,6 @@
 """The files of an IR: the .xml by OpenVINO, the .bin in pieces, at offsets known beforehand.
 
-`ov.save_model` would need all weights at once. It gets a model whose weights are zeros instead:
+Saving the model would need all weights at once. OpenVINO gets one whose weights are zeros instead:
 it stores constants of equal bytes once, so what it writes is small. Then each weight gets room of
 its own, in the order of the .xml, and its offset there is corrected. The files are those that
 saving the model with its weights would have given, save that two equal matrices are stored twice.
@@ -33,7 +33,7 @@ class IrFiles:
     """
 
     def __init__(self, model: ov.Model, xml: Path, streamed: Collection[str]) -> None:
-        ov.save_model(model, xml, compress_to_fp16=False)
+        save(model, xml)
         binary = xml.with_suffix(".bin")
         self._places: dict[str, tuple[int, int]] = {}
         small: dict[bytes, int] = {}
@@ -76,3 +76,12 @@ class IrFiles:
     def close(self) -> None:
         """Close the .bin; again is fine."""
         self._file.close()
+
+
+def save(model: ov.Model, xml: Path) -> None:
+    """Write the files that `ov.save_model(model, xml, compress_to_fp16=False)` writes, without the
+    copy of the graph that it makes: it notes its version and the outputs' names there."""
+    model.set_rt_info(ov.get_version(), "OpenVINO Runtime")
+    for output in model.outputs:
+        output.get_tensor().set_names(output.get_names())
+    ov.serialize(model, xml, xml.with_suffix(".bin"))

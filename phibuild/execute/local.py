@@ -72,7 +72,7 @@ def run_plan(
         limits = _limits(context, settings)
         stop = stack.enter_context(stopped_gently(context.runners))
         run_tasks(
-            list(_tasks(context)),
+            list(local_tasks(context)),
             limits,
             stop=stop,
             history=history,
@@ -103,7 +103,8 @@ def _limits(context: Context, settings: ExecutorSettings) -> Limits:
     return Limits(context.cores, usable_memory(), available)
 
 
-def _tasks(context: Context) -> Iterator[Task]:
+def local_tasks(context: Context) -> Iterator[Task]:
+    """Yield the tasks of a plan: toolchains, then steps, each with its share of the cores."""
     plan = context.plan
     for name in plan.toolchains:
 
@@ -118,10 +119,12 @@ def _tasks(context: Context) -> Iterator[Task]:
     for inputs in plan.activations:
         if inputs.cached:
             context.activations[inputs.key] = original_folder(context, inputs)
+    # What is judged has the machine for itself: its figures of speed are reported. Of the others
+    # two run side by side, if there are two.
+    shared = sum(not isinstance(step, MeasureStep) for step in plan.steps) > 1
     for step in plan.steps:
-        # What is judged has the machine for itself: its figures of speed are reported.
         judged = isinstance(step, MeasureStep)
-        threads = context.cores if judged else max(1, context.cores // 2)
+        threads = max(1, context.cores // 2) if shared and not judged else context.cores
         backend = step.backend if isinstance(step, BackendStep) else REFERENCE_BACKEND
         needs = {f"toolchain.{backend}", *step_needs(plan, step)}
         run = step_function(context, step, threads)

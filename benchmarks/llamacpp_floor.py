@@ -1,4 +1,4 @@
-"""What ggml's kernels alone take to store a checkpoint's tensors: the floor of a build.
+"""What ggml's kernels alone take to store a checkpoint's tensors: the floor of whoever calls them.
 
     PYTHON_OF_THE_LLAMACPP_TOOLCHAIN benchmarks/llamacpp_floor.py CHECKPOINT TYPE [TYPE ...]
 

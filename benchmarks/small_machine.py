@@ -7,12 +7,13 @@ the vendor's command and `phibuild build ... evaluation=none`, one after the oth
 what they wrote. phibuild's figures are those of its whole command, with the artifact's digests and
 manifest; "worker" is the step that does what the vendor's command does. What phibuild does once for
 a checkpoint, hashing it, is measured by itself; "first build" adds it. `--set` adds one build of
-all four precisions at once and, for llamacpp, what its quantization kernels alone take for them. A
-vendor's command that fails, for lack of memory most likely, has its cost until there in the table.
-Everything that a run has written is deleted when it has been compared; results are added to the
-JSON file, from which the table is made, so that backends can be measured one by one. `--no-vendor`
-measures phibuild alone, where the vendor's command needs more memory than there is. Linux; needs
-the vendors' environments, which are installed, and for llamacpp cmake and a C++ compiler.
+all four precisions at once and, for llamacpp, what ggml's quantization kernels alone take for them.
+A vendor's command that fails, for lack of memory most likely, has its cost until there in the
+table. Everything that a run has written is deleted when it has been compared; results are added to
+the JSON file, from which the table is made, so that backends can be measured one by one.
+`--no-vendor` measures phibuild alone, where the vendor's command needs more memory than there is.
+Linux; needs the vendors' environments, which are installed, and for llamacpp cmake and a C++
+compiler.
 """
 
 from __future__ import annotations
@@ -151,8 +152,7 @@ class Benchmark:
         return rows
 
     def floor(self, backend: str) -> dict[str, Any] | None:
-        """Measure what the kernels alone take for the four precisions, where they are slow enough
-        to be the floor of a build."""
+        """Measure what ggml's kernels alone take for the four precisions."""
         if backend != "llamacpp":
             return None
         program = ROOT / "benchmarks" / "llamacpp_floor.py"

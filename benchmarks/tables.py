@@ -15,7 +15,7 @@ _HEADERS = ("checkpoint", "backend", "what", "by", "wall s", "CPU s", "CPU ratio
 
 def table(results: list[dict[str, Any]]) -> str:
     """Return the results as a Markdown table, four lines to each: the vendor's command, phibuild's,
-    that with the hashing of the checkpoint, and its worker's part; then the kernels' own time."""
+    that with the hashing of the checkpoint, and its worker's part; then ggml's kernels alone."""
     rows = []
     for row in results:
         theirs, worker = row["vendor"], row["worker"]
@@ -34,7 +34,7 @@ def table(results: list[dict[str, Any]]) -> str:
         if floor := row.get("floor"):
             seconds = ("", f"{floor['cpu_seconds']:.1f}")
             ratio = _ratio(floor, theirs)
-            rows.append((*place, "the kernels alone", *seconds, ratio, *[""] * 5))
+            rows.append((*place, "ggml's kernels alone", *seconds, ratio, *[""] * 5))
     align = ["left"] * 4 + ["right"] * 7 + ["left"]
     return tabulate(rows, _HEADERS, tablefmt="github", colalign=align, disable_numparse=True)
 

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
+if numba.config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set: numba compiles nothing")
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _MAGIC = np.float32(12582912)  # 1.5 * 2^23: the last bit of the sum is worth 1

@@ -5,12 +5,16 @@ from __future__ import annotations
 CHUNK_WEIGHTS = 1 << 19
 """Weights that a thread holds at a time (whole rows)."""
 
-CHUNK_BYTES = CHUNK_WEIGHTS * 12
-"""Bytes that a thread holds: weights as read, as float32 and as stored, 4 bytes each at most."""
+CHUNK_BYTES = CHUNK_WEIGHTS * 14
+"""Bytes that a thread holds: weights as read, as float32 and as stored, 4 bytes each at most, and
+what is found for sub-blocks."""
 
 COMPILING_PAYS = 100_000_000
 """Weights in K-quants from which compiling their searches pays: ggml takes 6 seconds for as many,
 compiled searches 1.5, compiling 4."""
+
+COMPILER_BYTES = 96 << 20
+"""numba with what it has compiled (64 MB measured), with room."""
 
 MAX_THREADS = 32
 """Threads that a build starts, at most."""

@@ -21,12 +21,14 @@ from phibuild.backends.llamacpp.limits import (
     BASE_BYTES,
     BYTES_PER_TOKEN,
     CHUNK_BYTES,
+    COMPILER_BYTES,
     JUDGED_TOKENS,
     LOGITS_COPIES,
     MAX_THREADS,
 )
 from phibuild.backends.llamacpp.metadata import imatrix_values, model_values
 from phibuild.calibration import CHUNK_TOKENS, CalibrationText, make_calibration
+from phibuild.disk_buffers import BUFFERS_BYTES
 from phibuild.schema import Device, Frozen, Precision, Skip, Variant
 
 GgufType = Literal["Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS", "Q8_0", "F16", "F32"]
@@ -130,9 +132,11 @@ class LlamaCppSpec:
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
-        """Return the bound: interpreter and engine, a chunk per thread, the vocabulary. Nothing in
-        it grows with the model's weights or with the number of variants."""
-        return BASE_BYTES + MAX_THREADS * CHUNK_BYTES + arch.vocab_size * BYTES_PER_TOKEN
+        """Return the bound: interpreter, engine and compiler, a chunk per thread, the buffers of
+        files, the vocabulary. Nothing in it grows with the model's weights or with the number of
+        variants."""
+        fixed = BASE_BYTES + COMPILER_BYTES + BUFFERS_BYTES
+        return fixed + MAX_THREADS * CHUNK_BYTES + arch.vocab_size * BYTES_PER_TOKEN
 
     def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
         """Return the bound, for windows of `JUDGED_TOKENS` tokens: interpreter and engine,

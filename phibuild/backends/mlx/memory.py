@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from phibuild.architecture import Architecture
 from phibuild.backends.mlx.layout import module_order, stored_arrays
 from phibuild.backends.mlx.limits import RESIDENT_BYTES
+from phibuild.disk_buffers import BUFFERS_BYTES
 from phibuild.schema import Options
 
 # Anonymous bytes. The converter: the interpreter with numpy, and MLX for microscaling types; then
@@ -24,8 +25,8 @@ _WINDOW = 256  # tokens, those of the shipped evaluations
 
 def building() -> int:
     """Return a bound that depends neither on the model nor on how many variants there are: each
-    thread holds one block and what is made of it."""
-    return _INTERPRETER_BYTES + _THREAD_BYTES * (os.cpu_count() or 1)
+    thread holds one block and what is made of it, the process the buffers of its files."""
+    return _INTERPRETER_BYTES + BUFFERS_BYTES + _THREAD_BYTES * (os.cpu_count() or 1)
 
 
 def judging(arch: Architecture, variants: Sequence[Options]) -> int:

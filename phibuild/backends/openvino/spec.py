@@ -12,6 +12,7 @@ from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles, StoredTensor
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
 from phibuild.backends.openvino.sizes import constant_bytes, tokenizer_bytes, xml_bytes
+from phibuild.disk_buffers import BUFFERS_BYTES
 from phibuild.schema import Accelerator, Device, Frozen, Options, Precision, Skip, Variant
 
 Mode = Literal["int4_asym", "int4_sym", "int8_asym", "int8_sym"]
@@ -37,7 +38,7 @@ _HEAD = 96
 """Smallest head_dim of the published Phi models."""
 
 # Anonymous bytes of a worker that builds: Python, OpenVINO, Transformers' tokenizers, a graph and
-# the threads' chunks (measured: 75 MB, and 16 MB more with 32 layers).
+# the threads' chunks (measured: 75 MB, and 9 MB more with 32 layers).
 _BUILD_BYTES = 256 << 20
 # What a token takes while the tokenizer is converted (measured: 1.25 kB with a vocabulary of 200k).
 _TOKEN_BYTES = 1536
@@ -177,8 +178,8 @@ class OpenVinoSpec:
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
         """Return the bound, which neither layers nor variants change: weights go from the
-        checkpoint to the artifacts a chunk of rows at a time."""
-        return _BUILD_BYTES + _TOKEN_BYTES * arch.vocab_size
+        checkpoint to the artifacts a chunk of rows at a time, through the buffers of files."""
+        return _BUILD_BYTES + BUFFERS_BYTES + _TOKEN_BYTES * arch.vocab_size
 
     def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
         """Return the bound, for windows of `_JUDGED_TOKENS` tokens: the weights of the largest

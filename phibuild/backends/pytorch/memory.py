@@ -6,6 +6,7 @@ What is bounded by a constant here is held to it by the worker, which imports th
 from __future__ import annotations
 
 from phibuild.architecture import Architecture
+from phibuild.disk_buffers import BUFFERS_BYTES
 
 _MEBIBYTE = 1 << 20
 _FP32 = 4
@@ -40,10 +41,10 @@ SOFTMAX_ROWS = 64
 
 def build_memory(arch: Architecture) -> int:
     """Return what building any variants together takes with up to 32 threads: a chunk of rows for
-    each thread, which converts it for one variant after the other."""
+    each thread, which converts it for one variant after the other, and the buffers of the files."""
     widest = max(arch.hidden_size, arch.intermediate_size, arch.heads * arch.head_dim)
     chunk = max(CHUNK_ELEMENTS, CHUNK_ROWS * widest)
-    return TORCH + _THREADS * _CHUNK_COPIES * chunk
+    return TORCH + BUFFERS_BYTES + _THREADS * _CHUNK_COPIES * chunk
 
 
 def reference_memory(arch: Architecture, windows: int, window_tokens: int) -> int:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 from phibuild.backends.registry import BACKENDS
 from phibuild.execute.process import WORKER
+from phibuild.locks import held
 from phibuild.toolchains import Toolchain, toolchain
 from support.checkpoints import make_checkpoint
 from support.faults import QUICK, Site, Tally
@@ -61,7 +61,7 @@ def checkpoint(shared_folder: Path) -> Callable[..., Path]:
     def make(shape: str, **options: Any) -> Path:
         text = json.dumps([shape, options], sort_keys=True)
         folder = shared_folder / f"{shape}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        with FileLock(folder.with_suffix(".lock")):
+        with held(folder.with_suffix(".lock")):
             if not (folder / "config.json").exists():
                 make_checkpoint(folder, shape, **options)  # type: ignore[arg-type]
         return folder
@@ -180,7 +180,7 @@ def read_only() -> Iterator[Callable[[Path], None]]:
 def undisturbed(toolchain_python: Callable[[str], Path], shared_folder: Path) -> Site:
     """Return where the quickstart was built and judged, and nothing disturbed it."""
     folder = shared_folder / "undisturbed"
-    with FileLock(folder.with_suffix(".lock")):
+    with held(folder.with_suffix(".lock")):
         site = Site(folder, folder / "store")
         if not (folder / "outputs").exists():
             for name in BACKENDS:

@@ -72,7 +72,7 @@ def run_plan(
         limits = _limits(context, settings)
         stop = stack.enter_context(stopped_gently(context.runners))
         run_tasks(
-            list(local_tasks(context)),
+            list(_tasks(context)),
             limits,
             stop=stop,
             history=history,
@@ -103,8 +103,7 @@ def _limits(context: Context, settings: ExecutorSettings) -> Limits:
     return Limits(context.cores, usable_memory(), available)
 
 
-def local_tasks(context: Context) -> Iterator[Task]:
-    """Yield the tasks of a plan: toolchains, then steps, each with its share of the cores."""
+def _tasks(context: Context) -> Iterator[Task]:
     plan = context.plan
     for name in plan.toolchains:
 
@@ -119,12 +118,10 @@ def local_tasks(context: Context) -> Iterator[Task]:
     for inputs in plan.activations:
         if inputs.cached:
             context.activations[inputs.key] = original_folder(context, inputs)
-    # What is judged has the machine for itself: its figures of speed are reported. Of the others
-    # two run side by side, if there are two.
-    shared = sum(not isinstance(step, MeasureStep) for step in plan.steps) > 1
     for step in plan.steps:
+        # What is judged has the machine for itself: its figures of speed are reported.
         judged = isinstance(step, MeasureStep)
-        threads = max(1, context.cores // 2) if shared and not judged else context.cores
+        threads = context.cores if judged else max(1, context.cores // 2)
         backend = step.backend if isinstance(step, BackendStep) else REFERENCE_BACKEND
         needs = {f"toolchain.{backend}", *step_needs(plan, step)}
         run = step_function(context, step, threads)

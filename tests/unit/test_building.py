@@ -10,7 +10,6 @@ from phibuild.catalogue import Catalogue
 from phibuild.compose import compose_build
 from phibuild.execute.building import check_and_publish
 from phibuild.execute.context import Context, Result
-from phibuild.execute.local import local_tasks
 from phibuild.matrix import expand
 from phibuild.plan import make_plan
 from phibuild.progress import PlainProgress
@@ -109,35 +108,3 @@ def test_right_types_with_too_many_bits(context: Context, tmp_path: Path) -> Non
     )
     assert problem is not None
     assert "bits per weight" in problem
-
-
-@pytest.mark.parametrize(
-    ("words", "cores"),
-    [
-        (["backend=llamacpp", "evaluation=none"], {"build.phi3-tiny-trained.llamacpp": 8}),
-        (
-            ["backend=llamacpp,mlx", "evaluation=none"],
-            {"build.phi3-tiny-trained.llamacpp": 4, "build.phi3-tiny-trained.mlx": 4},
-        ),
-        (
-            ["backend=llamacpp"],
-            {
-                "reference.phi3-tiny-trained": 4,
-                "build.phi3-tiny-trained.llamacpp": 4,
-                "measure.phi3-tiny-trained.llamacpp": 8,
-            },
-        ),
-    ],
-)
-def test_a_build_has_all_cores_if_no_other_can_run_beside_it(
-    words: list[str], cores: dict[str, int], tmp_path: Path
-) -> None:
-    catalogue = Catalogue()
-    composition = compose_build(words, catalogue, sweep="," in words[0])
-    store = Store(tmp_path / "store")
-    store.prepare()
-    matrix = expand(composition, catalogue)
-    plan = make_plan(matrix, composition.recipes[0].config.evaluation, store, read_weights=True)
-    context = Context(plan, store, tmp_path, PlainProgress(), timeout=60, cores=8, results={})
-    found = {task.id: task.cores for task in local_tasks(context) if task.cores}
-    assert found == cores

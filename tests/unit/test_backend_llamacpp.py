@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_the_weights() -> None:
     large = replace(ARCH, hidden_size=5120, layers=40)
     bound = SPEC.build_memory(ARCH, 10**7, variants[:1])
     assert bound == SPEC.build_memory(large, 3 * 10**10, variants)
-    assert MAX_THREADS * CHUNK_BYTES < bound < 400 << 20
+    assert MAX_THREADS * CHUNK_BYTES < bound < 450 << 20
     assert SPEC.kv_bytes_per_element(variants[0]) == 2
 
 

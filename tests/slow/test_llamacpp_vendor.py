@@ -66,7 +66,7 @@ COMPILED = """
 import json, sys
 from phibuild.backends.llamacpp import quantizer, worker
 from phibuild.worker import Report
-quantizer.COMPILING_PAYS = worker.COMPILING_PAYS = 0
+quantizer.COMPILING_PAYS = 0
 worker.build(json.load(sys.stdin), Report(sys.stdout))
 """
 compiles_searches = pytest.mark.skipif(
@@ -181,6 +181,25 @@ def test_compiled_searches_equal_ggmls(toolchain_python: Callable[[str], Path]) 
         [toolchain_python("llamacpp"), KERNELS], capture_output=True, text=True, check=True
     )
     assert done.stdout + done.stderr == ""
+
+
+@compiles_searches
+def test_without_a_compiler_the_same_file_is_made(
+    checkpoint: MakeCheckpoint, toolchain_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    case = next(case for case in CASES if case.shape == "phi3" and case.imatrix_types)
+    source = checkpoint(case.shape, dtype=case.dtype, layers=case.layers)
+    done = subprocess.run(
+        [toolchain_python("llamacpp"), "-c", COMPILED],
+        input=json.dumps(_request(source, tmp_path, "Q4_K_M")),
+        env={"PYTHONPATH": str(ROOT), "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "ggml's own K-quant searches are used: NUMBA_DISABLE_JIT" in done.stderr
+    made = describe(tmp_path / "Q4_K_M" / "model-Q4_K_M.gguf")
+    assert made["tensors"] == RECORDED[case.name]["tensors"]["Q4_K_M"]
 
 
 @compiles_searches

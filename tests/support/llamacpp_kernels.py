@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,15 +54,39 @@ def importances() -> dict[str, Floats | None]:
     return {"": None, "importance": skewed, "some of no importance": holes.astype(np.float32)}
 
 
+def large() -> list[Any]:
+    """Return tensors in every K-quant for which compiling pays."""
+    from phibuild.backends.llamacpp.layout import K_QUANTS, Tensor
+
+    return [Tensor(kind, kind, (1 << 15, 1 << 15), kind) for kind in K_QUANTS]
+
+
+def where_they_disagree() -> Iterator[str]:
+    """Say where ggml's own search is not used though a trial found that it rounds otherwise."""
+    from phibuild.backends.llamacpp import ggml, quantizer
+
+    quantizer._agree = lambda kind: False
+    sys.stderr = io.StringIO()
+    quantize = quantizer.choose(large(), lambda text: None)
+    said, sys.stderr = sys.stderr.getvalue(), sys.__stderr__
+    if said.count("rounds otherwise here") != 3:
+        yield said
+    weights = hard_weights()["normal"]
+    own, theirs = np.zeros((2, 4 * WEIGHTS), np.uint8)
+    quantize("Q4_K", weights, COLUMNS, own, None)
+    ggml.quantize("Q4_K", weights, COLUMNS, theirs)
+    if own.tobytes() != theirs.tobytes():
+        yield "a search that disagrees is used"
+
+
 def differences() -> Iterator[str]:
     from phibuild.backends.llamacpp import ggml, quantizer
-    from phibuild.backends.llamacpp.layout import BLOCK_TYPES, Tensor
+    from phibuild.backends.llamacpp.layout import BLOCK_TYPES, K_QUANTS
 
-    kinds = ("Q4_K", "Q5_K", "Q6_K")
-    quantize = quantizer.choose([Tensor(kind, kind, (1 << 15, 1 << 15), kind) for kind in kinds])
+    quantize = quantizer.choose(large(), lambda text: None)
     if quantize is ggml.quantize:
         yield "no search was compiled"
-    for kind in kinds:
+    for kind in K_QUANTS:
         size = BLOCK_TYPES[kind].nbytes * WEIGHTS // 256
         for name, weights in hard_weights().items():
             for told, importance in importances().items():
@@ -74,7 +100,7 @@ def differences() -> Iterator[str]:
 
 
 def main() -> None:
-    for line in differences():
+    for line in (*differences(), *where_they_disagree()):
         print(line)
 
 

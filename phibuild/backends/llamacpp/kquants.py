@@ -43,7 +43,6 @@ class _Affine:
 _PLAIN = {"Q4_K": _Affine(15, -1.0, 0.1, 20), "Q5_K": _Affine(31, -0.5, 0.1, 15)}
 _WEIGHED = {"Q4_K": _Affine(15, -0.9, 0.05, 36), "Q5_K": _Affine(31, -0.9, 0.05, 36)}
 _TOP_SCALE = 63  # of the scales and minima of sub-blocks, 6 bits each
-KINDS = (*_PLAIN, "Q6_K")
 
 
 def quantize(kind: str, rows: Floats, columns: int, out: Bytes, importance: Floats | None) -> Flags:

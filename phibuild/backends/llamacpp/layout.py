@@ -36,6 +36,9 @@ BLOCK_TYPES = {
     "IQ4_NL": BlockType(20, 32, 18),
     "IQ4_XS": BlockType(23, 256, 136),
 }
+K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
+"""Types whose searches can be compiled (kquants.py)."""
+
 _SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 
 

@@ -7,12 +7,12 @@ multiplications and additions, which nothing in it tells: it is tried on weights
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from phibuild.backends.llamacpp import ggml
-from phibuild.backends.llamacpp.layout import BLOCK_TYPES, Tensor
+from phibuild.backends.llamacpp.layout import BLOCK_TYPES, K_QUANTS, Tensor
 from phibuild.backends.llamacpp.limits import COMPILING_PAYS
 
 Quantize = Callable[[str, ggml.Floats, int, ggml.Bytes, ggml.Floats | None], int]
@@ -22,22 +22,19 @@ _SUPER = 256
 _SAMPLE_ROWS = 512
 
 
-def searched_weights(tensors: Iterable[Tensor]) -> int:
-    """Return how many weights are stored in types whose searches can be compiled."""
-    return sum(tensor.parameters for tensor in tensors if tensor.kind in ("Q4_K", "Q5_K", "Q6_K"))
-
-
-def choose(tensors: Collection[Tensor]) -> Quantize:
+def choose(tensors: Iterable[Tensor], say: Callable[[str], None]) -> Quantize:
     """Return what quantizes the rows of `tensors` fastest, of all files together: compiling costs
-    about five seconds."""
-    if searched_weights(tensors) < COMPILING_PAYS:
+    about five seconds. `say` is told if that is done."""
+    searched = [tensor for tensor in tensors if tensor.kind in K_QUANTS]
+    if sum(tensor.parameters for tensor in searched) < COMPILING_PAYS:
         return ggml.quantize
+    say("compiling the searches")
     try:
         from phibuild.backends.llamacpp import kquants
     except ImportError as error:  # no numba: not Linux on x86-64, or a machine it does not run on
         print(f"ggml's own K-quant searches are used: {error}", file=sys.stderr)
         return ggml.quantize
-    wanted = {tensor.kind for tensor in tensors} & set(kquants.KINDS)
+    wanted = {tensor.kind for tensor in searched}
     agreed = {kind for kind in wanted if _agree(kind)}
     for kind in sorted(wanted - agreed):
         print(f"ggml's own search is used for {kind}: it rounds otherwise here", file=sys.stderr)

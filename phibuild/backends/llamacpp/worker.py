@@ -12,9 +12,8 @@ from phibuild.architecture import Architecture
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.imatrix import Importance, check_importance, read_importance
 from phibuild.backends.llamacpp.layout import tensors
-from phibuild.backends.llamacpp.limits import COMPILING_PAYS
 from phibuild.backends.llamacpp.metadata import general_name, imatrix_values, model_values
-from phibuild.backends.llamacpp.quantizer import choose, searched_weights
+from phibuild.backends.llamacpp.quantizer import choose
 from phibuild.backends.llamacpp.runtime import LlamaRuntime
 from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
 from phibuild.backends.llamacpp.writer import GgufFile, write_files
@@ -71,9 +70,7 @@ def build(request: dict[str, Any], report: Report) -> None:
                 report.stage("quantizing", done, key)
 
     stored = [tensor for file in items.values() for tensor in file.tensors]
-    if searched_weights(stored) >= COMPILING_PAYS:
-        report.stage("compiling the searches")
-    quantize = choose(stored)
+    quantize = choose(stored, report.stage)
     write_files(checkpoint, list(items.values()), quantize, request["threads"], progress)
     elapsed, peak = time.monotonic() - started, peak_rss_bytes()
     work = sum(file.seconds for file in items.values()) or 1.0

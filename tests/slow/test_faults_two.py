@@ -34,7 +34,10 @@ def test_the_same_cells_at_once(sites: tuple[Site, Site], undisturbed: Site, tal
     one, two = sites
     words = (*BUILD, "backend=llamacpp,mlx,openvino")
     with one.start(*words) as first, two.start(*words) as second:
-        assert wait_until(lambda: one.workers() and two.processes(), first), first.output
+        # Whichever is first at a cell builds it: all of them, perhaps.
+        assert wait_until(lambda: (one.workers() or two.workers()) and second.runs, first), (
+            first.output + second.output
+        )
         both_end_well(first, second)
     tally.add("two phibuilds at once", "the same cells")
     for site in sites:

@@ -39,6 +39,10 @@ class Running:
         return self.process.wait(timeout)
 
     @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    @property
     def output(self) -> str:
         return self.said.read_text("utf-8", "replace")
 
@@ -237,7 +241,7 @@ def wait_until(
     """Wait for a condition; False if phibuild ended before. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        if running.process.poll() is not None:
+        if not running.runs:
             return False
         assert time.monotonic() < deadline, f"it never came to that:\n{running.output}"
         time.sleep(poll)

@@ -54,8 +54,8 @@ def _row(cell: dict[str, Any]) -> list[str]:
         _small(quality.get("kl_p99")),
         _number(quality.get("top1"), "{:.3f}"),
         _perplexity(quality),
-        _number(speed.get("prefill_tokens_per_second"), "{:,.0f}"),
-        _number(speed.get("decode_tokens_per_second"), "{:,.0f}"),
+        _rate(speed.get("prefill_tokens_per_second")),
+        _rate(speed.get("decode_tokens_per_second")),
         format_mb(cell["device_memory_bytes"]),
         {True: "yes", False: "NO", None: "-"}[cell["fits_budget"]],
         status,
@@ -64,6 +64,15 @@ def _row(cell: dict[str, Any]) -> list[str]:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
+
+
+def _rate(value: float | None) -> str:
+    """Return tokens per second; two digits where there are few, as with a large model."""
+    if value is None:
+        return "-"
+    if value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def _perplexity(quality: dict[str, Any]) -> str:

@@ -239,6 +239,16 @@ def test_the_table(done: Run) -> None:
     assert re.search(r"GATE .*openvino\.int4: kl 0\.3, limit 0\.2", notes)
 
 
+@pytest.mark.parametrize(
+    ("rate", "shown"), [(0.3024, "0.30"), (6.48, "6.5"), (37.9, "38"), (17088.4, "17,088")]
+)
+def test_speeds_of_any_size_are_shown(rate: float, shown: str, done: Run) -> None:
+    report = done.report()
+    cell = next(cell for cell in report["cells"] if cell["speed"])
+    cell["speed"]["decode_tokens_per_second"] = rate
+    assert shown in report_table({**report, "cells": [cell]}).split()
+
+
 def test_nothing_to_do_is_said(done: Run) -> None:
     assert "nothing to do" not in headline(done.report())
     for artifact in done.plan.artifacts:

@@ -1,7 +1,7 @@
 """kill -9 at random moments: builds of the quickstart, its workers and phibuild itself.
 
 A store is worked on like this: kill, check, start again, until all is built and judged. The moments
-are drawn from a seed, and biased to what is delicate.
+are drawn from a seed, and biased to what is delicate. `--kills N` says how many of each seed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from support.faulty import misbehave
 from support.processes import kill_worker, parent
 
 BUILD = ("build", "recipe=quickstart", *QUICK)
-KILLS = 15  # of each seed
 # Moment -> seconds after it, at most.
 MOMENTS = {
     "while it starts": 0.6,
@@ -84,16 +83,17 @@ def test_kill_9_over_a_build_from_nothing(undisturbed: Site, tmp_path: Path, tal
 
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_kill_9_over_builds_that_have_got_somewhere(
-    seed: int, undisturbed: Site, tmp_path: Path, tally: Tally
+    seed: int, undisturbed: Site, tmp_path: Path, tally: Tally, pytestconfig: pytest.Config
 ) -> None:
+    wanted = pytestconfig.getoption("--kills")
     chance = random.Random(seed)
     kills = number = 0
-    while kills < KILLS:
+    while kills < wanted:
         number += 1
         (tmp_path / f"{number}").mkdir()
         site = Site(tmp_path / f"{number}", tmp_path / f"{number}" / "store")
         begin_halfway(site, undisturbed, chance)
-        most = min(5, KILLS - kills)
+        most = min(5, wanted - kills)
         kills += torment_until_finished(site, chance, most, undisturbed, tally)
         shutil.rmtree(site.folder)  # pytest would keep them all
 

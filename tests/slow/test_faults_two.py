@@ -76,7 +76,7 @@ def test_one_is_killed_while_the_other_waits_for_it(
     one, two = sites
     words = (*BUILD, "backend=mlx", "precision=int4,int8")
     misbehave(one, "mlx", "hangs", times=1)
-    with one.start(*words, "executor.timeout=20") as first:
+    with one.start(*words, "executor.timeout=10") as first:
         assert wait_until(one.workers, first), first.output
         with two.start(*words) as second:
             assert wait_until(lambda: "mlx: build" in second.output, second), second.output

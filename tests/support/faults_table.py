@@ -1,4 +1,7 @@
-"""`pytest --faults-table FILE`: the faults that the tests tried and survived, as a page."""
+"""`pytest --faults-table FILE`: the faults that the tests tried and survived, as a page.
+
+`--kills N` has tests/slow/test_faults_kill.py try more than a daily run has time for.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _INTRODUCTION = """\
 
 What was done to real builds, and how often phibuild came through. Made by the suite itself:
 
-    pytest tests/slow/test_faults*.py --faults-table docs/faults.md
+    pytest tests/slow/test_faults*.py --kills 15 --faults-table docs/faults.md
 
 After each fault the suite checks that
 
@@ -33,6 +36,7 @@ A fault counts as survived if all of this held to the end of its test.
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults-table", metavar="FILE", help="write the faults tried and survived")
+    parser.addoption("--kills", metavar="N", type=int, default=5, help="of each of four seeds")
 
 
 def pytest_terminal_summary(

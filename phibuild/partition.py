@@ -148,7 +148,9 @@ def _judge_demands(
 ) -> _Demands:
     def wants(group: Sequence[Artifact]) -> Demand:
         variants = [artifact.variant for artifact in group]
-        bound = backend(name).judge_memory(checkpoint.architecture, variants)
+        bound = backend(name).judge_memory(
+            checkpoint.architecture, variants, evaluation.window_tokens
+        )
         kind = _kind("measure", checkpoint, name, group)
         tokens = [evaluation.windows, evaluation.window_tokens, evaluation.decode_tokens]
         return demand(store, {**kind, "evaluation": tokens}, bound)

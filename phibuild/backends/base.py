@@ -74,9 +74,11 @@ class BackendSpec(Protocol):
         """Return an upper bound of the worker's anonymous memory in bytes when it builds these
         together. Pages of mapped files do not count: the system can drop them."""
 
-    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+    def judge_memory(
+        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
+    ) -> int:
         """Return an upper bound of the worker's anonymous memory in bytes when it judges these
-        one after the other."""
+        one after the other, over windows of so many tokens."""
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the bytes of one element of the KV cache on the device."""

@@ -101,8 +101,11 @@ def _judge_one(
 
     comparison, runtime_gap = Comparison(), Comparison()
     seconds: list[float] = []
-    first: Logits | None = None
     vocabulary = compared.shape[-1]
+    prompt = windows[0][:-1].astype(np.int64)
+    steps = min(request["decode_tokens"], len(prompt) - 1)
+    # Of the first window's logits what is compared again: all of them are large.
+    opening = ending = np.empty((0, vocabulary), np.float32)
     for number, window in enumerate(windows):
         ids, targets = window[:-1].astype(np.int64), window[1:].astype(np.int64)
         started = time.perf_counter()
@@ -111,28 +114,27 @@ def _judge_one(
         comparison.add(compared[number], logits, targets)
         if default is not None:
             runtime_gap.add(default[number], logits, targets)
-        if first is None:
-            first = logits
+        if number == 0:
+            opening, ending = logits[: 2 * steps].copy(), logits[len(prompt) - steps :].copy()
+        del logits  # before there are others
         report.stage("judging", (number + 1) / len(windows), item=item)
-    assert first is not None  # the reference has at least one window
 
     report.stage("decoding", item=item)
-    ids = windows[0][:-1].astype(np.int64)
-    steps = min(request["decode_tokens"], len(ids) - 1)
-    decoded, decode_rate = _decode(runtime, ids, steps, vocabulary)
-    place = slice(len(ids) - steps, len(ids) - steps + len(decoded))
+    decoded, decode_rate = _decode(runtime, prompt, steps, vocabulary)
+    start, ending = len(prompt) - steps, ending[: len(decoded)]
     quality = comparison.summary()
-    quality["cached_decoding_kl"] = _mean_kl(first[place], decoded)
-    _check_decoding(quality["cached_decoding_kl"], compared[0][place], first[place], decoded)
+    quality["cached_decoding_kl"] = _mean_kl(ending, decoded)
+    original = compared[0][start : start + len(decoded)]
+    _check_decoding(quality["cached_decoding_kl"], original, ending, decoded)
     prefill_rate = (len(windows[0]) - 1) / float(np.median(seconds[1:] or seconds))
     native = runtime.native()
     if native is not runtime:
-        prompt = ids[: _affordable(native, ids[: 2 * steps])]
+        prompt = prompt[: _affordable(native, prompt[: 2 * steps])]
         native.logits(prompt[: len(prompt) // 2])  # the first pass compiles
         started = time.perf_counter()
         own = native.logits(prompt)[:, :vocabulary]
         prefill_rate = len(prompt) / (time.perf_counter() - started)
-        quality["native_kl"] = float(divergence(first[: len(prompt)], own).mean())
+        quality["native_kl"] = float(divergence(opening[: len(prompt)], own).mean())
         _, decode_rate = _decode(native, prompt, len(prompt) // 2, vocabulary)
     if default is not None:
         quality["runtime_kl"] = runtime_gap.summary()["kl_mean"]

@@ -50,3 +50,23 @@ def test_contract(
     said = phibuild("run", int8["id"], "def ", "--max-tokens", "8", PHIBUILD_STORE=store)
     assert said.returncode == 0, said.stderr
     assert said.stdout.strip()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_windows_take_no_more_memory_than_planned(
+    backend: str, store: str, checkpoint: Callable[..., Path], phibuild: CommandLine
+) -> None:
+    """Logits of a long window over a large vocabulary are what judging takes most memory for."""
+    source = checkpoint("phi3", layers=2, vocab_size=32_064)
+    windows = (
+        "evaluation.windows=1",
+        "evaluation.window_tokens=2048",
+        "evaluation.decode_tokens=4",
+    )
+    words = (f"model={source}", f"backend={backend}", "precision=int4", "gates.kl=2", *windows)
+    done = phibuild("build", *words, PHIBUILD_STORE=store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    judging = next(
+        step for step in phibuild.report("quickstart")["steps"] if step["id"].startswith("measure.")
+    )
+    assert judging["peak_anonymous_bytes"] <= judging["memory_bytes"]

@@ -228,17 +228,17 @@ def _phi35(**changes: Any) -> Architecture:
 def test_judging_a_large_model_does_not_hold_its_weights() -> None:
     large = _phi35()
     variants = [_variant(precision, large) for precision in ("int4", "int8", "fp16", "fp32")]
-    bound = SPEC.judge_memory(large, variants)
+    bound = SPEC.judge_memory(large, variants, 256)
     assert bound < 3 << 30
     # The caches of two runtimes, for 512 tokens of 2 x 3072 floats a layer, are all that grows.
-    deeper = SPEC.judge_memory(_phi35(layers=64), variants)
+    deeper = SPEC.judge_memory(_phi35(layers=64), variants, 256)
     assert deeper - bound == 32 * 2 * 512 * 2 * 3072 * 4
 
 
 def test_judging_a_small_model_counts_its_weights_as_fp32() -> None:
     small, wider = _architecture(), _architecture(vocab_size=200)
     fp16 = _variant("fp16")
-    more = SPEC.judge_memory(wider, [fp16]) - SPEC.judge_memory(small, [fp16])
+    more = SPEC.judge_memory(wider, [fp16], 256) - SPEC.judge_memory(small, [fp16], 256)
     assert more >= 4 * (wider.parameters - small.parameters)
 
 

@@ -228,16 +228,16 @@ def test_build_memory_is_the_same_whatever_is_built() -> None:
 def test_judging_takes_the_weights_of_the_largest_as_they_are_stored() -> None:
     arch = architecture(hidden_size=3072, intermediate_size=8192, num_hidden_layers=32)
     int4, int8, fp32 = (built(name) for name in ("int4", "int8", "fp32"))
-    bounds = [SPEC.judge_memory(arch, [variant]) for variant in (int4, int8, fp32)]
-    assert SPEC.judge_memory(arch, [fp32, int4]) == bounds[2]
+    bounds = [SPEC.judge_memory(arch, [variant], 256) for variant in (int4, int8, fp32)]
+    assert SPEC.judge_memory(arch, [fp32, int4], 256) == bounds[2]
     stored = [
         sum(tensor.nbytes for tensor in SPEC.layout(arch, variant))
         for variant in (int4, int8, fp32)
     ]
     assert bounds[2] - bounds[1] == stored[2] - stored[1]
     assert stored[0] < bounds[0] < bounds[1]
-    vocabulary = SPEC.judge_memory(architecture(vocab_size=200_064), [int4])
-    assert vocabulary > SPEC.judge_memory(architecture(), [int4]) + 4 * 256 * 5 * 200_000
+    vocabulary = SPEC.judge_memory(architecture(vocab_size=200_064), [int4], 256)
+    assert vocabulary > SPEC.judge_memory(architecture(), [int4], 256) + 4 * 256 * 5 * 200_000
 
 
 def test_kv_cache_and_usage_follow_the_target() -> None:

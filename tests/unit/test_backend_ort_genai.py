@@ -271,19 +271,19 @@ def test_memory_is_that_of_the_largest_variant() -> None:
     small, large = _variant("int4"), _variant("int4", provider="trt_rtx")
     assert SPEC.build_memory(arch, 0, [small, large]) == SPEC.build_memory(arch, 0, [large])
     fp32 = _variant("fp32")
-    assert SPEC.judge_memory(arch, [small, fp32]) == SPEC.judge_memory(arch, [fp32])
+    assert SPEC.judge_memory(arch, [small, fp32], 256) == SPEC.judge_memory(arch, [fp32], 256)
 
 
 def test_judging_takes_the_weights_as_the_kernels_pack_them() -> None:
     # Measured at 3.8 B: 3.44 GB for int4, 5.30 GB for int8, before the comparison.
     arch = _phi35()
-    int4, int8, fp32 = (SPEC.judge_memory(arch, [_variant(name)]) for name in _PRECISIONS)
+    int4, int8, fp32 = (SPEC.judge_memory(arch, [_variant(name)], 256) for name in _PRECISIONS)
     assert 3.44e9 < int4 < 4e9
     assert 5.30e9 < int8 < 6e9
     assert 4 * arch.parameters < fp32 < 4 * arch.parameters + 1e9
-    mixed = SPEC.judge_memory(arch, [_variant("int4", int8_matmuls=["mixed_layers"])])
+    mixed = SPEC.judge_memory(arch, [_variant("int4", int8_matmuls=["mixed_layers"])], 256)
     assert int4 < mixed < int8
-    more = SPEC.judge_memory(_phi35(vocab_size=200_064), [_variant("int4")]) - int4
+    more = SPEC.judge_memory(_phi35(vocab_size=200_064), [_variant("int4")], 256) - int4
     assert more > 168_000 * (3 * 256 * 4 + 3072 / 2)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from phibuild.architecture import Architecture, Rope
 from phibuild.backends.base import SourceFiles
-from phibuild.backends.pytorch.memory import JUDGED_TOKENS, reference_memory
+from phibuild.backends.pytorch.memory import SHORT_WINDOW, reference_memory
 from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
 from phibuild.backends.pytorch.tensors import Scheme, entry_bytes, file_entries
 from phibuild.safetensors_io import ITEM_BYTES
@@ -243,14 +243,14 @@ def test_memory_does_not_grow_with_layers() -> None:
     assert SPEC.build_memory(usual, 0, variants) == SPEC.build_memory(deep, 0, variants) < 1e9
     assert reference_memory(usual, 20, 256) == reference_memory(deep, 20, 256) < 2e9
     # Nothing but the key-value cache of one window grows.
-    cache = SPEC.judge_memory(deep, variants) - SPEC.judge_memory(usual, variants)
-    assert cache == 288 * 2 * 3072 * 4 * JUDGED_TOKENS
-    assert SPEC.judge_memory(usual, variants) < 5e9
+    cache = SPEC.judge_memory(deep, variants, 256) - SPEC.judge_memory(usual, variants, 256)
+    assert cache == 288 * 2 * 3072 * 4 * SHORT_WINDOW
+    assert SPEC.judge_memory(usual, variants, 256) < 5e9
 
 
 def test_a_small_model_is_judged_in_less() -> None:
-    small = SPEC.judge_memory(_architecture(), [_variant("int4")])
-    assert small < SPEC.judge_memory(_phi35_mini(), [_variant("int4")]) - 2e9
+    small = SPEC.judge_memory(_architecture(), [_variant("int4")], 256)
+    assert small < SPEC.judge_memory(_phi35_mini(), [_variant("int4")], 256) - 2e9
 
 
 def test_reference_memory_counts_both_sets_of_rope_factors() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phibuild import machine
+from phibuild.backends.registry import BACKENDS
 from phibuild.catalogue import Catalogue
 from phibuild.compose import compose_build
 from phibuild.demand import Demand, demand, note_lack, note_peak
@@ -77,6 +78,23 @@ def test_a_damaged_record_counts_as_none(
     assert demand(store, KIND, GIB) == Demand(found.key, GIB)
     note_peak(store, found, 2 * GIB)
     assert demand(store, KIND, GIB).measured == 2 * GIB
+
+
+def judging(store: Store, window_tokens: int) -> dict[str, int]:
+    """Return backend -> bytes of judging the quickstart's artifacts of Phi-3.5-mini."""
+    words = ("recipe=quickstart", "model=phi-3.5-mini", f"evaluation.window_tokens={window_tokens}")
+    composition = compose_build(words, Catalogue(), sweep=False)
+    matrix = expand(composition, Catalogue())
+    measures = make_plan(matrix, composition.recipes[0].config.evaluation, store).measures
+    return {step.backend: step.memory_bytes for step in measures}
+
+
+def test_judging_long_windows_needs_more(store: Store) -> None:
+    """Two windows' logits more at least, in float32."""
+    short, usual, long = (judging(store, tokens) for tokens in (96, 256, 2048))
+    assert set(short) == set(BACKENDS)
+    for name in BACKENDS:
+        assert short[name] <= usual[name] <= long[name] - 2 * (2048 - 512) * 32_064 * 4
 
 
 # -- what never fits

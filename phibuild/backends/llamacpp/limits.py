@@ -26,9 +26,12 @@ BYTES_PER_TOKEN = 1024
 """Vocabulary as it is read from tokenizer.json and encoded, one file after another (370 bytes
 measured per token with its merge at 200,000 tokens), with room for longer tokens."""
 
-JUDGED_TOKENS = 256
-"""Tokens of a window (conf/evaluation); the runtime's passes and contexts are of this size too."""
+PASS_TOKENS = 256
+"""Tokens that go through llama.cpp's graph at a time, and the step in which contexts grow."""
 
 LOGITS_COPIES = 8
-"""Logits of a window [T, V] in float32 that are held while judging: llama.cpp's graph and output
+"""Logits of a pass [T, V] in float32 that are held while judging: llama.cpp's graph and output
 buffer, two copies of the judge, and what the metrics widen (6.3 measured, at V = 200,064)."""
+
+WINDOW_COPIES = 2
+"""Logits of the rest of a longer window that are held: the judge alone has them."""

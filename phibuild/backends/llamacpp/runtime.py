@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.llamacpp import ggml, llama_api
+from phibuild.backends.llamacpp.limits import PASS_TOKENS
 from phibuild.worker import WorkerError
 
-_BLOCK = 256  # tokens per pass of the graph, and the step in which contexts grow
 _errors: list[str] = []
 
 
@@ -133,13 +133,13 @@ class LlamaRuntime:
         """Have a context for `tokens` tokens; a larger one takes over what is in the cache."""
         if tokens <= self._capacity:
             return
-        capacity = -(-tokens // _BLOCK) * _BLOCK
+        capacity = -(-tokens // PASS_TOKENS) * PASS_TOKENS
         if tokens <= self._original_context < capacity:
             capacity = self._original_context
         self._release()
         params = self._api.llama_context_default_params()
         params.n_ctx = capacity
-        params.n_batch = params.n_ubatch = _BLOCK
+        params.n_batch = params.n_ubatch = PASS_TOKENS
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = llama_api.FLASH_ATTENTION_OFF
         params.type_k = params.type_v = llama_api.TYPE_F32
@@ -161,8 +161,8 @@ class LlamaRuntime:
 
     def _decode(self, ids: list[int]) -> NDArray[np.float32]:
         rows = np.empty((len(ids), self._vocab_size), np.float32)
-        for start in range(0, len(ids), _BLOCK):
-            block = ids[start : start + _BLOCK]
+        for start in range(0, len(ids), PASS_TOKENS):
+            block = ids[start : start + PASS_TOKENS]
             count = len(block)
             batch = llama_api.Batch(n_tokens=count)
             batch.token = (ctypes.c_int32 * count)(*block)

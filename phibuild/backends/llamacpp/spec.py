@@ -22,9 +22,10 @@ from phibuild.backends.llamacpp.limits import (
     BYTES_PER_TOKEN,
     CHUNK_BYTES,
     COMPILER_BYTES,
-    JUDGED_TOKENS,
     LOGITS_COPIES,
     MAX_THREADS,
+    PASS_TOKENS,
+    WINDOW_COPIES,
 )
 from phibuild.backends.llamacpp.metadata import imatrix_values, model_values
 from phibuild.calibration import CHUNK_TOKENS, CalibrationText, make_calibration
@@ -138,14 +139,16 @@ class LlamaCppSpec:
         fixed = BASE_BYTES + COMPILER_BYTES + BUFFERS_BYTES
         return fixed + MAX_THREADS * CHUNK_BYTES + arch.vocab_size * BYTES_PER_TOKEN
 
-    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
-        """Return the bound, for windows of `JUDGED_TOKENS` tokens: interpreter and engine,
-        vocabulary, logits, KV cache and activations in F32, and the packed weights of the largest
-        variant. llama.cpp maps the file, but repacks what its kernels for this CPU want in
-        another order (Q4_0 and Q4_K with AVX2; every packed type here somewhere)."""
-        tokens = JUDGED_TOKENS
+    def judge_memory(
+        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
+    ) -> int:
+        """Return the bound: interpreter and engine, vocabulary, a window's logits and KV cache and
+        a pass's logits and activations in F32, and the packed weights of the largest variant.
+        llama.cpp maps the file, but repacks what its kernels for this CPU want in another order
+        (Q4_0 and Q4_K with AVX2; every packed type here somewhere)."""
+        cached = -(-window_tokens // PASS_TOKENS) * PASS_TOKENS
         cache = 2 * arch.layers * arch.kv_heads * arch.head_dim
-        activations = 4 * (arch.hidden_size + arch.intermediate_size) + 2 * arch.heads * tokens
+        activations = 4 * (arch.hidden_size + arch.intermediate_size) + 2 * arch.heads * cached
         repacked = max(
             sum(
                 tensor.nbytes
@@ -154,8 +157,10 @@ class LlamaCppSpec:
             )
             for variant in variants
         )
-        wide = LOGITS_COPIES * arch.vocab_size + cache + activations
-        return BASE_BYTES + arch.vocab_size * BYTES_PER_TOKEN + 4 * tokens * wide + repacked
+        passing = PASS_TOKENS * (LOGITS_COPIES * arch.vocab_size + activations)
+        further = (cached - PASS_TOKENS) * WINDOW_COPIES * arch.vocab_size
+        wide = passing + further + cached * cache
+        return BASE_BYTES + arch.vocab_size * BYTES_PER_TOKEN + 4 * wide + repacked
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""

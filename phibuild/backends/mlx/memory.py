@@ -20,7 +20,6 @@ _THREAD_BYTES = 48 << 20
 # Judging: mlx-lm and transformers; for each thread a block of 2^20 weights and what it keeps.
 _JUDGE_BYTES = 192 << 20
 _JUDGE_THREAD_BYTES = 96 << 20
-_WINDOW = 256  # tokens, those of the shipped evaluations
 
 
 def building() -> int:
@@ -29,7 +28,7 @@ def building() -> int:
     return _INTERPRETER_BYTES + BUFFERS_BYTES + _THREAD_BYTES * (os.cpu_count() or 1)
 
 
-def judging(arch: Architecture, variants: Sequence[Options]) -> int:
+def judging(arch: Architecture, variants: Sequence[Options], window_tokens: int) -> int:
     """Return a bound that does not hold the weights: they are read as they are used.
 
     In mlx-lm's own kernels they are held up to `RESIDENT_BYTES`, else a module at a time. Then
@@ -37,11 +36,11 @@ def judging(arch: Architecture, variants: Sequence[Options]) -> int:
     a window's logits and the comparison in float64.
     """
     kernels = max(_kernel_bytes(arch, options) for options in variants)
-    cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * 2 * _WINDOW * 4
-    scores = arch.heads * _WINDOW * _WINDOW
+    cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * 2 * window_tokens * 4
+    scores = arch.heads * window_tokens * window_tokens
     width = 4 * arch.intermediate_size + 8 * arch.hidden_size
-    activations = 4 * (_WINDOW * width + 3 * scores)
-    logits = arch.vocab_size * (4 * 4 * _WINDOW + 6 * 8 * 64)
+    activations = 4 * (window_tokens * width + 3 * scores)
+    logits = arch.vocab_size * (4 * 4 * window_tokens + 6 * 8 * 64)
     threads = _JUDGE_THREAD_BYTES * (os.cpu_count() or 1)
     return _JUDGE_BYTES + threads + kernels + 2 * cache + activations + logits
 

@@ -181,8 +181,10 @@ class MlxSpec:
     ) -> int:
         return memory.building()
 
-    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
-        return memory.judging(arch, [variant.options for variant in variants])
+    def judge_memory(
+        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
+    ) -> int:
+        return memory.judging(arch, [variant.options for variant in variants], window_tokens)
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""

@@ -45,7 +45,6 @@ _TOKEN_BYTES = 1536
 
 # Judging, in anonymous bytes: Python, OpenVINO, the compiled graph.
 _JUDGE_BYTES = 256 << 20
-_JUDGED_TOKENS = 256  # the window of the shipped evaluations
 _LOGITS_COPIES = 6  # of a window's logits, as f32, with what compares them (measured: 5.2)
 
 
@@ -181,9 +180,11 @@ class OpenVinoSpec:
         checkpoint to the artifacts a chunk of rows at a time, through the buffers of files."""
         return _BUILD_BYTES + BUFFERS_BYTES + _TOKEN_BYTES * arch.vocab_size
 
-    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
-        """Return the bound, for windows of `_JUDGED_TOKENS` tokens: the weights of the largest
-        variant, logits, activations and the KV cache in f32.
+    def judge_memory(
+        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
+    ) -> int:
+        """Return the bound: the weights of the largest variant, a window's logits, activations
+        and KV cache in f32.
 
         The CPU plugin packs every matrix for its kernels, in its stored type.
         """
@@ -192,10 +193,10 @@ class OpenVinoSpec:
             for variant in variants
         )
         activations = 4 * (arch.hidden_size + arch.intermediate_size)
-        scores = arch.heads * _JUDGED_TOKENS
+        scores = arch.heads * window_tokens
         cache = 2 * arch.layers * arch.kv_heads * arch.head_dim
         values = _LOGITS_COPIES * arch.vocab_size + activations + scores + cache
-        return _JUDGE_BYTES + 4 * _JUDGED_TOKENS * values + weights
+        return _JUDGE_BYTES + 4 * window_tokens * values + weights
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2 (f16) on GPU and NPU and where the weights are floats, for which the IR asks

@@ -25,8 +25,6 @@ _TURNED_ROWS = 32
 
 # Judging: the runtime with a session (55 MiB), and its graph.
 _RUNTIME = 128 << 20
-_TOKENS = 256
-"""A window of the shipped evaluations."""
 _SPARE_TOKENS = 64
 _LOGITS_COPIES = 6
 _COMPARISON = 6 * 8 * 64
@@ -53,13 +51,13 @@ def building(arch: Architecture, variant: Variant) -> int:
     return _BUILDER + _TOKEN * arch.vocab_size + slabs + waiting + rope
 
 
-def judging(arch: Architecture, variant: Variant) -> int:
-    """Return the bound for windows of 256 tokens on the CPU: what the kernels make of the weights
+def judging(arch: Architecture, variant: Variant, window_tokens: int) -> int:
+    """Return the bound on the CPU: what the kernels make of the weights
     when the session starts, the KV cache, activations, logits and their comparison."""
     cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * io_bytes(variant)
     activations = 4 * (8 * arch.hidden_size + 4 * arch.intermediate_size)
     logits = 4 * _LOGITS_COPIES * arch.vocab_size
-    window = (_TOKENS + _SPARE_TOKENS) * cache + _TOKENS * (activations + logits)
+    window = (window_tokens + _SPARE_TOKENS) * cache + window_tokens * (activations + logits)
     rope = 2 * rope_cache_bytes(arch, variant) * 4 // io_bytes(variant)
     comparison = _COMPARISON * arch.vocab_size
     return _RUNTIME + rope + _prepacked(arch, variant) + window + comparison

@@ -123,10 +123,12 @@ class OrtGenaiSpec:
         not with layers: variants are made one after the other, their weights slab by slab."""
         return max(memory.building(arch, variant) for variant in variants)
 
-    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+    def judge_memory(
+        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
+    ) -> int:
         """Return a bound that holds the weights as ONNX Runtime's CPU kernels pack them: about
         0.75 bytes a weight for int4, 1.25 for int8, 4 for fp16 and fp32."""
-        return max(memory.judging(arch, variant) for variant in variants)
+        return max(memory.judging(arch, variant, window_tokens) for variant in variants)
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4 on cpu, where inputs and outputs are fp32 at any precision; else 2."""

@@ -33,8 +33,8 @@ DEQUANTIZED_ELEMENTS = 1 << 23
 """Weights that are dequantized at a time."""
 WIDENED_BYTES = 2 << 30
 """fp32 weights of an artifact that stay in memory while it runs."""
-JUDGED_TOKENS = 512
-"""Longest window for which the bound of judging holds; the shipped evaluations have 256."""
+SHORT_WINDOW = 512
+"""Tokens of a window below which the bound of judging is no lower."""
 SOFTMAX_ROWS = 64
 """Rows of logits that are widened to float64 at a time."""
 
@@ -53,7 +53,8 @@ def reference_memory(arch: Architecture, windows: int, window_tokens: int) -> in
     a layer. The logits are a mapped file."""
     sets = 2 if arch.rope.is_longrope else 1
     states = sets * windows * window_tokens * arch.hidden_size
-    batch = _batch_elements(arch, min(max(BATCH_TOKENS, window_tokens), windows * window_tokens))
+    tokens = min(max(BATCH_TOKENS, window_tokens), windows * window_tokens)
+    batch = _batch_elements(arch, tokens) + arch.heads * tokens * window_tokens
     widened = _layer_elements(arch) + HEAD_ELEMENTS
     softmax = 4 * SOFTMAX_ROWS * arch.vocab_size * _FP64
     return TRANSFORMERS + _FP32 * (states + batch + widened) + softmax
@@ -71,19 +72,20 @@ def activations_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> in
     return TRANSFORMERS + held + 3 * passing
 
 
-def judge_memory(arch: Architecture) -> int:
+def judge_memory(arch: Architecture, window_tokens: int) -> int:
     """Return what running an artifact of any precision takes: kept fp32 weights, a layer and a part
     of lm_head beside them, the key-value cache and one window on its way through a layer, its
     logits with those of the first window, and what compares them."""
+    tokens = max(window_tokens, SHORT_WINDOW)
     kept = min(WIDENED_BYTES, _FP32 * arch.parameters)
     widened = _layer_elements(arch) + HEAD_ELEMENTS
     # Codes as int8 and once more on the way there, then twice in the dtype of the scales (4 bytes
     # at most).
     dequantized = 10 * DEQUANTIZED_ELEMENTS
-    cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * JUDGED_TOKENS
-    logits = 3 * arch.vocab_size * JUDGED_TOKENS
+    cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * tokens
+    logits = 3 * arch.vocab_size * tokens
     softmax = 8 * SOFTMAX_ROWS * arch.vocab_size * _FP64
-    batch = _batch_elements(arch, JUDGED_TOKENS)
+    batch = _batch_elements(arch, tokens) + arch.heads * tokens * tokens
     elements = widened + cache + batch + logits
     return TRANSFORMERS + kept + _FP32 * elements + dequantized + softmax
 
@@ -98,7 +100,7 @@ def _layer_elements(arch: Architecture) -> int:
 def _batch_elements(arch: Architecture, tokens: int) -> int:
     """Return the largest intermediate results of `tokens` tokens in a layer: residual, norm and
     either q, k, v with their rotated copies and the attention's output, or gate and up, their
-    activation and product. A sliding window adds a mask."""
+    activation and product. Attention's scores are not among them."""
     attention = 3 * arch.qkv_width + 2 * arch.hidden_size
     mlp = 4 * arch.intermediate_size
     return tokens * (5 * arch.hidden_size + max(attention, mlp))

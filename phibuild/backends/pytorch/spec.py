@@ -129,10 +129,12 @@ class PytorchSpec:
         """Return a bound that grows neither with layers nor with variants: rows are streamed."""
         return build_memory(arch)
 
-    def judge_memory(self, arch: Architecture, variants: Sequence[Variant]) -> int:
+    def judge_memory(
+        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
+    ) -> int:
         """Return a bound that grows with the width of a layer and the vocabulary alone, once the
         weights exceed what is kept of them."""
-        return judge_memory(arch)
+        return judge_memory(arch, window_tokens)
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""

@@ -16,6 +16,7 @@ from typing import NoReturn, TypeVar
 
 from phibuild import __version__
 from phibuild.errors import EXIT_INTERRUPTED, EXIT_USAGE, PhibuildError, Problem, suggest
+from phibuild.streams import complain
 
 VERBS = {
     "build": "build, judge and report what a recipe asks for (the default verb)",
@@ -211,10 +212,10 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except PhibuildError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            complain(f"error: {problem}")
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (a pager, head): nothing is wrong with us.
@@ -224,6 +225,6 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
         # A full disk, a name that is too long, a folder without permission.
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        complain(f"error: {error.filename}: {error.strerror}")
         code = EXIT_USAGE
     sys.exit(code)

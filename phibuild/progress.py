@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from phibuild.streams import complain
 
 
 class PlainProgress:
@@ -25,7 +26,7 @@ class PlainProgress:
 
     def _say(self, text: str) -> None:
         with self._lock:
-            print(text, file=sys.stderr, flush=True)
+            complain(text)
 
     def started(self, step: str, what: str) -> None:
         self._say(f"{time.strftime('%H:%M:%S')} {step}: {what}")

@@ -22,6 +22,7 @@ from phibuild.report.data import make_report
 from phibuild.report.table import LEGEND, headline, report_table, summary_lines
 from phibuild.report.writing import check_output, new_run, write_run
 from phibuild.schema import ExecutorSettings
+from phibuild.streams import silence
 from phibuild.uses import in_use
 
 
@@ -52,11 +53,15 @@ def run(arguments: argparse.Namespace) -> int:
             seconds=time.monotonic() - started,
         )
         write_run(folder, prepared.plan, execution.results, prepared.store, report)
-    if arguments.json:
-        print(json.dumps(report, indent=1))
-    else:
-        show(report)
-        print(f"report: {_shown(folder)}/report.md")
+    try:
+        if arguments.json:
+            print(json.dumps(report, indent=1))
+        else:
+            show(report)
+            print(f"report: {_shown(folder)}/report.md")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
     return exit_code(report)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -131,3 +133,30 @@ def test_a_second_ctrl_c_does_not_wait(site: Site, undisturbed: Site, tally: Tal
 def _frames(output: str) -> str:
     """Return the lines of a traceback that say where it was."""
     return "\n".join(line for line in output.splitlines() if line.startswith('  File "'))
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_whoever_reads_the_output_goes(
+    interrupted: bool, site: Site, undisturbed: Site, tally: Tally
+) -> None:
+    """Of `phibuild build 2>&1 | tee log`, Ctrl-C ends tee, too; head ends when it has enough."""
+    words = ("build", "-m", "recipe=quickstart", "backend=mlx,llamacpp", "evaluation=none")
+    with subprocess.Popen(
+        [sys.executable, "-m", "phibuild", *words],
+        cwd=site.folder,
+        env={**os.environ, "PHIBUILD_STORE": str(site.store)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        assert b": build" in process.stdout.readline()
+        process.stdout.close()
+        if interrupted:
+            process.send_signal(signal.SIGINT)
+    tally.add("the output's reader goes", "with Ctrl-C" if interrupted else "at the first line")
+    assert process.returncode == (130 if interrupted else 0)
+    site.check()
+    report, expected = site.report(), digests(undisturbed.report(), "mlx", "llamacpp")
+    assert report["totals"]["interrupted"] == interrupted
+    if not interrupted:
+        site.check_all_built(expected)

@@ -144,7 +144,7 @@ def test_whoever_reads_the_output_goes(
     with subprocess.Popen(
         [sys.executable, "-m", "phibuild", *words],
         cwd=site.folder,
-        env={**os.environ, "PHIBUILD_STORE": str(site.store)},
+        env=site.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     ) as process:

@@ -72,6 +72,11 @@ class Site:
 
     # -- run
 
+    def environment(self) -> dict[str, str]:
+        """Return what a phibuild of this site has in its environment."""
+        own = {"PHIBUILD_STORE": str(self.store), **self.environ, _MARK: self.mark}
+        return {**os.environ, **own}
+
     @contextlib.contextmanager
     def start(self, *words: str) -> Iterator[Running]:
         """Run phibuild in the background; nothing of it is there at the end."""
@@ -81,12 +86,7 @@ class Site:
             process = subprocess.Popen(
                 [*self.prefix, sys.executable, "-m", "phibuild", *words],
                 cwd=self.folder,
-                env={
-                    **os.environ,
-                    "PHIBUILD_STORE": str(self.store),
-                    **self.environ,
-                    _MARK: self.mark,
-                },
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -11,8 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from phibuild.config_keys import refused_values
+
 # Formats and runtimes count in 32 bits; the deepest models have some hundred layers.
 _MOST, _MOST_LAYERS = 2**31 - 1, 10_000
+LONGROPE = ("longrope", "su", "yarn")
+"""What config.json may call longrope: `su` is its first name; Phi3Config reads `yarn` so, too."""
+_ORIGINAL_POSITIONS = 4096  # Phi3Config's default
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,15 @@ class Rope:
     """Rotary embedding: `theta`, rotated share of a head, and the longrope factors if it has them.
 
     The factors have `rotary_dim / 2` entries; `short` holds up to `original_max_positions`
-    tokens, `long` above.
+    tokens, `long` above. `attention_factor` scales cos and sin where it is not the usual one
+    (`Architecture.usual_attention_factor`).
     """
 
     theta: float
     partial: float
     short: tuple[float, ...]
     long: tuple[float, ...]
+    attention_factor: float | None = None
 
     @property
     def is_longrope(self) -> bool:
@@ -66,11 +73,18 @@ class Architecture:
 
     @property
     def attention_factor(self) -> float:
-        """Longrope's scale of cos and sin, sqrt(1 + ln(s)/ln(original)), s = max/original."""
-        scale = self.max_positions / self.original_max_positions
-        if not self.rope.is_longrope or scale <= 1.0:
+        """The scale of cos and sin."""
+        own = self.rope.attention_factor
+        return self.usual_attention_factor if own is None else own
+
+    @property
+    def usual_attention_factor(self) -> float:
+        """Longrope's scale where config.json names none: sqrt(1 + ln(s)/ln(original)), s =
+        max/original."""
+        if not self.rope.is_longrope:
             return 1.0
-        return math.sqrt(1 + math.log(scale) / math.log(self.original_max_positions))
+        scale = self.max_positions / self.original_max_positions
+        return _longrope_scale(scale, self.original_max_positions)
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield name and shape of every tensor that a checkpoint of this shape must hold."""
@@ -101,17 +115,32 @@ class Architecture:
         rope = data["rope"]
         return cls(
             **{key: value for key, value in data.items() if key != "rope"},
-            rope=Rope(rope["theta"], rope["partial"], tuple(rope["short"]), tuple(rope["long"])),
+            rope=Rope(
+                rope["theta"],
+                rope["partial"],
+                tuple(rope["short"]),
+                tuple(rope["long"]),
+                rope["attention_factor"],
+            ),
         )
+
+
+def _longrope_scale(scale: float, original: int) -> float:
+    return 1.0 if scale <= 1.0 else math.sqrt(1 + math.log(scale) / math.log(original))
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
     """Return the architecture that a published Phi config.json describes.
 
     Takes both spellings of rope: `rope_theta` + `rope_scaling` (as published) and
-    `rope_parameters` (as Transformers 5 saves it). Raises KeyError with the name of a missing
-    key, ValueError with what is inconsistent.
+    `rope_parameters` (as Transformers 5 saves it), and of two values for one thing the one that
+    Transformers' Phi3Config takes: `rope_scaling` before `rope_parameters`, what is inside before
+    what stands beside it, but for `original_max_position_embeddings`, which is only read beside it
+    (4096 if it is missing). Raises KeyError with the name of a missing key, ValueError with what
+    is inconsistent, both beginning with the key.
     """
+    for _, wrong in refused_values(config):
+        raise ValueError(wrong)
     hidden, heads = _count(config, "hidden_size"), _count(config, "num_attention_heads")
     kv_heads = _count(config, "num_key_value_heads", heads)
     if hidden % heads:
@@ -120,24 +149,30 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise ValueError(
             f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(scaling, Mapping):
         raise ValueError(f"rope_scaling must be an object, not {scaling!r}")
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind not in ("default", "longrope", "su"):
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind not in ("default", *LONGROPE):
         raise ValueError(f"rope_scaling type {kind!r} is not one that Phi models use (longrope)")
-    longrope = kind in ("longrope", "su")
+    longrope = kind in LONGROPE
     maximum = _count(config, "max_position_embeddings")
     original = _count(
         config,
         "original_max_position_embeddings",
-        _count(scaling, "original_max_position_embeddings", maximum),
+        _ORIGINAL_POSITIONS if longrope else maximum,
     )
+    inside = _count(scaling, "original_max_position_embeddings", original)
+    if longrope and inside != original:
+        raise ValueError(
+            f"original_max_position_embeddings {inside} inside rope_scaling is not read by "
+            f"Transformers, which takes {original}: write the right one beside rope_scaling"
+        )
     if longrope and original < 2:
         raise ValueError(f"original_max_position_embeddings must be 2 or more, not {original}")
-    theta = _number(config, "rope_theta", _number(scaling, "rope_theta", 10000.0))
+    theta = _number(scaling, "rope_theta", _number(config, "rope_theta", 10000.0))
     partial = _number(
-        config, "partial_rotary_factor", _number(scaling, "partial_rotary_factor", 1.0)
+        scaling, "partial_rotary_factor", _number(config, "partial_rotary_factor", 1.0)
     )
     if partial > 1:
         raise ValueError(f"partial_rotary_factor is a share of a head, not {partial:g}")
@@ -148,7 +183,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         heads=heads,
         kv_heads=kv_heads,
         vocab_size=_count(config, "vocab_size"),
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=_flag(config, "tie_word_embeddings"),
         max_positions=maximum,
         original_max_positions=original,
         sliding_window=_count(config, "sliding_window", 0) or None,
@@ -159,8 +194,14 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
             partial=partial,
             short=_factors(scaling, "short_factor") if longrope else (),
             long=_factors(scaling, "long_factor") if longrope else (),
+            attention_factor=_attention_factor(scaling, maximum, original) if longrope else None,
         ),
     )
+    if arch.rotary_dim % 2:  # Transformers rotates one element more then, or fails
+        raise ValueError(
+            f"partial_rotary_factor {partial:g} of a head of {arch.head_dim} is a rotary width of "
+            f"{arch.rotary_dim}: it must be even, since elements are rotated in pairs"
+        )
     for name, factors in (("short_factor", arch.rope.short), ("long_factor", arch.rope.long)):
         if longrope and len(factors) != arch.rotary_dim // 2:
             raise ValueError(
@@ -168,6 +209,15 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
                 f"a rotary width of {arch.rotary_dim} needs {arch.rotary_dim // 2}"
             )
     return arch
+
+
+def _attention_factor(scaling: Mapping[str, Any], maximum: int, original: int) -> float | None:
+    """Return longrope's scale if the configuration names another than the usual one: itself
+    (`attention_factor`), or the stretch that it comes from (`factor`)."""
+    factor = _number(scaling, "factor", maximum / original)
+    own = _number(scaling, "attention_factor", _longrope_scale(factor, original))
+    usual = _longrope_scale(maximum / original, original)
+    return None if own == usual else own
 
 
 def _count(
@@ -192,6 +242,13 @@ def _number(config: Mapping[str, Any], key: str, default: float | None = None) -
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e300:
         raise ValueError(f"{key} must be a number greater than 0, not {value!r}")
     return float(value)
+
+
+def _flag(config: Mapping[str, Any], key: str) -> bool:
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false, not {value!r}")
+    return value
 
 
 def _factors(scaling: Mapping[str, Any], key: str) -> tuple[float, ...]:

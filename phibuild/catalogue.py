@@ -7,6 +7,7 @@ directory's own `conf/` and `recipes/`, then what phibuild ships.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,7 +88,8 @@ class Catalogue:
         for folder in folders:
             if folder.is_dir():
                 for path in sorted(folder.glob("*.yaml")):
-                    found.setdefault(path.stem, YamlFile(path, show_path(path)))
+                    name = unicodedata.normalize("NFC", path.stem)
+                    found.setdefault(name, YamlFile(path, show_path(path)))
         return found
 
     @cached_property
@@ -174,8 +176,9 @@ def validation_problems(
         )
         value = detail["input"]
         if isinstance(value, dict) and path:
-            # A check of the whole mapping that found fault with one of its keys.
-            path += tuple(key for key in value if repr(key) in detail["msg"])[:1]
+            # A check of the whole mapping that found fault with one of its keys, or with two that
+            # do not go together: then the later is the one that was added.
+            path += tuple(key for key in value if repr(key) in detail["msg"])[-1:]
         name = ".".join(str(part) for part in path)
         remedy: str | None = None
         if detail["type"] == "extra_forbidden":
@@ -223,8 +226,13 @@ def nested_fields(kind: type[BaseModel], path: Path_) -> list[str]:
 
 
 def _keys(kind: type[BaseModel]) -> list[str]:
-    """Return the keys as they are written in a file; the name is the file's own."""
-    return [field.alias or name for name, field in kind.model_fields.items() if name != "name"]
+    """Return the keys as they are written in a file; a name that must be is the file's own."""
+    fields = kind.model_fields
+    return [
+        field.alias or key
+        for key, field in fields.items()
+        if key != "name" or not field.is_required()
+    ]
 
 
 def locate(files: Iterable[YamlFile], path: Path_) -> str | None:

@@ -1,48 +1,51 @@
-"""A checkpoint folder: its facts from config.json and safetensors headers, validation, digests.
+"""A checkpoint: facts from its config.json, its tokenizer's files and the headers of its weights.
 
-Reads no weights but for the digest. Raises SourceError with everything that is wrong at once.
+Reads no weights, but for an lm_head that may be a copy of the embedding. Raises SourceError with
+everything that is wrong at once.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import Architecture, read_architecture
+from phibuild.adapter_merge import ADAPTER, Adapter
+from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles
-from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.backends.companions import GENERATION_FILES
+from phibuild.config_file import CONFIG, check_architecture, read_config
 from phibuild.errors import Problem, SourceError
-from phibuild.safetensors_io import INDEX, TensorInfo, shard_paths
-from phibuild.weights import FETCH, check_tensors, read_tensors
+from phibuild.json_files import json_place
+from phibuild.safetensors_io import INDEX, SINGLE, TensorInfo, shard_paths
+from phibuild.source_config import view_config
+from phibuild.tokenizer_files import TokenizerFiles, read_tokenizer, too_many_ids
+from phibuild.unfused import (
+    LLAMA_FIED,
+    Fusing,
+    find_fusing,
+    source_tensors,
+    unfused_tensors,
+)
+from phibuild.weights import check_tensors, has_own_head, ignored_weights, read_tensors
 
 LICENSE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
-# Read by a build, so part of the digest.
-_SMALL_FILES = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES, *LICENSE_NAMES)
-_SUPPORTED = "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)"
-_TOKENIZER = "copy the tokenizer files of the original checkpoint into the folder"
-_ORIGINAL_CONFIG = "compare it with the config.json of the original checkpoint"
 _MOST_FACTORS = 1 << 16
-_UNSUPPORTED = {
-    "phi4flash": "Phi-4-mini-flash (SambaY, hybrid state-space)",
-    "phi4mm": "Phi-4-multimodal",
-    "phi4_multimodal": "Phi-4-multimodal",
-    "phimoe": "Phi-3.5-MoE",
-    "phi3_v": "Phi-3-vision",
-    "phi3small": "Phi-3-small (block-sparse attention)",
-    "phi": "Phi-1 / Phi-2",
-}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What is known of a checkpoint. `folder` is None for a Hub model that is not fetched yet:
     then `files` and `weight_bytes` are estimates from the catalogue. `commit` is that of a fetched
-    Hub model, `pinned` says that it was asked for by this commit."""
+    Hub model, `pinned` says that it was asked for by this commit.
+
+    `links` are the files that are the source, by their names in its view (view.py); `config` is the
+    view's config.json, None if it is the source's own; `notes` are what to say of the source.
+    `adapter` is what is to be merged into the folder's weights, `fusing` which of them are in
+    separate tensors: `architecture` is of what comes of it."""
 
     name: str
     reference: str
@@ -53,6 +56,11 @@ class Checkpoint:
     license: str = "see the LICENSE file"
     commit: str | None = None
     pinned: bool = True
+    links: Mapping[str, Path] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    adapter: Adapter | None = None
+    fusing: Fusing | None = None
 
     @property
     def is_estimate(self) -> bool:
@@ -79,151 +87,104 @@ def load_checkpoint(
                 f"{wrong}: {folder}", where, "give a checkpoint folder, a model name or org/name"
             )
         )
-    config = _read_config(folder)
+    config = read_config(folder)
     problems: list[Problem] = []
     tensors = read_tensors(folder, problems)
-    architecture = check_architecture(
-        _with_dtype(config, tensors), _json_place(folder / "config.json")
+    architecture, said = check_architecture(
+        config, json_place(folder / CONFIG), tensors, str(folder)
     )
+    fusing = _fusing(config, tensors, architecture)
+    notes: list[str] = []
     if tensors:
-        problems += check_tensors(tensors, architecture, folder)
-    files = _read_tokenizer(folder, problems)
-    if problems or files is None:
+        problems += check_tensors(
+            tensors, architecture, source_tensors(architecture, fusing), folder
+        )
+        if not problems:
+            architecture = _untied(architecture, tensors, notes)
+        notes += _notes(config, fusing, folder)
+    tokenizer = read_tokenizer(folder)
+    problems += tokenizer.problems
+    many = too_many_ids(tokenizer, architecture.vocab_size, folder)
+    if many:
+        problems.append(many)
+    if problems:
         raise SourceError(problems)
+    links = _links(folder, tokenizer)
     return Checkpoint(
         name=name,
         reference=reference,
         folder=folder,
         architecture=architecture,
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
-        files=files,
+        files=source_files(links, tokenizer),
+        links=links,
+        config=view_config(config, said, architecture),
+        notes=tuple(notes),
+        fusing=fusing,
     )
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise SourceError(
-            Problem(
-                "config.json is missing", str(folder), "is this a Hugging Face checkpoint folder?"
-            )
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(_json_problem(error, path)) from error
-    if not isinstance(config, dict):
-        raise SourceError(Problem("must be a JSON object", f"{path}:1", FETCH))
-    return config
+def _fusing(
+    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], architecture: Architecture
+) -> Fusing | None:
+    """Return what is to be fused: all that Llama's and Mistral's classes hold apart, and whatever
+    lies apart in a Phi-3's files."""
+    if config.get("model_type") not in LLAMA_FIED:
+        return find_fusing(tensors, architecture)
+    parts = unfused_tensors(architecture)
+    return Fusing({fused: tuple(name for name, _ in some) for fused, some in parts})
 
 
-def _json_problem(error: Exception, path: Path) -> Problem:
-    """Say what is wrong with a JSON file that could not be read."""
-    if isinstance(error, json.JSONDecodeError):
-        return Problem(f"not valid JSON: {error.msg}", f"{path}:{error.lineno}", FETCH)
-    if isinstance(error, OSError):
-        return Problem(f"cannot be read: {error.strerror}", str(path))
-    return Problem("not valid JSON: damaged, or not text", str(path), FETCH)
+def _untied(
+    architecture: Architecture, tensors: Mapping[str, TensorInfo], notes: list[str]
+) -> Architecture:
+    """Return the architecture with a head of its own, if the weights have one."""
+    if not architecture.tied or not has_own_head(tensors):
+        return architecture
+    notes.append(
+        "config.json ties lm_head to the embedding, the weights have an lm_head of their own: it "
+        "is kept, as Transformers keeps it"
+    )
+    return replace(architecture, tied=False)
 
 
-def check_architecture(config: Mapping[str, Any], where: Callable[[str], str]) -> Architecture:
-    """Return the architecture of a config.json; raises SourceError if it is none of ours.
-
-    `where` says where a key of it was written.
-    """
-    names = config.get("architectures") or []
-    names = names if isinstance(names, list) else [names]
-    kind = str(config.get("model_type", ""))
-    if kind in _UNSUPPORTED:
-        raise SourceError(
-            Problem(
-                f"{_UNSUPPORTED[kind]} is not supported yet (model_type {kind!r})",
-                where("model_type"),
-                _SUPPORTED,
-            )
-        )
-    if kind != "phi3" or (names and "Phi3ForCausalLM" not in names):
-        found = ", ".join(map(str, names)) or kind or "no model_type"
-        raise SourceError(
-            Problem(
-                f"not a Phi-3-architecture model ({found})",
-                where("architectures" if names else "model_type"),
-                _SUPPORTED,
-            )
-        )
-    if config.get("quantization_config"):
-        raise SourceError(
-            Problem(
-                "the checkpoint is quantized already",
-                where("quantization_config"),
-                "start from the original weights",
-            )
-        )
-    try:
-        return read_architecture(config)
-    except KeyError as error:
-        raise SourceError(
-            Problem(f"key {error.args[0]!r} is missing", where(""), _ORIGINAL_CONFIG)
-        ) from error
-    except (TypeError, ValueError) as error:
-        key = str(error).split(maxsplit=1)[0]
-        raise SourceError(Problem(str(error), where(key), _ORIGINAL_CONFIG)) from error
+def _notes(config: Mapping[str, Any], fusing: Fusing | None, folder: Path) -> list[str]:
+    notes = []
+    if fusing is not None:
+        kind = str((config.get("architectures") or ["a Phi-3"])[0])
+        notes.append(f"{kind} with separate q, k, v and gate, up: fused, as Phi-3 has them")
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if "su" in (scaling.get("type"), scaling.get("rope_type")):
+        notes.append("rope type su is longrope's first name: read as longrope")
+    ignored = ignored_weights(folder)
+    if ignored:
+        notes.append(f"not read, as Transformers does not load it: {', '.join(ignored)}")
+    return notes
 
 
-def _json_place(path: Path) -> Callable[[str], str]:
-    """Return (key) -> file:line of its first line in a JSON file, or the file alone."""
-
-    def where(key: str) -> str:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        numbers = [number for number, line in enumerate(lines, 1) if key and f'"{key}"' in line]
-        return f"{path}:{numbers[0]}" if numbers else str(path)
-
-    return where
-
-
-def _read_tokenizer(folder: Path, problems: list[Problem]) -> SourceFiles | None:
-    """Return the facts of the tokenizer's files, None with the problems if they are not usable."""
-    found: dict[str, dict[str, Any]] = {}
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        path = folder / name
-        if not path.is_file():
-            problems.append(Problem(f"{name} is missing", str(folder), _TOKENIZER))
-            continue
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(replace(_json_problem(error, path), remedy=_TOKENIZER))
-            continue
-        if isinstance(data, dict):
-            found[name] = data
-        else:
-            problems.append(Problem("must be a JSON object", f"{path}:1", _TOKENIZER))
-    if "tokenizer.json" not in found:
-        return None
-    try:
-        return _source_files(folder, found["tokenizer.json"])
-    except (ValueError, KeyError, TypeError, AttributeError):
-        path = folder / "tokenizer.json"
-        problems.append(Problem("its vocabulary is damaged", str(path), _TOKENIZER))
-        return None
+def _links(folder: Path, tokenizer: TokenizerFiles) -> dict[str, Path]:
+    """Return the files of a folder that are the source, by name."""
+    weights = shard_paths(folder)
+    names = [CONFIG, *tokenizer.names, *(path.name for path in weights)]
+    names += [name for name in (*GENERATION_FILES, *LICENSE_NAMES) if (folder / name).is_file()]
+    if weights and weights[0].name != SINGLE:
+        names.append(INDEX)
+    return {name: folder / name for name in sorted(names)}
 
 
-def _source_files(folder: Path, tokenizer: Mapping[str, Any]) -> SourceFiles:
-    sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    model = tokenizer["model"]
-    vocabulary: dict[str, int] = model["vocab"]
-    added = [entry["content"] for entry in tokenizer.get("added_tokens") or []]
-    tokens = {*vocabulary.keys(), *added}
-    merges = model.get("merges") or []
+def source_files(links: Mapping[str, Path], tokenizer: TokenizerFiles) -> SourceFiles:
+    """Return what a backend's spec may know of the files of a source."""
     return SourceFiles(
-        files=sizes,
-        tokens=len(tokens),
-        token_bytes=sum(len(token.encode()) for token in tokens),
-        merges=len(merges),
-        merge_bytes=sum(
-            len((merge if isinstance(merge, str) else " ".join(merge)).encode()) for merge in merges
-        ),
-        tokenizer="sentencepiece" if (folder / "tokenizer.model").exists() else "bpe",
+        files={
+            name: path.stat().st_size
+            for name, path in links.items()
+            if not name.startswith(ADAPTER)
+        },
+        tokens=tokenizer.tokens,
+        token_bytes=tokenizer.token_bytes,
+        merges=tokenizer.merges,
+        merge_bytes=tokenizer.merge_bytes,
+        tokenizer=tokenizer.kind,
     )
 
 
@@ -239,7 +200,7 @@ def catalogue_checkpoint(
     key of its configuration was written."""
     with contextlib.suppress(KeyError, TypeError, ValueError, ArithmeticError):
         config = _with_factors(config)
-    architecture = check_architecture(config, where)
+    architecture, _ = check_architecture(config, where)
     vocabulary = architecture.vocab_size
     sentencepiece = vocabulary < 64_000
     return Checkpoint(
@@ -260,15 +221,6 @@ def catalogue_checkpoint(
     )
 
 
-def _with_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-    """Give a config.json that names no dtype the one that the weights have."""
-    if config.get("torch_dtype") or config.get("dtype") or not tensors:
-        return dict(config)
-    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
-    largest = max(tensors.values(), key=lambda tensor: tensor.parameters)
-    return {**config, "torch_dtype": names.get(largest.dtype, "bfloat16")}
-
-
 def _with_factors(config: Mapping[str, Any]) -> dict[str, Any]:
     """Give a longrope entry of the catalogue factor lists of the right length: sizes depend on
     their number, not on their values, and nothing is built from them."""
@@ -279,13 +231,6 @@ def _with_factors(config: Mapping[str, Any]) -> dict[str, Any]:
         count = min(count, _MOST_FACTORS)  # with more, the architecture is refused
         scaling.update(short_factor=[1.0] * count, long_factor=[1.0] * count)
     return {**config, "rope_scaling": scaling or None}
-
-
-def digest_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint that a build reads, in a fixed order."""
-    small = [folder / name for name in _SMALL_FILES if (folder / name).is_file()]
-    index = [folder / INDEX] if (folder / INDEX).is_file() else []
-    return sorted({*small, *index, *shard_paths(folder)})
 
 
 def combine_digests(digests: Mapping[str, str]) -> str:

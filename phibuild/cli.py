@@ -6,12 +6,15 @@ Only argparse is imported here, so that `--help` is instant; a verb imports what
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
+import io
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from phibuild import __version__
@@ -22,7 +25,7 @@ VERBS = {
     "build": "build, judge and report what a recipe asks for (the default verb)",
     "plan": "show the matrix, sizes and memory before anything is built",
     "report": "show a run's report again: phibuild report [RUN]",
-    "run": "generate text with an artifact: phibuild run CELL_OR_FOLDER PROMPT",
+    "run": "generate text with an artifact: phibuild run CELL_OR_FOLDER [PROMPT]",
     "verify": "check artifacts against their manifests: phibuild verify [RUN_OR_ARTIFACT]",
     "store": "list what is in the store, tell its size, remove what is not needed",
     "list": "list recipes, devices, backends, models or precisions",
@@ -30,7 +33,7 @@ VERBS = {
     "toolchain": "list, install or remove the backends' environments, or make their locks",
 }
 _VALUED = ("--only", "--skip", "--cfg", "--config-dir", "--output", "--max-tokens", "--max-size",
-           "--older-than")  # fmt: skip
+           "--older-than", "--system", "--template")  # fmt: skip
 _Number = TypeVar("_Number", int, float)
 _EPILOG = """\
 examples:
@@ -38,8 +41,8 @@ examples:
   phibuild build recipe=mobile model=./my-phi     a recipe, your own checkpoint
   phibuild -m precision=int4,int8                 a sweep: one matrix, one report
   phibuild build recipe=edge_release --only '*.openvino.*'
-exit codes: 0 built, gates met; 1 a cell failed; 2 wrong usage or input; 3 a gate failed;
-            130 interrupted
+exit codes: 0 built, gates met; 1 a cell failed; 2 wrong usage or input, nothing to build;
+            3 a gate failed; 130 interrupted
 """
 
 
@@ -82,6 +85,7 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
             "--only", action="append", default=[], metavar="GLOB", help="only cells with such an id"
         )
         add("--skip", action="append", default=[], metavar="GLOB", help="no cells with such an id")
+        add("--strict", action="store_true", help="a cell that is skipped is an error")
         add("--cfg", choices=["job"], help="print the composed configuration and stop")
         add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
     if verb == "build":
@@ -112,10 +116,15 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
         add(
             "what",
             metavar="CELL_OR_FOLDER",
-            help="a cell id of the newest run that has it, or an artifact",
+            help="a cell id of the newest run that has it, an artifact, or a GGUF file",
         )
-        add("prompt", metavar="PROMPT")
-        add("--max-tokens", type=_positive, default=128, metavar="N")
+        add("prompt", nargs="?", default="-", metavar="PROMPT",
+            help="what the user says; '-' or nothing: standard input")  # fmt: skip
+        add("--system", metavar="TEXT", help="a system message before it")
+        add("--raw", action="store_true", help="no chat template: go on from PROMPT as it is")
+        add("--template", metavar="NAME", help="a named chat template in the default one's place")
+        add("--max-tokens", type=_positive, default=128, metavar="N",
+            help="tokens to generate at most (default: 128)")  # fmt: skip
     if verb == "list":
         add("what", choices=["recipes", "devices", "backends", "models", "precisions"])
         add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
@@ -169,9 +178,21 @@ def _split_verb(words: Sequence[str]) -> tuple[str | None, list[str]]:
         return None, list(words)
     if first not in VERBS:
         raise PhibuildError(
-            Problem(f"unknown verb {first!r}", "command line", suggest(first, VERBS))
+            Problem(f"unknown verb {first!r}", "command line", _verb_remedy(first, words))
         )
     return first, [*words[:position], *words[position + 1 :]]
+
+
+def _verb_remedy(word: str, words: Sequence[str]) -> str:
+    """Suggest a verb, or the override of a recipe, device or model of that name."""
+    from phibuild.catalogue import Catalogue
+    from phibuild.overrides import name_remedy
+
+    before = list(words)
+    own = before[before.index("--config-dir") + 1 :][:1] if "--config-dir" in before else []
+    catalogue = Catalogue(Path(own[0])) if own else Catalogue()
+    is_verb = bool(difflib.get_close_matches(word, VERBS, cutoff=0.75))
+    return name_remedy(word, catalogue, near=not is_verb) or suggest(word, VERBS)
 
 
 @contextmanager
@@ -207,6 +228,9 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     """Console entry point: run, show errors as they are meant for users, exit."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as gently as Ctrl-C
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal has no letters for is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = run_command(sys.argv[1:] if words is None else words)
         sys.stdout.flush()

@@ -1,44 +1,49 @@
-"""Overrides to a build configuration: Hydra composes each recipe once.
+"""Words of the command line to a build configuration: Hydra composes each recipe once.
 
-Sweeps (`-m`) become axes that `matrix.py` expands. `recipe` picks a file of `recipes/`; `model`,
-`device`, `backend` and `precision` select from what the recipe names. Hydra is imported here and,
-for its grammar, in `overrides.py` alone.
+Hydra gets copies of the files in which names are text and lists of precisions mappings
+(`copies.py`); the words are read by its grammar and applied on top (`edits.py`), one by one, so
+that an error names its word. Sweeps (`-m`) become axes that `matrix.py` expands. `recipe` picks a
+file of `recipes/`; `model`, `device`, `backend` and `precision` select from what the recipe names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
 
-from phibuild.catalogue import Catalogue, shipped_root
+from phibuild.catalogue import Catalogue, locate, shipped_root, validation_problems
+from phibuild.copies import read_copy, recipe_copies
+from phibuild.edits import COMMAND_LINE, apply_edit
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.overrides import COMMAND_LINE, GROUPS, Words, plain_value, read_words
-from phibuild.recipe import BuildConfig, Recipe, clashes, recipe_chain, validate_recipe
+from phibuild.overrides import AXES, GROUPS, Model, Words, read_words
+from phibuild.recipe import NO_MODEL, BuildConfig, Recipe, clashes, recipe_chain, validate_recipe
+from phibuild.schema import ModelChoice
 from phibuild.yamlfile import Path_, YamlFile
 
 _DEFAULT_RECIPE = "quickstart"
+# The name under which Hydra is given a chosen file of conf/evaluation or conf/executor.
+_CHOSEN = "chosen"
 
 
 @dataclass(frozen=True)
 class Composition:
     """All that the command line asked for. `axes`: selected names, absent where not restricted;
-    `globs`: the axes whose names come from a glob; `problems`: what is wrong with the recipes,
-    which then lack what is wrong: the matrix adds what it finds, so that all is shown at once."""
+    `models`: those of a sweep over models, empty where each recipe has its own; `globs`: the axes
+    whose names come from a glob; `problems`: what is wrong with the recipes, which then lack what
+    is wrong: the matrix adds what it finds, so that all is shown at once."""
 
     recipes: tuple[Recipe, ...]
     axes: dict[str, tuple[str, ...]]
+    models: tuple[ModelChoice, ...] = ()
     axis_words: dict[str, str] = field(default_factory=dict)
     globs: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
@@ -48,6 +53,15 @@ class Composition:
         """Name of the run: that of the recipe, or of all of them joined."""
         return "+".join(recipe.name for recipe in self.recipes)
 
+    @property
+    def allow_nonfinite(self) -> bool:
+        """Whether weights with NaN or infinity are built from; all recipes of a run agree."""
+        return self.recipes[0].config.allow_nonfinite
+
+    def models_of(self, recipe: Recipe) -> tuple[ModelChoice, ...]:
+        """Return the models that a recipe of this run is built for."""
+        return self.models or (recipe.config.model,)
+
     def yaml(self) -> str:
         """Return the configuration, resolved, as YAML (`--cfg job`)."""
         if self.problems:
@@ -55,7 +69,10 @@ class Composition:
         parts = []
         for recipe in self.recipes:
             data = recipe.config.model_dump(mode="json", exclude_none=True)
-            axes = {key: list(names) for key, names in self.axes.items() if key != "recipe"}
+            axes: dict[str, Any] = {key: list(names) for key, names in self.axes.items()}
+            axes.pop("recipe", None)
+            if self.models:
+                axes["model"] = [choice.model_dump() for choice in self.models]
             data = {"recipe": recipe.name, **data, **axes}
             parts.append(OmegaConf.to_yaml(OmegaConf.create(data)))
         return "---\n".join(parts)
@@ -64,6 +81,7 @@ class Composition:
 def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) -> Composition:
     """Compose the overrides `words`; `sweep` is `-m`. Raises ConfigError with every problem."""
     sorted_words = read_words(words, catalogue, sweep=sweep)
+    models = _swept_models(sorted_words)
     recipes = []
     found: dict[Problem, None] = {}
     complete = True
@@ -80,107 +98,139 @@ def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) ->
     return Composition(
         tuple(recipes),
         sorted_words.axes,
+        models,
         sorted_words.axis_words,
         frozenset(sorted_words.globs),
         tuple(found),
     )
 
 
-class _UserRoots(SearchPathPlugin):
-    """Puts the user's conf folders before phibuild's own; after it the folders that hold
-    `recipes/`, which may hold anything else besides."""
-
-    own: tuple[Path, ...] = ()
-    recipes: tuple[Path, ...] = ()
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for root in reversed(self.own):
-            search_path.prepend(provider="phibuild-user", path=f"file://{root}")
-        for root in self.recipes:
-            search_path.append(provider="phibuild-recipes", path=f"file://{root}")
-
-
-def _group_files(rest: Sequence[Override], catalogue: Catalogue) -> tuple[YamlFile, ...]:
-    """Return the files of conf/evaluation and conf/executor that are chosen, checked as data."""
-    chosen = dict(GROUPS)
-    problems: list[Problem] = []
-    for override in rest:
-        key = override.key_or_group
-        if key in GROUPS:
-            chosen[key] = plain_value(override.value())
-            known = catalogue.files(key)
-            if chosen[key] not in known:
-                where = f"{COMMAND_LINE}: {override.input_line}"
-                what = f"unknown {key} {chosen[key]!r}"
-                problems.append(Problem(what, where, suggest(chosen[key], known)))
-    files = []
-    for key, name in chosen.items():
-        file = catalogue.files(key).get(name)
-        if file is not None:
-            files.append(replace(file, prefix=(key,)))
-            problems += files[-1].check()
+def _swept_models(words: Words) -> tuple[ModelChoice, ...]:
+    """Return the models where the command line names several; one is set in each recipe."""
+    if len(words.models) < 2:
+        return ()
+    where = f"{COMMAND_LINE}: {words.axis_words['model']}"
+    problems: dict[Problem, None] = {}
+    for edit in words.edits:
+        if edit.key.startswith("model."):
+            remedy = f"write it into the sweep: {_example(words.models)}"
+            problems[Problem("several models have no key of one", edit.where, remedy)] = None
+    choices = []
+    for model in words.models:
+        try:
+            choices.append(BuildConfig.model_validate({"model": model, "devices": {}}).model)
+        except ValidationError as error:
+            wrong = validation_problems(error, BuildConfig, lambda path: where)
+            problems.update(dict.fromkeys(wrong))
     if problems:
         raise ConfigError(problems)
-    return tuple(files)
+    return tuple(choices)
+
+
+def _example(models: Sequence[Model]) -> str:
+    path = next((model for model in models if isinstance(model, str)), "./my-phi")
+    return f"{{name: kiosk, path: {path}}}"
+
+
+def _group_files(words: Words, catalogue: Catalogue) -> dict[str, YamlFile]:
+    """Return the files of conf/evaluation and conf/executor that are chosen, checked as data."""
+    problems: list[Problem] = []
+    files = {}
+    for key, default in GROUPS.items():
+        name, word = words.groups.get(key, (default, ""))
+        known = catalogue.files(key)
+        if name not in known:
+            where = f"{COMMAND_LINE}: {word}"
+            problems.append(Problem(f"unknown {key} {name!r}", where, suggest(name, known)))
+            continue
+        file = files[key] = replace(known[name], prefix=(key,))
+        try:
+            problems += file.check()
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if file.line_of((key, "defaults"))[0] == 2:
+            where = locate([file], (key, "defaults")) or file.shown
+            what = f"a file of conf/{key} has no defaults list"
+            problems.append(Problem(what, where, "write the keys themselves"))
+    if problems:
+        raise ConfigError(problems)
+    return files
 
 
 def _compose_recipe(name: str, words: Words, catalogue: Catalogue) -> tuple[Recipe, list[Problem]]:
     """Return the recipe and what is wrong with it, which it then lacks. Raises ConfigError where
     nothing can be made of it."""
-    files, groups = recipe_chain(name, catalogue), _group_files(words.rest, catalogue)
-    unmergeable = list(clashes((*files, *groups)))
+    chain, groups = recipe_chain(name, catalogue), _group_files(words, catalogue)
+    files = tuple(chain.values())
+    unmergeable = list(clashes((*files, *groups.values())))
     if unmergeable:
         raise ConfigError(unmergeable)
-    lines = [f"recipes@_global_={name}"]
     written: dict[Path_, str] = {}
-    for override in words.rest:
-        line = override.input_line or ""
-        key = override.key_or_group
-        if key in GROUPS or override.is_delete():
-            lines.append(line)
-        else:
-            # Unknown keys are found by the schema afterwards, with a suggestion; Hydra's own
-            # advice for a misspelled key would be to add it.
-            lines.append("++" + line.lstrip("+"))
-            written[tuple(key.split("."))] = line
-    shell = Recipe(name, BuildConfig(model="", devices={}), files, written, groups)
-    data = _hydra_compose(lines, catalogue, shell)
-    if len(words.axes.get("model", ())) == 1:
-        data["model"] = words.axes["model"][0]
-    config, problems = validate_recipe(data, shell)
-    return replace(shell, config=config), problems
-
-
-def _hydra_compose(words: list[str], catalogue: Catalogue, recipe: Recipe) -> dict[str, Any]:
-    """Return what Hydra makes of the words, with `${key}` resolved."""
-    shipped = shipped_root("conf").resolve()
-    _UserRoots.own = tuple(root for root in catalogue.conf_roots if root != shipped)
-    # A recipe lies in a folder called `recipes`, the group; its parent is the search root.
-    _UserRoots.recipes = tuple(root.parent for root in catalogue.recipe_roots)
-    Plugins.instance().register(_UserRoots)
+    shell = Recipe(
+        name, BuildConfig(model=NO_MODEL, devices={}), files, written, tuple(groups.values())
+    )
     try:
-        with initialize_config_dir(str(shipped), job_name="phibuild", version_base="1.3"):
-            config = compose(config_name="phibuild", overrides=words)
-        data = OmegaConf.to_container(config, resolve=True)
+        data = _hydra_compose(chain, groups)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(_composition_problem(error, words, recipe)) from error
+        raise ConfigError(_composition_problem(error, shell)) from error
+    if len(words.models) == 1:
+        model = words.models[0]
+        data["model"] = dict(model) if isinstance(model, dict) else model
+        written[("model",)] = words.axis_words["model"]
+    problems = _apply(words, data, written)
+    try:
+        data = _container(OmegaConf.create(data), resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise ConfigError([*problems, _composition_problem(error, shell)]) from error
+    config, wrong = validate_recipe(data, shell)
+    return replace(shell, config=config), problems + wrong
+
+
+def _hydra_compose(chain: dict[str, YamlFile], groups: dict[str, YamlFile]) -> dict[str, Any]:
+    """Return what Hydra makes of a recipe and the chosen groups, with `${key}` left as it is."""
+    store = ConfigStore.instance()
+    for safe, data in recipe_copies(chain).items():
+        store.store(name=safe, node=data, group="recipes", provider="phibuild")
+    for key, file in groups.items():
+        store.store(name=_CHOSEN, node=read_copy(file), group=key, provider="phibuild")
+    chosen = [f"{key}={_CHOSEN}" for key in groups]
+    shipped = str(shipped_root("conf").resolve())
+    with initialize_config_dir(shipped, job_name="phibuild", version_base="1.3"):
+        config = compose("phibuild", overrides=["recipes@_global_=r0", *chosen])
+    return _container(config, resolve=False)
+
+
+def _apply(words: Words, data: dict[str, Any], written: dict[Path_, str]) -> list[Problem]:
+    """Apply the words to the composed data, note where each went; return what is wrong."""
+    problems: list[Problem] = []
+    for edit in words.edits:
+        top, dot, _ = edit.key.partition(".")
+        fields = tuple(BuildConfig.model_fields)
+        if top not in fields and not edit.delete:
+            known = fields if dot else {*fields, *AXES}
+            problems.append(Problem(f"unknown key {top!r}", edit.where, suggest(top, known)))
+            continue
+        if top == "model" and isinstance(data.get("model"), str):
+            data["model"] = {"path": data["model"]}
+        try:
+            path = apply_edit(data, edit)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if not edit.delete:
+            written[path] = edit.line
+    return problems
+
+
+def _container(config: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    data = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
 
 
-def _composition_problem(error: Exception, words: Sequence[str], recipe: Recipe) -> Problem:
+def _composition_problem(error: Exception, recipe: Recipe) -> Problem:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     reason = (str(cause).splitlines() or [type(cause).__name__])[0]
-    for word in words[1:]:
-        deleted = word[1:].partition("=")[0] if word.startswith("~") else ""
-        if deleted and f"'{deleted}' does not exist" in str(error):
-            return Problem(
-                f"there is no key {deleted!r} to delete",
-                f"{COMMAND_LINE}: {word}",
-                "'--cfg job' shows the keys",
-            )
-        if word in str(error) or (deleted and f"'{deleted}'" in str(error)):
-            where = f"{COMMAND_LINE}: {word.removeprefix('++')}"
-            return Problem(f"cannot be composed: {reason}", where)
     path = tuple(str(getattr(cause, "full_key", None) or "").split("."))
     return Problem(f"cannot be composed: {reason}", recipe.where(path))

@@ -51,6 +51,32 @@ def estimate_artifact(
     )
 
 
+def usable_tokens(
+    spec: BackendSpec, architecture: Architecture, variant: Variant, device: Device
+) -> int:
+    """Return the tokens that can be used on a device: those of its context that the model has
+    positions for and the runtime computes rightly."""
+    limit = spec.context_limit(architecture, variant)
+    tokens = min(device.context_length, architecture.max_positions)
+    return min(tokens, limit.tokens) if limit else tokens
+
+
+def context_note(
+    spec: BackendSpec, architecture: Architecture, variant: Variant, device: Device
+) -> str | None:
+    """Return what people have to know of the context on a device, None where there is nothing."""
+    limit = spec.context_limit(architecture, variant)
+    if limit is None:
+        return None
+    note = f"right up to {limit.tokens:,} of {architecture.max_positions:,} tokens: {limit.why}"
+    if device.context_length > limit.tokens:
+        note += (
+            f". {device.title} is planned for a context of {device.context_length:,}; its memory "
+            f"is reckoned for {usable_tokens(spec, architecture, variant, device):,}"
+        )
+    return note
+
+
 def device_memory(
     spec: BackendSpec,
     architecture: Architecture,
@@ -59,11 +85,11 @@ def device_memory(
     weight_bytes: int,
 ) -> int:
     """Return the bytes that running the artifact takes on the device: weights, the KV cache for
-    the device's context length, activations of a prefill chunk, and the runtime itself.
+    the tokens that can be used there, activations of a prefill chunk, and the runtime itself.
 
     KV cache: 2 (keys, values) x layers x kv_heads x head_dim x tokens x bytes per element.
     """
-    tokens = min(device.context_length, architecture.max_positions)
+    tokens = usable_tokens(spec, architecture, variant, device)
     kv = (
         2 * architecture.layers * architecture.kv_heads * architecture.head_dim * tokens
     ) * spec.kv_bytes_per_element(variant)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from phibuild.disk import LARGE_BYTES, sha256_of_large
@@ -26,9 +29,14 @@ def written_sha256(path: Path) -> str:
     return sha256_of_large(path) or file_sha256(path)
 
 
-def link_tree(source: Path, target: Path) -> bool:
+_FICLONE = 0x40049409
+"""ioctl_ficlone(2): have one file share the other's blocks, of which each writes its own."""
+
+
+def link_tree(source: Path, target: Path, copied: Sequence[str] = ()) -> bool:
     """Mirror a folder with hard links; return False if files were copied instead, because the file
-    system does not allow links. The target is there as a whole or not at all."""
+    system does not allow links, or their names match a glob of `copied`: these share the blocks of
+    the original at most (reflinks). The target is there as a whole or not at all."""
     linked = True
     partial = target.parent / f".{target.name}.partial"
     partial.mkdir(parents=True)
@@ -36,6 +44,11 @@ def link_tree(source: Path, target: Path) -> bool:
         to = partial / path.relative_to(source)
         if path.is_dir():
             to.mkdir(parents=True, exist_ok=True)
+            continue
+        if any(fnmatch.fnmatchcase(path.name, glob) for glob in copied):
+            if not _cloned(path, to):
+                shutil.copy2(path, to)
+                linked = False
             continue
         try:
             os.link(path, to)
@@ -46,6 +59,23 @@ def link_tree(source: Path, target: Path) -> bool:
             linked = False
     os.rename(partial, target)
     return linked
+
+
+def _cloned(source: Path, target: Path) -> bool:
+    """Make a reflink, with the times and the mode of the source; return whether the file system
+    has them (Btrfs, XFS, bcachefs on Linux)."""
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        with source.open("rb") as read, target.open("xb") as write:
+            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+    except OSError:
+        target.unlink(missing_ok=True)
+        return False
+    shutil.copystat(source, target)
+    return True
 
 
 def write_atomically(path: Path, text: str, workspace: Path | None = None) -> None:

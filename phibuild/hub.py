@@ -7,16 +7,17 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
-from phibuild.checkpoint import LICENSE_NAMES, check_architecture
+from phibuild.checkpoint import LICENSE_NAMES
+from phibuild.config_file import check_architecture
 from phibuild.errors import Problem, SourceError
 from phibuild.hub_download import AGAIN, content_error, download
-from phibuild.safetensors_io import INDEX, shard_paths
+from phibuild.safetensors_io import INDEX, SINGLE, shard_paths
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -26,39 +27,37 @@ os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 if not sys.stderr.isatty():
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-_WEIGHTS = "model*.safetensors"
-_FILES = [
-    "config.json",
-    *TOKENIZER_FILES,
-    *GENERATION_FILES,
-    *LICENSE_NAMES,
-    _WEIGHTS,
-    INDEX,
-]
+_TEMPLATES = "additional_chat_templates/*.jinja"
+_SMALL = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES, *LICENSE_NAMES, _TEMPLATES)
+_NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _TIMEOUT = 10.0  # seconds; the client would wait for ever
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
     """Return the folder of a model that was fetched completely before, None if there is none."""
-    if not (_cache_folder() / f"models--{repo.replace('/', '--')}").is_dir():
+    if not (cache_folder() / f"models--{repo.replace('/', '--')}").is_dir():
         return None  # the Hub client, which takes half a second to import, would say the same
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
 
     try:
-        folder = Path(
-            snapshot_download(repo, revision=revision, allow_patterns=_FILES, local_files_only=True)
-        )
-    except (LocalEntryNotFoundError, ValueError):
+        config = try_to_load_from_cache(repo, "config.json", revision=revision)
+    except ValueError:
         return None
-    return folder if (folder / "config.json").exists() and _weights_complete(folder) else None
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    # Other programs fetch weights, or a tokenizer, alone. What is complete is said here: to
+    # snapshot_download of huggingface_hub 2 it is all files of the repository, or nothing.
+    complete = all((folder / name).exists() for name in _NEEDED) and _weights_complete(folder)
+    return folder if complete else None
 
 
-def _cache_folder() -> Path:
-    """Return the Hub client's cache folder, by its own rules (HF_HUB_CACHE, HF_HOME, XDG)."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = os.environ.get("HF_HOME") or Path(cache) / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+def cache_folder() -> Path:
+    """Return where the Hub client keeps what it fetches, as it says itself: it has its own rules
+    for HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and variables in them."""
+    from huggingface_hub import constants  # 20 ms; the client itself takes half a second
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def fetch(repo: str, revision: str | None) -> Path:
@@ -75,36 +74,49 @@ def fetch(repo: str, revision: str | None) -> Path:
     folder = path.parent
     with _explained(repo, revision):
         info = HfApi().model_info(repo, revision=folder.name, files_metadata=True, timeout=_TIMEOUT)
-    # A checkpoint's files lie at the top: a name with a slash is none of them.
-    files = {file.rfilename: file for file in info.siblings or () if "/" not in file.rfilename}
-    if not fnmatch.filter(files, _WEIGHTS):
-        pickles = fnmatch.filter(files, "*.bin")
-        remedy = "pickled weights can run code when loaded and are not read" if pickles else None
-        raise SourceError(Problem(f"the repository has no {_WEIGHTS}", repo, remedy))
-    large = [files[name] for name in fnmatch.filter(files, _WEIGHTS) if files[name].lfs]
+    files = {file.rfilename: file for file in info.siblings or ()}
+    weights = _weight_names(repo, folder.name, files)
+    large = [files[name] for name in weights if name in files and files[name].lfs]
+    wanted = [name for pattern in _SMALL for name in fnmatch.filter(files, pattern)]
+    wanted += [name for name in weights if name in files]
     with _explained(repo, revision):
         # Weights come last: with them a folder counts as complete.
         names = [file.rfilename for file in large]
-        snapshot_download(repo, revision=folder.name, allow_patterns=_FILES, ignore_patterns=names)
+        snapshot_download(repo, revision=folder.name, allow_patterns=wanted, ignore_patterns=names)
         for file in large:
             download(repo, folder, file)
-    wanted = {name: files[name] for pattern in _FILES for name in fnmatch.filter(files, pattern)}
-    _remove_damaged(folder, wanted, repo)
+    _remove_damaged(folder, {name: files[name] for name in wanted}, repo)
     return folder
+
+
+def _weight_names(repo: str, commit: str, files: Collection[str]) -> list[str]:
+    """Return the weight files that Transformers would load of a repository with such files, with
+    the index if it is by that. Raises SourceError if there are none."""
+    from huggingface_hub import hf_hub_download
+
+    if SINGLE in files:
+        return [SINGLE]
+    if INDEX in files:
+        with _explained(repo, commit):
+            folder = Path(hf_hub_download(repo, INDEX, revision=commit)).parent
+        try:
+            return [*(path.name for path in shard_paths(folder)), INDEX]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise SourceError(Problem("its index of weights is damaged", repo, AGAIN)) from error
+    pickles = fnmatch.filter(files, "*.bin")
+    remedy = "pickled weights can run code when loaded and are not read" if pickles else None
+    raise SourceError(Problem(f"the repository has neither {SINGLE} nor {INDEX}", repo, remedy))
 
 
 def _remove_damaged(folder: Path, files: Mapping[str, RepoSibling], repo: str) -> None:
     """Take files that are not what the Hub lists out of the cache; raise SourceError for them."""
-    damaged = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.name in files and not _is_intact(path, files[path.name])
-    ]
+    there = {name: folder / name for name in sorted(files) if (folder / name).exists()}
+    damaged = [path for name, path in there.items() if not _is_intact(path, files[name])]
     if not damaged:
         return
     for path in damaged:
         path.resolve().unlink(missing_ok=True)  # the link to it stays, and counts as missing
-    # Without its config.json no version of the Hub client takes the folder for complete.
+    # Without its config.json the folder counts as not there.
     (folder / "config.json").unlink(missing_ok=True)
     raise content_error([path.name for path in damaged], repo)
 

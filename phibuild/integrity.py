@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from phibuild.checkpoint import Checkpoint, digest_files
+from phibuild.checkpoint import Checkpoint
 from phibuild.steps import Plan
 from phibuild.store import ARTIFACTS, REFERENCES, Store
 
@@ -14,17 +14,15 @@ from phibuild.store import ARTIFACTS, REFERENCES, Store
 def forget_sources(checkpoints: Iterable[Checkpoint], store: Store) -> None:
     """Have all files of the checkpoints hashed again by the next plan."""
     for checkpoint in checkpoints:
-        if checkpoint.folder is not None:
-            for path in digest_files(checkpoint.folder):
-                store.forget_digest(path)
+        for path in checkpoint.links.values():
+            store.forget_digest(path)
 
 
 def set_damaged_aside(plan: Plan, store: Store, checked: set[tuple[str, str]]) -> bool:
     """Hash every file of what a plan would reuse, but for what is `checked` already, and set aside
     what is not as it was written; say whether anything was: the next plan has more to build, and
     may reuse what this one did without."""
-    reused = {(REFERENCES, step.key) for step in plan.references if step.cached}
-    reused |= {(REFERENCES, step.key) for step in plan.activations if step.cached}
+    reused = {(REFERENCES, step.key) for step in plan.originals if step.cached}
     reused |= {(ARTIFACTS, artifact.key) for artifact in plan.artifacts if artifact.cached}
     wanted = sorted(reused - checked)
     checked |= reused

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from phibuild import __version__
 from phibuild.calibration import CHUNK_TOKENS
-from phibuild.checkpoint import Checkpoint, combine_digests, digest_files
+from phibuild.checkpoint import Checkpoint, combine_digests
+from phibuild.errors import Problem
 from phibuild.schema import Calibration, Variant
 from phibuild.steps import REFERENCE_BACKEND
 from phibuild.store import Store, content_key
@@ -19,35 +21,64 @@ CHANGED = "the checkpoint was changed while it was read: build again when it sta
 _SHARED_CODE = (
     "worker.py",
     "architecture.py",
+    "config_keys.py",
+    "source_config.py",
+    "view.py",
     "disk.py",
     "disk_buffers.py",
     "safetensors_io.py",
     "readme.py",
     "backends/companions.py",
 )
+_FACTS_CODE = (
+    "adapter_config.py",
+    "adapter_merge.py",
+    "adapter_tensors.py",
+    "adapter.py",
+    "unfused.py",
+    "backends/tokenizer_check.py",
+    "backends/tokenizer_probes.py",
+    "backends/pytorch/merge.py",
+    "backends/pytorch/tokenizer_facts.py",
+    "backends/pytorch/tokenizing.py",
+)
 _JUDGE_CODE = ("evaluate/judge.py", "evaluate/metrics.py", "worker.py")
 
 
 def source_digest(checkpoint: Checkpoint, store: Store, *, read_weights: bool) -> str | None:
     """Return the digest of a checkpoint's files; None if it is not known and not to be read."""
-    if checkpoint.folder is None:
+    if not checkpoint.links:
         return None
     digests: dict[str, str] = {}
-    for path in digest_files(checkpoint.folder):
-        digest = store.file_digest(path) if read_weights else store.known_digest(path)
+    for name, path in checkpoint.links.items():
+        if name.endswith(".safetensors"):
+            found = store.weight_digest(path, read=read_weights)
+            digest = found[0] if found else None
+        else:
+            digest = store.file_digest(path) if read_weights else store.known_digest(path)
         if digest is None:
             return None
-        digests[path.name] = digest
+        digests[name] = digest
     return combine_digests(digests)
+
+
+def nonfinite_weights(checkpoint: Checkpoint, store: Store) -> Iterator[Problem]:
+    """Yield the first weight of each file that is known not to be finite."""
+    for name, path in checkpoint.links.items():
+        known = store.weight_digest(path, read=False) if name.endswith(".safetensors") else None
+        if known and known[1]:
+            yield Problem(
+                str(known[1]),
+                str(path),
+                "the checkpoint is damaged, or its training diverged; to build it all the same, "
+                "where a format can hold it: allow_nonfinite=true",
+            )
 
 
 def has_changed(checkpoint: Checkpoint, digest: str, store: Store) -> bool:
     """Return whether a checkpoint's files are no more those that were hashed, by size and time of
     modification: what was read of them meanwhile may be anything."""
-    try:
-        return source_digest(checkpoint, store, read_weights=False) != digest
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return True  # its index is gone, or is none any more
+    return source_digest(checkpoint, store, read_weights=False) != digest
 
 
 @cache
@@ -64,6 +95,31 @@ def builder_digest(name: str) -> str:
     code = sorted(path.relative_to(_PACKAGE).as_posix() for path in (BACKENDS / name).glob("*.py"))
     return content_key(
         {"code": _code_digest((*code, *_SHARED_CODE)), "toolchain": toolchain(name).digest}
+    )
+
+
+@cache
+def facts_digest() -> str:
+    """Return the digest of what makes the facts that artifacts are built from: the tokenizer as
+    Transformers has it, and weights that are merged or fused."""
+    return content_key(
+        {"code": _code_digest(_FACTS_CODE), "toolchain": toolchain(REFERENCE_BACKEND).digest}
+    )
+
+
+def source_key(source: str, checkpoint: Checkpoint) -> str:
+    """Return the content key of what a source is."""
+    fusing, adapter = checkpoint.fusing, checkpoint.adapter
+    merged = adapter.to_json() if adapter else {}
+    merged.pop("weights", None)  # a path; its content is in the source's digest
+    return content_key(
+        {
+            "source": source,
+            "fusing": fusing.to_json() if fusing else {},
+            "adapter": merged,
+            "facts": facts_digest(),
+            "builder": builder_digest(REFERENCE_BACKEND),
+        }
     )
 
 
@@ -89,6 +145,7 @@ def artifact_key(source: str, variant: Variant, model: str, activations: str | N
             "model": model,
             "variant": variant.model_dump(mode="json"),
             "activations": activations,
+            "facts": facts_digest(),
             "builder": builder_digest(variant.backend),
             "phibuild": __version__,
         }

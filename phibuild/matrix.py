@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from phibuild.backends.registry import backend
 from phibuild.catalogue import Catalogue
 from phibuild.checkpoint import Checkpoint
 from phibuild.compose import Composition
+from phibuild.edits import COMMAND_LINE
 from phibuild.errors import ConfigError, PhibuildError, Problem, SourceError
 from phibuild.models import Fetch, model_name, resolve_model
-from phibuild.overrides import COMMAND_LINE
-from phibuild.recipe import Recipe
-from phibuild.schema import Cell, Device, Skip, Variant
+from phibuild.recipe import NO_MODEL, Recipe
+from phibuild.schema import Cell, Device, ModelChoice, Skip, Variant
 from phibuild.squares import Expansion, Square, check_axes, read_squares
 
 
@@ -25,6 +26,8 @@ class Matrix:
     cells: tuple[Cell, ...]
     models: Mapping[str, Checkpoint]
     devices: Mapping[str, Device]
+    calibrations: Mapping[str, str | None] = field(default_factory=dict)
+    """Cell id -> where its calibration text was named."""
 
 
 def expand(
@@ -33,12 +36,13 @@ def expand(
     *,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
-    fetch: Fetch = "never",
+    fetch: Mapping[str, Fetch] | None = None,
+    strict: bool = False,
 ) -> Matrix:
-    """Return the matrix. `only` and `skip` are globs on cell ids; `fetch` says when Hub models
-    are downloaded.
+    """Return the matrix. `only` and `skip` are globs on cell ids; `fetch` says by name which Hub
+    models are downloaded, and when: others are not; `strict` allows no skip.
 
-    Raises ConfigError or SourceError with all that is wrong.
+    Raises ConfigError or SourceError with all that is wrong, also where every cell is skipped.
     """
     state = Expansion(composition, catalogue, list(composition.problems))
     squares = [(recipe, list(read_squares(recipe, state))) for recipe in composition.recipes]
@@ -47,15 +51,21 @@ def expand(
     models: dict[str, Checkpoint] = {}
     source_problems: list[Problem] = []
     for recipe in composition.recipes:
-        for reference in composition.axes.get("model", (recipe.config.model,)):
-            _add_model(reference, recipe, models, state, source_problems, fetch=fetch)
+        for choice in composition.models_of(recipe):
+            _add_model(choice, recipe, models, state, source_problems, fetch or {})
     cells: dict[str, Cell] = {}
+    places: dict[str, str | None] = {}
+    calibrations: dict[str, str | None] = {}
     for recipe, wanted in squares:
-        for reference in composition.axes.get("model", (recipe.config.model,)):
-            checkpoint = models.get(model_name(reference))
+        for choice in composition.models_of(recipe):
+            checkpoint = models.get(model_name(choice))
             if checkpoint:
                 for square in wanted:
-                    _add_cell(square, recipe, checkpoint, cells, state)
+                    cell = _add_cell(square, recipe, checkpoint, cells, state)
+                    if cell and cell.skip:
+                        places.setdefault(cell.id, recipe.where(square.path))
+                    if cell and cell.variant and cell.variant.calibration:
+                        calibrations.setdefault(cell.id, _calibration_place(square, cell.variant))
     if state.problems:
         raise ConfigError([*state.problems, *source_problems])
     if source_problems:
@@ -69,37 +79,45 @@ def expand(
             )
         )  # fmt: skip
     chosen = _choose(tuple(cells.values()), only, skip)
+    _check_skips(chosen, places, strict=strict)
     used = {cell.model for cell in chosen}
     return Matrix(
-        chosen, {name: model for name, model in models.items() if name in used}, state.devices
+        chosen,
+        {name: model for name, model in models.items() if name in used},
+        state.devices,
+        {cell.id: calibrations[cell.id] for cell in chosen if cell.id in calibrations},
     )
 
 
 def _add_model(
-    reference: str,
+    choice: ModelChoice,
     recipe: Recipe,
     models: dict[str, Checkpoint],
     state: Expansion,
     problems: list[Problem],
-    *,
-    fetch: Fetch,
+    fetch: Mapping[str, Fetch],
 ) -> None:
-    if not reference and state.composition.problems:
+    if choice == NO_MODEL and state.composition.problems:
         return
-    name = model_name(reference)
+    name, reference = model_name(choice), choice.reference
     word = state.composition.axis_words.get("model")
-    where = f"{COMMAND_LINE}: {word}" if word else recipe.where(("model",))
+
+    def where(key: str) -> str | None:
+        return f"{COMMAND_LINE}: {word}" if word else recipe.where(("model", key))
+
     if name in models:
         if models[name].reference != reference:
             state.note(
                 f"models {models[name].reference!r} and {reference!r} would both be "
                 f"called {name!r}",
-                where,
-                "rename one of the folders",
+                where("name"),
+                f"give one a name of its own: {{name: NAME, path: {reference}}}",
             )
         return
     try:
-        models[name] = resolve_model(reference, state.catalogue, where=where, fetch=fetch)
+        models[name] = resolve_model(
+            choice, state.catalogue, where=where, fetch=fetch.get(name, "never")
+        )
     except PhibuildError as error:
         problems += [problem for problem in error.problems if problem not in problems]
 
@@ -110,11 +128,11 @@ def _add_cell(
     checkpoint: Checkpoint,
     cells: dict[str, Cell],
     state: Expansion,
-) -> None:
+) -> Cell | None:
     device = state.devices[square.device]
     found = _variant(square, device, checkpoint, state)
     if found is None:
-        return
+        return None
     cell = Cell(
         id=f"{checkpoint.name}.{square.device}.{square.backend}.{square.precision}",
         model=checkpoint.name,
@@ -134,6 +152,7 @@ def _add_cell(
         )
     elif known is None:
         cells[cell.id] = cell
+    return cell
 
 
 def _variant(
@@ -151,7 +170,44 @@ def _variant(
     return state.variants[key]
 
 
+def _calibration_place(square: Square, variant: Variant) -> str | None:
+    """Return where a variant's calibration text was named: by the option that has its digest."""
+    assert variant.calibration is not None
+    digest = variant.calibration.sha256
+    return square.where(next(name for name, value in variant.options.items() if value == digest))
+
+
+def _check_skips(cells: Sequence[Cell], places: Mapping[str, str | None], *, strict: bool) -> None:
+    """Raise ConfigError where all of the cells are skipped, or one is and none may be: what they
+    would be in place of is not there, and whoever asked for them has to know."""
+    skipped = [cell for cell in cells if cell.skip]
+    if not skipped or (len(skipped) < len(cells) and not strict):
+        return
+    if len(skipped) == len(cells):
+        what = "nothing is left to build: " + (
+            "the only cell is skipped" if len(cells) == 1 else f"all {len(cells)} cells are skipped"
+        )
+        first = Problem(what, COMMAND_LINE, "ask for what these devices and this model can have")
+    else:
+        first = Problem(
+            f"{len(skipped)} of {len(cells)} cells are skipped",
+            f"{COMMAND_LINE}: --strict",
+            "take them out of the recipe, or leave them out with --skip",
+        )
+    raise ConfigError(
+        [
+            first,
+            *(
+                Problem(f"{cell.id} is skipped: {cell.skip}", places.get(cell.id))
+                for cell in skipped
+            ),
+        ]
+    )
+
+
 def _choose(cells: tuple[Cell, ...], only: Sequence[str], skip: Sequence[str]) -> tuple[Cell, ...]:
+    # Ids are composed text: a shell, or a file's name that was pasted, may decompose accents.
+    only, skip = ([unicodedata.normalize("NFC", glob) for glob in globs] for globs in (only, skip))
     for flag, patterns in (("--only", only), ("--skip", skip)):
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(cell.id, pattern) for cell in cells):

@@ -1,8 +1,11 @@
-"""A model reference to a checkpoint: a catalogue name, a folder, or org/name@revision."""
+"""A model choice to a checkpoint: a catalogue name, a folder, org/name@revision, or an adapter on
+one of these."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -10,57 +13,143 @@ from typing import Literal
 from phibuild.catalogue import DATA, Catalogue, ModelEntry, locate
 from phibuild.checkpoint import Checkpoint, catalogue_checkpoint, load_checkpoint
 from phibuild.errors import Problem, SourceError, suggest
+from phibuild.places import as_path, is_folder
+from phibuild.schema import ModelChoice
 from phibuild.yamlfile import YamlFile
 
 Fetch = Literal["never", "missing", "always"]
 """When a Hub model is downloaded: unless it is in the Hub's cache, or always, so that a branch is
 where the Hub has it now; what is in the cache already is not downloaded again."""
+Where = Callable[[str], str | None]
+"""(key of the choice) -> where it was written."""
 _HUB = re.compile(r"^([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?$")
+_FORMS = "a model name, ./folder, or org/name@revision"
+_MOST_NAME = 120  # bytes; a cell's id names folders, and has a device and more besides
 
 
-def model_name(reference: str) -> str:
-    """Return the name that stands in cell ids: the catalogue's, the folder's, the repository's."""
-    tail = reference.split("@")[0].rstrip("/").rsplit("/", 1)[-1]
-    if tail in ("", ".", ".."):
-        tail = Path(reference).expanduser().resolve().name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", tail).strip("-.") or "model"
+def model_name(choice: ModelChoice) -> str:
+    """Return the name that stands in cell ids: the user's, else the catalogue's, the folder's, the
+    repository's (also where the folder is a snapshot of it in the Hub's cache)."""
+    if choice.name is not None:
+        return _clean(choice.name)
+    reference = choice.path if choice.path is not None else choice.adapter or ""
+    if not _is_path(reference):
+        return _clean(reference.split("@")[0].rstrip("/").rsplit("/", 1)[-1])
+    try:
+        path = as_path(reference).absolute()
+        if path.name in ("", ".", ".."):
+            path = path.resolve()
+    except (OSError, RuntimeError, ValueError):
+        return _clean(reference.rstrip("/").rsplit("/", 1)[-1])
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return _clean(repository.split("--", 2)[-1])
+    return _clean(path.name)
+
+
+def _clean(name: str) -> str:
+    """Return a name as it can stand in ids and folders: letters of any script with their marks,
+    digits, `.`, `_` and `-`; what is between them becomes `-`."""
+    letters = [
+        letter if letter in "._-" or category[0] in "LM" or category == "Nd" else " "
+        for letter in unicodedata.normalize("NFC", name)
+        if (category := unicodedata.category(letter))
+    ]
+    text = "-".join("".join(letters).split())
+    return text.encode()[:_MOST_NAME].decode(errors="ignore").strip("-.") or "model"
+
+
+def _is_path(reference: str) -> bool:
+    return reference.startswith((".", "/", "~")) or is_folder(reference)
 
 
 def resolve_model(
-    reference: str, catalogue: Catalogue, *, where: str | None = None, fetch: Fetch = "never"
+    choice: ModelChoice,
+    catalogue: Catalogue,
+    *,
+    where: Where = lambda key: None,
+    fetch: Fetch = "never",
 ) -> Checkpoint:
-    """Return the checkpoint that a reference means.
+    """Return the checkpoint that a choice means.
 
-    `fetch` says when a Hub model is downloaded. One that is not there has its facts from the
-    catalogue, or from its config.json on the Hub. Raises SourceError.
+    `where` says where a key of the choice was written, `fetch` when a Hub model is downloaded. One
+    that is not there has its facts from the catalogue, or from its config.json on the Hub. Raises
+    SourceError.
     """
-    if not reference.strip():
-        raise SourceError(
-            Problem("model needs a name", where, "a model name, ./folder, or org/name@revision")
-        )
-    if reference in catalogue.model_files:
-        return _from_catalogue(reference, catalogue, fetch=fetch)
+    name = model_name(choice)
+    if choice.path is not None:
+        found = _resolve(choice.path, name, catalogue, where("path"), fetch)
+        return replace(found, name=name)
+    assert choice.base is not None
+    assert choice.adapter is not None
+    folder = _folder(choice.adapter, where("adapter"))
+    return _adapted(choice.base, folder, name, choice.reference, catalogue, where, fetch)
+
+
+def _adapted(
+    base: str,
+    folder: Path,
+    name: str,
+    reference: str,
+    catalogue: Catalogue,
+    where: Where,
+    fetch: Fetch,
+) -> Checkpoint:
+    """Return an adapter's folder on its base, which is no adapter itself."""
+    if _is_path(base) and _is_adapter(_folder(base, where("base"))):
+        what = f"the base {base!r} is an adapter itself"
+        remedy = "merge it into its own base first, and give that as base"
+        raise SourceError(Problem(what, where("base"), remedy))
+    if not folder.is_dir():
+        remedy = "an adapter is a folder that PEFT saved, with adapter_config.json in it"
+        raise SourceError(Problem(f"no such folder: {folder}", where("adapter"), remedy))
+    from phibuild.adapter import load_adapted
+
+    original = _resolve(base, name, catalogue, where("base"), fetch)
+    return load_adapted(original, folder, name, reference, where("adapter"))
+
+
+def _is_adapter(folder: Path) -> bool:
+    """Say whether a folder holds a PEFT adapter alone."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").exists()
+
+
+def _folder(reference: str, where: str | None) -> Path:
+    """Return the folder that is written as a path; raises SourceError if it cannot be read."""
     try:
-        folder = Path(reference).expanduser()
-        is_folder = reference.startswith((".", "/", "~")) or folder.is_dir()
-        if is_folder:
-            return load_checkpoint(folder.resolve(), model_name(reference), reference, where)
+        folder = as_path(reference).resolve()
+        folder.is_dir()
     except (OSError, RuntimeError, ValueError) as error:
         # A name too long, a folder that may not be read, ~nobody.
         reason = getattr(error, "strerror", None) or error
         raise SourceError(
             Problem(f"model {reference!r} cannot be read: {reason}", where)
         ) from error
+    return folder
+
+
+def _resolve(
+    reference: str, name: str, catalogue: Catalogue, where: str | None, fetch: Fetch
+) -> Checkpoint:
+    """Return the checkpoint that a reference means."""
+    if not reference.strip():
+        raise SourceError(Problem("model needs a name", where, _FORMS))
+    if reference in catalogue.model_files:
+        return _from_catalogue(reference, catalogue, fetch=fetch)
+    if _is_path(reference):
+        folder = _folder(reference, where)
+        if _is_adapter(folder):
+            from phibuild.adapter import base_reference
+
+            base = base_reference(folder, where)
+            return _adapted(base, folder, name, reference, catalogue, lambda key: where, fetch)
+        return load_checkpoint(folder, name, reference, where)
     hub = _HUB.match(reference)
     if not hub:
-        raise SourceError(
-            Problem(
-                f"unknown model {reference!r}",
-                where,
-                f"{suggest(reference, catalogue.model_files)}; or ./folder, or org/name@revision",
-            )
-        )
-    return _from_hub(model_name(reference), reference, hub[1], hub[2], fetch=fetch)
+        near = suggest(reference, catalogue.model_files)
+        remedy = f"{near}; or ./folder, or org/name@revision"
+        raise SourceError(Problem(f"unknown model {reference!r}", where, remedy))
+    return _from_hub(name, reference, hub[1], hub[2], fetch=fetch)
 
 
 def _from_catalogue(name: str, catalogue: Catalogue, *, fetch: Fetch) -> Checkpoint:

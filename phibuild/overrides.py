@@ -1,64 +1,67 @@
-"""Command-line overrides, by Hydra's own grammar: axes of the matrix, and words for Hydra."""
+"""The words of a command line: axes of the matrix, groups of conf/, and keys to set or delete."""
 
 from __future__ import annotations
 
-import fnmatch
+import difflib
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
 
+from phibuild.axis_words import (
+    Element,
+    NotAnOverride,
+    is_function,
+    odd_character,
+    parse,
+    read_elements,
+    read_mapping,
+)
 from phibuild.catalogue import Catalogue
+from phibuild.edits import COMMAND_LINE, Edit
 from phibuild.errors import ConfigError, Problem, suggest
+from phibuild.places import is_folder
 from phibuild.schema import PRECISIONS
+from phibuild.sweeps import FORMS, function_values, needs_sweep
 from phibuild.yamlfile import refused_interpolation
 
 AXES = ("recipe", "model", "device", "backend", "precision")
 # Groups of conf/ besides the axes, with what conf/phibuild.yaml chooses.
 GROUPS = {"evaluation": "standard", "executor": "local"}
-COMMAND_LINE = "command line"
-_MAX_NAMES = 1000
+_WORD = re.compile(r"([^=]*)=(.*)", re.DOTALL)
+# What stands for a key that Hydra's grammar does not know, such as one that starts with a digit.
+_STAND_IN = "key"
+
+Model = str | dict[str, str]
+"""A model of the command line: a reference, or a mapping of ModelChoice's keys."""
 
 
 @dataclass
 class Words:
-    """The overrides of a command line. `axes`: selected names, absent where not restricted;
-    `axis_words`: as they were written; `globs`: the axes whose names come from a glob; `rest`:
-    what is left for Hydra."""
+    """The words of a command line. `axes`: selected names, absent where not restricted, without
+    the models, which are `models`; `axis_words`: as they were written; `globs`: the axes whose
+    names come from a glob; `groups`: chosen files with the words that chose them; `edits`: what is
+    left, in its order."""
 
     axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    models: tuple[Model, ...] = ()
     axis_words: dict[str, str] = field(default_factory=dict)
     globs: set[str] = field(default_factory=set)
-    rest: list[Override] = field(default_factory=list)
+    groups: dict[str, tuple[str, str]] = field(default_factory=dict)
+    edits: list[Edit] = field(default_factory=list)
 
 
 def read_words(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) -> Words:
     """Sort the overrides `words`; `sweep` is `-m`. Raises ConfigError with every problem."""
     problems: list[Problem] = []
     found = Words()
-    for override in _parse(words):
-        key = override.key_or_group
-        word = override.input_line or key
-        if refused := refused_interpolation(word):
-            problems.append(Problem(refused, f"{COMMAND_LINE}: {word}", "write the value itself"))
-        elif key not in AXES:
-            problems += _check_plain(override)
-            found.rest.append(override)
-        elif key in found.axis_words:
-            where = f"{COMMAND_LINE}: {word}"
-            problems.append(Problem(f"{key} is given twice", where, f"to sweep: -m {key}=a,b"))
-        else:
-            found.axis_words[key] = word
-            try:
-                found.axes[key] = _axis_values(override, catalogue, sweep=sweep)
-            except ConfigError as error:
-                problems += error.problems
-            if isinstance(override.value(), Glob):
-                found.globs.add(key)
+    for word in words:
+        try:
+            _read_word(word, found, catalogue, sweep=sweep)
+        except ConfigError as error:
+            problems += error.problems
     for name in found.axes.get("recipe", ()):
         if name not in catalogue.recipe_files:
             where = f"{COMMAND_LINE}: {found.axis_words['recipe']}"
@@ -69,111 +72,171 @@ def read_words(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) -> Wo
     return found
 
 
-def _parse(words: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create()
-    parsed, problems = [], []
-    for word in words:
-        try:
-            override: Override = parser.parse_override(word)
-        except HydraException as error:
-            reason = str(error).splitlines()[0]
-            problems.append(
-                Problem(
-                    f"not an override: {reason}",
-                    f"{COMMAND_LINE}: {word}",
-                    "overrides are key=value, +key=value or ~key; quote values with spaces",
-                )
-            )
-            continue
-        if override.key_or_group:
-            parsed.append(override)
+def name_remedy(word: str, catalogue: Catalogue, *, near: bool = True) -> str | None:
+    """Suggest the override that a bare word must be meant for, None if no name is like it (is it,
+    without `near`)."""
+    if "=" in word or not word:
+        return None
+    if is_folder(word):
+        return f"did you mean 'model={word}'?"
+    names: dict[str, str] = {}
+    for axis in AXES:
+        for name in known_names(axis, catalogue):
+            names.setdefault(name, axis)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.75) if near else []
+    found = [word] if word in names else close
+    return f"did you mean '{names[found[0]]}={found[0]}'?" if found else None
+
+
+def known_names(axis: str, catalogue: Catalogue) -> list[str]:
+    """Return the names that an axis can have."""
+    if axis == "precision":
+        return list(PRECISIONS)
+    return sorted(catalogue.files(axis))
+
+
+def _read_word(word: str, found: Words, catalogue: Catalogue, *, sweep: bool) -> None:
+    where = f"{COMMAND_LINE}: {word}"
+    if refused := refused_interpolation(word):
+        raise ConfigError(Problem(refused, where, "write the value itself"))
+    match = _WORD.fullmatch(word)
+    key: str = match[1] if match else word
+    text: str = match[2].strip(" \t") if match else ""
+    letter = odd_character(word)
+    if letter and (key in AXES or key in GROUPS or not "\0" < letter < "\x7f"):
+        shown = "".join(repr(c)[1:-1] if odd_character(c) else c for c in word)
+        what = f"the character {letter!r} cannot stand in an override"
+        remedy = "rename what it names"
+        if unicodedata.category(letter) == "Cs":  # so Python says bytes that it cannot decode
+            what, remedy = "is not text in this locale", f"set LC_ALL=C.UTF-8, or {remedy}"
+        raise ConfigError(Problem(what, f"{COMMAND_LINE}: {shown}", remedy))
+    if match and key in AXES:
+        if key in found.axis_words:
+            remedy = f"to sweep: -m {key}=a,b"
+            raise ConfigError(Problem(f"{key} is given twice", where, remedy))
+        found.axis_words[key] = word
+        values = _axis_values(key, text, word, found, catalogue, sweep=sweep)
+        if key == "model":
+            found.models = values
         else:
-            problems.append(Problem("not an override: no key", f"{COMMAND_LINE}: {word}",
-                                    "overrides are key=value, +key=value or ~key"))  # fmt: skip
-    if problems:
+            found.axes[key] = tuple(_normal(str(value)) for value in values)
+    elif match and key in GROUPS:
+        whole = _normal(text)
+        name = whole if whole in catalogue.files(key) else _one_text(key, text, where)
+        found.groups[key] = (_normal(name), word)
+    elif match and key.startswith("model."):
+        found.edits.append(Edit(key, _one_text(key, text, where), word))
+    else:
+        found.edits.append(_read_edit(word, key, text, catalogue))
+
+
+def _normal(name: str) -> str:
+    """Return a name as the catalogue has it, however its accents are encoded."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _read_edit(word: str, key: str, text: str, catalogue: Catalogue) -> Edit:
+    where = f"{COMMAND_LINE}: {word}"
+    try:
+        override = _parse_any(word, key, text)
+    except NotAnOverride as error:
+        remedy = name_remedy(word, catalogue) or f"{FORMS}; quote values with spaces"
+        raise ConfigError(Problem(f"not an override: {error}", where, remedy)) from error
+    if not override.key_or_group:
+        raise ConfigError(Problem("not an override: no key", where, FORMS))
+    if problems := tuple(_check_plain(override, where)):
         raise ConfigError(problems)
-    return parsed
+    value = None if override.is_sweep_override() else override.value()
+    return Edit(override.key_or_group, value, word, override.is_delete())
 
 
-def _check_plain(override: Override) -> Iterator[Problem]:
+def _parse_any(word: str, key: str, text: str) -> Override:
+    """Return what Hydra makes of a word whose key may be any dotted name (8gb_board, é)."""
+    try:
+        return parse(word)
+    except NotAnOverride:
+        bare = key.lstrip("+~")
+        sign = key[: len(key) - len(bare)]
+        if sign not in ("", "+", "++", "~") or not all(map(_is_name, bare.split("."))):
+            raise
+        override = parse(f"{sign}{_STAND_IN}{f'={text}' if '=' in word else ''}")
+        override.key_or_group = bare
+        return override
+
+
+def _is_name(text: str) -> bool:
+    return bool(text.strip()) and all(
+        letter in "_- ()" or unicodedata.category(letter)[0] in "LMN" for letter in text
+    )
+
+
+def _check_plain(override: Override, where: str) -> Iterator[Problem]:
     """Refuse what cannot be composed into a build: sweeps of other keys, Hydra's own settings."""
-    where = f"{COMMAND_LINE}: {override.input_line}"
     key = override.key_or_group
     if override.is_sweep_override():
-        yield Problem(
-            f"{key!r} cannot be swept",
-            where,
-            f"axes of a sweep: {', '.join(AXES)}; a list is written [a,b]",
-        )
+        yield _not_swept(key, where)
     if key.split(".")[0].split("/")[0] == "hydra":
         yield Problem("Hydra's own settings do not apply", where, "use --output DIR for the folder")
     elif key == "recipes":
         yield Problem("unknown key 'recipes'", where, suggest(key, AXES))
     elif override.package is not None:
         yield Problem("a package (@) cannot be given", where, f"{key}=VALUE")
-    elif key in GROUPS and (override.is_add() or override.is_delete()):
+    elif key in GROUPS or key in AXES:
         yield Problem(f"{key} can only be set", where, f"{key}=NAME")
 
 
-def _axis_values(override: Override, catalogue: Catalogue, *, sweep: bool) -> tuple[str, ...]:
-    where = f"{COMMAND_LINE}: {override.input_line}"
-    key = override.key_or_group
-    if override.is_delete() or override.is_add() or override.package is not None:
-        raise ConfigError(Problem(f"{key} can only be set", where, f"{key}=NAME"))
-    if override.is_sweep_override():
-        if not sweep:
-            example = (override.input_line or "").strip()
-            raise ConfigError(
-                Problem(f"several values for {key!r}", where, f"add -m to sweep: -m {example}")
-            )
-        value = override.value()
-        if isinstance(value, Glob):
-            known = _known_names(key, catalogue)
-            chosen = [
-                name
-                for name in known
-                if any(fnmatch.fnmatchcase(name, pattern) for pattern in value.include)
-                and not any(fnmatch.fnmatchcase(name, pattern) for pattern in value.exclude)
-            ]
-            if not chosen:
-                raise ConfigError(Problem(f"no {key} matches", where, f"known: {', '.join(known)}"))
-            return tuple(chosen)
-        try:
-            values = [
-                plain_value(item) for item in islice(override.sweep_iterator(), _MAX_NAMES + 1)
-            ]
-        except HydraException as error:
-            raise ConfigError(
-                Problem("this kind of sweep has no list of values", where, f"-m {key}=a,b")
-            ) from error
-        if len(values) > _MAX_NAMES:
-            raise ConfigError(Problem(f"more than {_MAX_NAMES} names for {key!r}", where))
-        return tuple(dict.fromkeys(values))
-    value = override.value()
-    if isinstance(value, (list, dict)):
+def _not_swept(key: str, where: str) -> Problem:
+    remedy = f"axes of a sweep: {', '.join(AXES)}; a list is written [a,b]"
+    return Problem(f"{key!r} cannot be swept", where, remedy)
+
+
+def _elements(key: str, text: str, where: str) -> list[Element]:
+    try:
+        elements = read_elements(text)
+    except NotAnOverride as error:
+        what = f"not an override: {error}"
         raise ConfigError(
-            Problem(
-                f"{key} takes one name, not {kind_of(value)}",
-                where,
-                f"to sweep: -m {key}=a,b",
-            )
-        )
-    if value is None or value == "":
+            Problem(what, where, f"{key}=NAME; quote what is no plain text")
+        ) from error
+    if any(element.kind == "text" and not element.text.strip() for element in elements):
         raise ConfigError(Problem(f"{key} needs a name", where))
-    return (plain_value(value),)
+    return elements
 
 
-def plain_value(value: object) -> str:
-    """Return a value as text, without the quotes that the grammar keeps."""
-    return re.sub(r"^(['\"])(.*)\1$", r"\2", str(value))
+def _one_text(key: str, text: str, where: str) -> str:
+    """Return the one name that stands for a group, or below `model`."""
+    elements = _elements(key, text, where)
+    if len(elements) > 1 or is_function(text):
+        raise ConfigError(_not_swept(key, where))
+    return elements[0].text
 
 
-def kind_of(value: object) -> str:
-    """Say what a container is."""
-    return "a list" if isinstance(value, list) else "a mapping"
-
-
-def _known_names(axis: str, catalogue: Catalogue) -> list[str]:
-    if axis == "precision":
-        return list(PRECISIONS)
-    return sorted(catalogue.files(axis))
+def _axis_values(
+    key: str, text: str, word: str, found: Words, catalogue: Catalogue, *, sweep: bool
+) -> tuple[Model, ...]:
+    """Return the values of an axis, texts but for models; notes a glob."""
+    where = f"{COMMAND_LINE}: {word}"
+    known = known_names(key, catalogue)
+    if not sweep and text and (_normal(text) in known or (key == "model" and is_folder(text))):
+        return (text,)  # whatever else it might mean
+    if is_function(text):
+        values, is_glob = function_values(key, word, known, sweep=sweep)
+        found.globs |= {key} if is_glob else set()
+        return values
+    elements = _elements(key, text, where)
+    if len(elements) > 1 and not sweep:
+        raise ConfigError(needs_sweep(key, word))
+    chosen: list[Model] = []
+    for element in elements:
+        if element.kind == "text":
+            chosen.append(element.text)
+        elif key == "model" and element.kind == "mapping":
+            try:
+                chosen.append(read_mapping(element.text))
+            except NotAnOverride as error:
+                example = "model={name: kiosk, path: ./my-phi}"
+                raise ConfigError(Problem(f"model: {error}", where, example)) from error
+        else:
+            what = f"{key} takes one name, not a {element.kind}"
+            raise ConfigError(Problem(what, where, f"to sweep: -m {key}=a,b"))
+    return tuple(value for number, value in enumerate(chosen) if value not in chosen[:number])

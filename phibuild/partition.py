@@ -21,8 +21,10 @@ from phibuild.steps import (
     BackendStep,
     BuildStep,
     MeasureStep,
+    OriginalStep,
     ReferenceStep,
     Refusal,
+    SourceStep,
 )
 from phibuild.store import Store, content_key
 from phibuild.units import format_size
@@ -59,40 +61,59 @@ class Partition:
         self.refusals = [one for one in self.refusals if one not in known]
         self.refusals.append(Refusal(step, stops, keys, bytes, reason, help))
 
-    def refuses(
-        self, original: ReferenceStep | ActivationsStep, stops: str, artifact: Artifact
-    ) -> bool:
+    def refuses(self, original: OriginalStep, stops: str, artifact: Artifact) -> bool:
         """Return whether an artifact cannot be had for want of what the original would say."""
         if original.cached or self.fits(original.memory_bytes):
             return False
-        what = "running the original"
+        what = "reading the source" if original.kind == "source" else "running the original"
         self.refuse(original.id, stops, what, artifact, original.memory_bytes)
         return True
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The steps of the originals: `sources` and `references` by model, `activations` by key."""
+
+    sources: Mapping[str, SourceStep]
+    references: Mapping[str, ReferenceStep]
+    activations: Mapping[str, ActivationsStep]
+
+    def to_build(self, artifact: Artifact) -> list[OriginalStep]:
+        """Return what an artifact is built from."""
+        steps: list[OriginalStep] = [self.sources[artifact.model]]
+        if artifact.activations is not None:
+            steps.append(self.activations[artifact.activations])
+        return steps
+
+    def to_judge(self, artifact: Artifact) -> list[OriginalStep]:
+        """Return what an artifact is judged by."""
+        reference = self.references[artifact.model]
+        return [reference] if reference.cached else [self.sources[artifact.model], reference]
 
 
 def make_partition(
     matrix: Matrix,
     artifacts: Sequence[Artifact],
-    references: Mapping[str, ReferenceStep],
-    activations: Iterable[ActivationsStep],
+    originals: Originals,
     evaluation: Evaluation,
     store: Store,
     limit: int | None,
 ) -> Partition:
     """Return the steps for artifacts that are not there or have not been judged."""
     found = Partition(limit)
-    inputs = {step.key: step for step in activations}
     builds: dict[tuple[str, str], list[Artifact]] = {}
     measures: dict[tuple[str, str], list[Artifact]] = {}
     for artifact in artifacts:
         place = (artifact.model, artifact.variant.backend)
         if not artifact.cached:
-            needed = inputs.get(artifact.activations or "")
-            if needed and found.refuses(needed, "build", artifact):
+            needed = originals.to_build(artifact)
+            if any(found.refuses(step, "build", artifact) for step in needed):
                 continue
             builds.setdefault(place, []).append(artifact)
-        judge = evaluation.enabled and not artifact.judged
-        if judge and not found.refuses(references[artifact.model], "measure", artifact):
+        if evaluation.enabled and not artifact.judged:
+            needed = originals.to_judge(artifact)
+            if any(found.refuses(step, "measure", artifact) for step in needed):
+                continue
             measures.setdefault(place, []).append(artifact)
     for (model, name), group in builds.items():
         wants = _build_demands(matrix.models[model], name, store)

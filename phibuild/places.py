@@ -37,3 +37,17 @@ def user_path(text: str, flag: str) -> Path:
         raise ConfigError(
             Problem(f"no such home folder: {text!r}", f"command line: {flag}")
         ) from error
+
+
+def as_path(reference: str) -> Path:
+    """Return the path that a model reference is; raises RuntimeError for ~nobody."""
+    path = Path(reference)  # which takes ./ away, also from ./~x
+    return path.expanduser() if reference.startswith("~") else path
+
+
+def is_folder(reference: str) -> bool:
+    """Say whether a model reference means a folder that is there."""
+    try:
+        return as_path(reference).is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False  # a name too long, ~nobody, a NUL

@@ -9,18 +9,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from phibuild.backends.pytorch.memory import activations_memory, reference_memory
+from phibuild.backends.pytorch.memory import (
+    activations_memory,
+    merge_memory,
+    reference_memory,
+    source_memory,
+    witness_layers,
+)
 from phibuild.backends.registry import backend
 from phibuild.calibration import CHUNK_TOKENS
 from phibuild.catalogue import DATA
 from phibuild.checkpoint import Checkpoint
 from phibuild.demand import demand
-from phibuild.errors import ConfigError, Problem
+from phibuild.errors import ConfigError, Problem, SourceError
 from phibuild.estimate import device_memory, estimate_artifact
 from phibuild.files import file_sha256
-from phibuild.keys import activations_key, artifact_key, builder_digest, measure_key, source_digest
+from phibuild.keys import (
+    activations_key,
+    artifact_key,
+    builder_digest,
+    measure_key,
+    nonfinite_weights,
+    source_digest,
+    source_key,
+)
 from phibuild.matrix import Matrix
-from phibuild.partition import make_partition
+from phibuild.partition import Originals, make_partition
 from phibuild.schema import Calibration, Cell, Evaluation
 from phibuild.steps import (
     REFERENCE_BACKEND,
@@ -29,6 +43,7 @@ from phibuild.steps import (
     Plan,
     PlanCell,
     ReferenceStep,
+    SourceStep,
 )
 from phibuild.store import Store, content_key
 
@@ -40,16 +55,29 @@ def make_plan(
     *,
     read_weights: bool = False,
     memory_limit: int | None = None,
+    allow_nonfinite: bool = False,
 ) -> Plan:
     """Return the plan. With `read_weights` checkpoints are hashed where that is not remembered;
     without, those are planned as if nothing of them were there. Steps that need more than
-    `memory_limit` bytes are refused (None: none is)."""
+    `memory_limit` bytes are refused (None: none is). Raises SourceError for a checkpoint with
+    weights that are infinite or NaN, unless `allow_nonfinite`."""
     text_digest = file_sha256(evaluation_text(evaluation)) if evaluation.enabled else ""
     digests: dict[str, str] = {}
     for name, checkpoint in matrix.models.items():
         digest = source_digest(checkpoint, store, read_weights=read_weights)
         if digest:
             digests[name] = digest
+    nonfinite = [
+        problem
+        for checkpoint in matrix.models.values()
+        for problem in nonfinite_weights(checkpoint, store)
+    ]
+    if nonfinite and not allow_nonfinite:
+        raise SourceError(nonfinite)
+    sources = {
+        name: _source(checkpoint, digests.get(name), store, memory_limit)
+        for name, checkpoint in matrix.models.items()
+    }
     references = {
         name: _reference(checkpoint, digests.get(name), evaluation, text_digest, store)
         for name, checkpoint in matrix.models.items()
@@ -59,11 +87,12 @@ def make_plan(
     artifacts = _artifacts(matrix, digests, references, activations, store)
     by_cell = {cell: artifact for artifact in artifacts for cell in artifact.cells}
     cells = tuple(_plan_cell(cell, by_cell.get(cell.id), matrix) for cell in matrix.cells)
-    steps = make_partition(
-        matrix, artifacts, references, activations.values(), evaluation, store, memory_limit
-    )
+    originals = Originals(sources, references, {step.key: step for step in activations.values()})
+    steps = make_partition(matrix, artifacts, originals, evaluation, store, memory_limit)
     needed = {step.model for step in steps.measures}
     inputs = {artifact.activations for step in steps.builds for artifact in step.artifacts}
+    read = {step.model for step in steps.builds}
+    read |= {name for name in needed if not references[name].cached}
     return Plan(
         matrix=matrix,
         evaluation=evaluation,
@@ -71,6 +100,7 @@ def make_plan(
         artifacts=artifacts,
         builds=tuple(steps.builds),
         measures=tuple(steps.measures),
+        sources=tuple(step for name, step in sources.items() if name in read),
         references=tuple(step for name, step in references.items() if name in needed),
         activations=tuple(step for step in activations.values() if step.key in inputs),
         source_digests=digests,
@@ -86,6 +116,26 @@ def evaluation_text(evaluation: Evaluation) -> Path:
     if not path.is_file():
         raise ConfigError(Problem("evaluation.text: no such file", str(path)))
     return path
+
+
+def _source(
+    checkpoint: Checkpoint, digest: str | None, store: Store, memory_limit: int | None
+) -> SourceStep:
+    key = source_key(digest or checkpoint.reference, checkpoint)
+    architecture = checkpoint.architecture
+    layers = witness_layers(architecture, memory_limit or 0)
+    kind = {
+        "step": "source",
+        "builder": builder_digest(REFERENCE_BACKEND),
+        "architecture": architecture.to_json(),
+        "layers": layers,
+        "rank": checkpoint.adapter.rank if checkpoint.adapter else None,
+    }
+    bound = source_memory(architecture, layers)
+    if checkpoint.adapter:
+        bound = max(bound, merge_memory(architecture, checkpoint.adapter.rank))
+    cached = digest is not None and store.reference(key) is not None
+    return SourceStep(checkpoint.name, key, demand(store, kind, bound), cached, layers)
 
 
 def _reference(
@@ -139,7 +189,7 @@ def _activations(
         bound = activations_memory(checkpoint.architecture, calibration.tokens, CHUNK_TOKENS)
         cached = digest is not None and store.reference(key) is not None
         steps[model, calibration] = ActivationsStep(
-            model, key, calibration, demand(store, kind, bound), cached
+            model, key, demand(store, kind, bound), cached, calibration
         )
     return steps
 

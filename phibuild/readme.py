@@ -3,10 +3,43 @@ paths: the same build gives the same bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from phibuild import __version__
 from phibuild.backends.base import BackendSpec
+from phibuild.backends.tokenizer_check import STOPS
 from phibuild.checkpoint import Checkpoint
 from phibuild.schema import Variant
+
+
+def tokenizer_notes(found: Mapping[str, Any] | None) -> list[str]:
+    """Return, in sentences, how an artifact's tokenizer differs from the source's: each reason
+    once, with the number of probes and the first of them, or the ids at which generation ends on
+    one side alone. `found` is what the worker reports."""
+    reasons: dict[str, list[str]] = {}
+    notes = []
+    for difference in (found or {}).get("differences", ()):
+        if difference["kind"] == STOPS:
+            notes.append(f"{difference['why']} ({_stops(difference)})")
+        else:
+            reasons.setdefault(difference["why"], []).append(difference["text"])
+    for why, texts in reasons.items():
+        shown = next((repr(text) for text in texts if text), "")
+        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
+        probes = (
+            f" ({len(texts)} of {found['probes']} probes, as {shown})" if found and shown else ""
+        )
+        notes.append(f"{why}{probes}")
+    return notes
+
+
+def _stops(difference: Mapping[str, Any]) -> str:
+    expected, found = set(difference["expected"]), set(difference["found"])
+    sides = ((found - expected, "too"), (expected - found, "not"))
+    return "; ".join(
+        f"at {', '.join(str(token) for token in sorted(ids))} {word}" for ids, word in sides if ids
+    )
 
 
 def artifact_readme(
@@ -15,10 +48,16 @@ def artifact_readme(
     variant: Variant,
     source_digest: str,
     bits_per_weight: float,
+    differences: Sequence[str] = (),
 ) -> str:
-    """Return the text; the front matter is that of a Hugging Face model card."""
+    """Return the text; the front matter is that of a Hugging Face model card. `differences` are the
+    sentences of `tokenizer_notes`."""
     options = ", ".join(f"{key}: {value}" for key, value in sorted(variant.options.items()))
     usage = spec.usage(variant).strip("\n")
+    limit = spec.context_limit(checkpoint.architecture, variant)
+    context = f"\n## Context\nUp to {limit.tokens:,} tokens: {limit.why}.\n" if limit else ""
+    others = "".join(f"- {text}\n" for text in differences)
+    tokenizer = f"\n## Where its tokenizer differs\n{others}" if others else ""
     language = "python" if "import " in usage else "sh"
     return f"""---
 library_name: {spec.library}
@@ -37,7 +76,7 @@ In this folder:
 ```{language}
 {usage}
 ```
-
+{context}{tokenizer}
 ## Provenance
 | | |
 |---|---|

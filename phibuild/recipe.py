@@ -10,21 +10,34 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from phibuild.catalogue import Catalogue, locate, validation_problems
+from phibuild.edits import COMMAND_LINE, is_names, is_precisions, kind_of
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.overrides import COMMAND_LINE, GROUPS, kind_of
-from phibuild.schema import Evaluation, ExecutorSettings, Frozen, Gates, SlurmSettings
+from phibuild.overrides import GROUPS
+from phibuild.schema import (
+    Evaluation,
+    ExecutorSettings,
+    Frozen,
+    Gates,
+    ModelChoice,
+    SlurmSettings,
+)
 from phibuild.yamlfile import Path_, YamlFile
 
 _MAPPINGS = ("devices", "backends", "gates", *GROUPS)
+# Of a recipe whose model is wrong, which is said.
+NO_MODEL = ModelChoice(path="")
 _EXAMPLE = "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}"
 
 
 class BuildConfig(Frozen):
-    """One recipe, composed. `devices`: device -> backend -> precisions, as a list or as a mapping
-    to options; `backends`: backend -> precision -> options, for the whole recipe."""
+    """One recipe, composed. `devices`: device -> backend -> precision -> options; `backends`:
+    backend -> precision -> options, for the whole recipe. A list of precisions that could not be
+    made a mapping stays, to be refused. `allow_nonfinite` builds from weights with NaN or
+    infinity."""
 
     description: str = ""
-    model: str
+    model: ModelChoice
+    allow_nonfinite: bool = False
     devices: dict[str, dict[str, Any]]
     backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
     gates: Gates = Gates()
@@ -67,8 +80,9 @@ class Recipe:
         return locate(files, path) or f"{self.files[0].shown}:1"
 
 
-def recipe_chain(name: str, catalogue: Catalogue) -> tuple[YamlFile, ...]:
-    """Return the recipe's file and those of the recipes in its defaults list, checked as data."""
+def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
+    """Return the recipe's file and those of the recipes in its defaults list, by name, checked as
+    data."""
     found: dict[str, YamlFile] = {}
     problems: list[Problem] = []
 
@@ -119,16 +133,19 @@ def recipe_chain(name: str, catalogue: Catalogue) -> tuple[YamlFile, ...]:
     visit(name, ())
     if problems:
         raise ConfigError(problems)
-    return tuple(found.values())
+    return found
 
 
 def clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
-    """Yield where one file has a list and another, or the schema, a mapping: these do not merge."""
+    """Yield where one file has a list and another, or the schema, a mapping: these do not merge,
+    but for lists of precisions, which are mappings, and models, of which the last counts."""
     kinds: dict[Path_, tuple[str, str]] = {(key,): ("a mapping", "") for key in _MAPPINGS}
 
     def visit(value: object, path: Path_, file: YamlFile) -> Iterator[Problem]:
-        if not isinstance(value, (dict, list)):
+        if not isinstance(value, (dict, list)) or path == ("model",):
             return
+        if is_precisions(path) and is_names(value):
+            value = {}
         kind, where = kind_of(value), locate([file], path) or file.shown
         known, other = kinds.setdefault(path, (kind, where))
         if kind != known:
@@ -167,7 +184,7 @@ def validate_recipe(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, l
         for detail in error.errors(include_url=False, include_context=False):
             _prune(data, detail["loc"])
     try:
-        config = kind.model_validate({"model": "", "devices": {}, **data})
+        config = kind.model_validate({"model": NO_MODEL, "devices": {}, **data})
         return config, problems + _text_problems(config, shell)
     except ValidationError as error:
         raise ConfigError(problems) from error

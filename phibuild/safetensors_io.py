@@ -22,6 +22,7 @@ ITEM_BYTES = {
     "U16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
 _MAX_HEADER = 100_000_000
+SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -96,12 +97,19 @@ def _counts(values: object) -> tuple[int, ...]:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """Return the weight files of a checkpoint folder: those of the index, or model.safetensors."""
+    """Return the weight files of a folder as Transformers chooses them: model.safetensors, else
+    those that the index names; [] if there is neither. Raises ValueError if the index names a file
+    of another folder; KeyError, TypeError or AttributeError if it is no index."""
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
     index = folder / INDEX
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        return [folder / name for name in names]
-    return sorted(folder.glob("model*.safetensors"))
+    if not index.exists():
+        return []
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    elsewhere = [name for name in names if Path(name).name != name]
+    if elsewhere:
+        raise ValueError(f"it names {elsewhere[0]!r}, which is not a file beside it")
+    return [folder / name for name in names]
 
 
 def read_checkpoint(folder: Path) -> dict[str, TensorInfo]:

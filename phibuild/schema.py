@@ -7,9 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from phibuild.units import parse_size
+from phibuild.figures import ContextLength, DeviceBytes, Said
+from phibuild.units import format_size, parse_size
 
 Precision = Literal["int4", "int8", "fp16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp16", "fp32")
@@ -28,18 +39,92 @@ class Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Sources(BaseModel):
+    """Where a device's figures come from; other keys may say where more of them do."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, str] = Field(init=False)
+
+    memory: Said
+    budget: Said
+    context_length: Said
+
+
 class Device(Frozen):
-    """A target: what it is, what it has, and where the figures come from."""
+    """A target: what it is, what it has, and where the figures come from. `memory` and `budget`
+    (what a model, its KV cache and its buffers may take) are bytes, `context_length` tokens."""
 
     name: str
     title: str
     device_class: DeviceClass = Field(alias="class")
-    memory: Annotated[Size, Field(gt=0)]
-    budget: Annotated[Size, Field(gt=0)]
+    memory: DeviceBytes
+    budget: DeviceBytes
     accelerators: tuple[Accelerator, ...] = Field(min_length=1)
-    context_length: Annotated[int, Field(gt=0)]
-    sources: dict[str, str]
+    context_length: ContextLength
+    sources: Sources
     backends: dict[str, dict[Precision, Options]] = {}
+
+    @field_validator("budget")
+    @classmethod
+    def _within_memory(cls, budget: int, info: ValidationInfo) -> int:
+        memory = info.data.get("memory")
+        if memory is not None and budget > memory:
+            raise ValueError(
+                f"more than the device's memory ({format_size(budget)} of {format_size(memory)})"
+            )
+        return budget
+
+
+class ModelChoice(Frozen):
+    """Which checkpoint a recipe builds: `path`, a reference (a name of the catalogue, a folder,
+    org/name@revision); or an `adapter`, a PEFT folder, on its `base`, a reference. `name` stands in
+    cell ids; without one it comes from the reference. A text is the reference alone."""
+
+    path: str | None = None
+    base: str | None = None
+    adapter: str | None = None
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"path": value}
+        if not isinstance(value, (dict, ModelChoice)):
+            raise ValueError("must be text or a mapping")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelChoice:
+        if self.path is not None:
+            for other in ("base", "adapter"):
+                if getattr(self, other) is not None:
+                    raise ValueError(
+                        f"'path', a whole checkpoint, and '{other}' cannot stand together: an "
+                        "adapter needs base and adapter"
+                    )
+        elif self.adapter is None:
+            if self.base is not None:
+                raise ValueError("'base' needs an adapter; a whole checkpoint is written as path")
+            raise ValueError("names no checkpoint: write path, or base and adapter")
+        elif self.base is None:
+            raise ValueError("'adapter' needs base, the model that it was trained on")
+        for key in ("base", "adapter", "name"):
+            if getattr(self, key) == "":
+                raise ValueError(f"'{key}' must not be empty")
+        if self.name is not None and not any(letter.isalnum() for letter in self.name):
+            raise ValueError("'name' needs a letter or a digit")
+        return self
+
+    @model_serializer
+    def _dump(self) -> str | dict[str, str]:
+        given = {key: value for key, value in dict(self).items() if value is not None}
+        return given["path"] if list(given) == ["path"] else given
+
+    @property
+    def reference(self) -> str:
+        """What the checkpoint is made from, as one line."""
+        return self.path if self.path is not None else f"{self.base} + {self.adapter}"
 
 
 def _limit(value: object) -> object:
@@ -188,9 +273,19 @@ class Variant(Frozen):
 
 
 class Skip(Frozen):
-    """Why a combination cannot work."""
+    """Why a combination cannot work: what a device or a model cannot do."""
 
     reason: str
+
+
+class Contradiction(Frozen):
+    """Options that do not go with their precision, or with one another, on any device and for any
+    model: whoever wrote them meant something else. `options` names them; the one that was written
+    last is to be changed."""
+
+    reason: str
+    options: tuple[str, ...] = Field(min_length=1)
+    remedy: str
 
 
 class Cell(Frozen):

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ValidationError
 from phibuild.backends.registry import BACKENDS, backend
 from phibuild.catalogue import Catalogue, explain, locate
 from phibuild.compose import Composition
+from phibuild.edits import COMMAND_LINE
 from phibuild.errors import PhibuildError, Problem, suggest
-from phibuild.overrides import COMMAND_LINE
 from phibuild.recipe import Recipe
 from phibuild.schema import PRECISIONS, Device, Options, Precision, Skip, Variant
 from phibuild.yamlfile import Path_, YamlFile
@@ -32,6 +32,8 @@ class Square:
     precision: Precision
     options: BaseModel | None
     path: tuple[str, ...]
+    where: Callable[[str], str | None]
+    """Option -> where what holds was written."""
 
 
 @dataclass
@@ -96,14 +98,14 @@ def read_squares(recipe: Recipe, state: Expansion) -> Iterator[Square]:
                 continue
             for precision, own in _precisions(precisions, path, recipe, state):
                 here = (*path, precision)
-                options = _options(name, precision, state, device, recipe, here, own)
+                options, where = _options(name, precision, state, device, recipe, here, own)
                 if device is not None and all(
                     value in axes.get(axis, (value,))
                     for axis, value in (
                         ("device", device_name), ("backend", name), ("precision", precision),
                     )
                 ):  # fmt: skip
-                    yield Square(device_name, name, precision, options, here)
+                    yield Square(device_name, name, precision, options, here, where)
 
 
 def _check_recipe_options(recipe: Recipe, state: Expansion) -> None:
@@ -150,9 +152,10 @@ def _options(
     recipe: Recipe | None = None,
     path: tuple[str, ...] = (),
     own: Options | None = None,
-) -> BaseModel | None:
+) -> tuple[BaseModel | None, Callable[[str], str | None]]:
     """Merge the options of a backend: its defaults, the device's, the recipe's, those of the cell
-    at `path`. None if they are wrong, which is noted where each wrong one was written."""
+    at `path`. None if they are wrong, which is noted where each wrong one was written; and where
+    that is, by the option's name."""
     layers = [(state.defaults[name].get(precision, {}), _in(state.catalogue.backend_files.get(name),
                                                             (precision,)))]  # fmt: skip
     if device is not None:
@@ -165,23 +168,37 @@ def _options(
             layers.append((dict(wide), _within(recipe, ("backends", name, precision))))
         layers.append((own or {}, _within(recipe, path)))
     merged: dict[str, Any] = {}
-    for options, _ in layers:
-        merged.update(options)
+    for given, _ in layers:
+        merged.update(given)
     spec = backend(name)
+
+    def depth(option: str) -> int:
+        """Return the number of the layer that has the last word on an option."""
+        found = (number for number, (given, _) in enumerate(layers) if option in given)
+        return max(found, default=len(layers) - 1)
+
+    def where(option: str) -> str | None:
+        return layers[depth(option)][1](option)
+
     try:
-        return spec.options.model_validate(merged)
+        options = spec.options.model_validate(merged)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             option = str(detail["loc"][0]) if detail["loc"] else ""
-            wrote = [where for options, where in layers if option in options] or [layers[-1][1]]
-            where = wrote[-1](option)
             if detail["type"] == "extra_forbidden":
-                state.note(f"unknown option {option!r} of {name}", where,
+                state.note(f"unknown option {option!r} of {name}", where(option),
                            suggest(option, spec.options.model_fields) or "it has none")  # fmt: skip
             else:
                 reason, remedy = explain(detail)
-                state.note(f"option {option!r} of {name}: {reason}", where, remedy)
-        return None
+                state.note(f"option {option!r} of {name}: {reason}", where(option), remedy)
+        return None, where
+    wrong = spec.contradiction(precision, options)
+    if wrong is None:
+        return options, where
+    # The one that was written last is said to be wrong: what is below it stood there before.
+    last = max(wrong.options, key=depth)
+    state.note(f"option {last!r} of {name}: {wrong.reason}", where(last), wrong.remedy)
+    return None, where
 
 
 def _in(file: YamlFile | None, path: Path_) -> Callable[[str], str | None]:

@@ -82,9 +82,11 @@ class MeasureStep(BackendStep):
 
 
 @dataclass(frozen=True)
-class ReferenceStep:
-    """The original's logits over the held-out text."""
+class OriginalStep:
+    """A step that runs the original, or reads it for all others; what it leaves is a folder under
+    `key` in the store."""
 
+    kind: ClassVar[str]
     model: str
     key: str
     demand: Demand
@@ -92,7 +94,7 @@ class ReferenceStep:
 
     @property
     def id(self) -> str:
-        return f"reference.{self.model}"
+        return f"{self.kind}.{self.model}"
 
     @property
     def memory_bytes(self) -> int:
@@ -100,23 +102,33 @@ class ReferenceStep:
 
 
 @dataclass(frozen=True)
-class ActivationsStep:
+class SourceStep(OriginalStep):
+    """What the source is, before anything is made of it: Transformers' own reading against
+    phibuild's, the facts of its tokenizer, its weights where they are not in its files as they are
+    used. `layers` are those that the witness runs (None: all)."""
+
+    kind = "source"
+    layers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ReferenceStep(OriginalStep):
+    """The original's logits over the held-out text."""
+
+    kind = "reference"
+
+
+@dataclass(frozen=True)
+class ActivationsStep(OriginalStep):
     """How large the inputs of the original's linear layers are over a calibration text. Steps of
     one model differ by text and tokens."""
 
-    model: str
-    key: str
+    kind = "activations"
     calibration: Calibration
-    demand: Demand
-    cached: bool
 
     @property
     def id(self) -> str:
         return f"activations.{self.model}.{self.key[:8]}"
-
-    @property
-    def memory_bytes(self) -> int:
-        return self.demand.bytes
 
 
 @dataclass(frozen=True)
@@ -134,8 +146,9 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a run. `source_digests`: model -> digest, absent if it is not known yet;
-    `refusals`: what can never have the memory that it needs."""
+    """All of a run. `source_digests`: model -> digest, absent if it is not known yet; `sources`,
+    `references` and `activations` are those that other steps need, cached or not; `refusals`: what
+    can never have the memory that it needs."""
 
     matrix: Matrix
     evaluation: Evaluation
@@ -143,27 +156,40 @@ class Plan:
     artifacts: tuple[Artifact, ...]
     builds: tuple[BuildStep, ...]
     measures: tuple[MeasureStep, ...]
+    sources: tuple[SourceStep, ...]
     references: tuple[ReferenceStep, ...]
     activations: tuple[ActivationsStep, ...]
     source_digests: Mapping[str, str]
     refusals: tuple[Refusal, ...] = ()
 
     @property
-    def steps(self) -> tuple[ReferenceStep | ActivationsStep | BackendStep, ...]:
+    def steps(self) -> tuple[OriginalStep | BackendStep, ...]:
         """What there is to do, in the order of its dependences."""
-        return (*self._originals, *self.builds, *self.measures)
+        return (*self._missing, *self.builds, *self.measures)
 
     @property
-    def _originals(self) -> tuple[ReferenceStep | ActivationsStep, ...]:
-        steps: list[ReferenceStep | ActivationsStep] = [*self.references, *self.activations]
-        return tuple(step for step in steps if not step.cached)
+    def originals(self) -> tuple[OriginalStep, ...]:
+        """The steps of the original, in the order of their dependences."""
+        return (*self.sources, *self.references, *self.activations)
+
+    @property
+    def _missing(self) -> tuple[OriginalStep, ...]:
+        return tuple(step for step in self.originals if not step.cached)
+
+    def source_of(self, model: str) -> SourceStep | None:
+        """Return the source step of a model, None if no step needs it."""
+        return next((step for step in self.sources if step.model == model), None)
+
+    def reference_of(self, model: str) -> ReferenceStep | None:
+        """Return the reference step of a model, None if no step needs it."""
+        return next((step for step in self.references if step.model == model), None)
 
     @property
     def toolchains(self) -> tuple[str, ...]:
         """Backends whose environments the steps need."""
         steps: list[BackendStep] = [*self.builds, *self.measures]
         names = [step.backend for step in steps]
-        if self._originals:
+        if self._missing:
             names.append(REFERENCE_BACKEND)
         return tuple(dict.fromkeys(names))
 

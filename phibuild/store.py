@@ -19,6 +19,7 @@ from typing import Any
 
 from phibuild.errors import Problem, StoreError
 from phibuild.files import file_sha256, size_and_time, sync, write_atomically
+from phibuild.finite import NonFinite, read_weights
 from phibuild.locks import held
 from phibuild.manifest import MANIFEST, Artifact, check_artifact, damage, read_artifact, seal
 from phibuild.workspaces import sweep, workspace
@@ -78,6 +79,11 @@ class Store:
         """Return the artifact of a key if it is there and its files are as they were written, by
         the cheap check; a damaged one is set aside and counts as absent."""
         return self._entry(ARTIFACTS, key)
+
+    def has_artifacts(self) -> bool:
+        """Return whether there is any artifact, as far as the folder's names say."""
+        folder = self.root / ARTIFACTS
+        return folder.is_dir() and any(folder.iterdir())
 
     def publish(self, key: str, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
         """Move a finished folder of the workspace into the store under `key`; its manifest.json
@@ -156,19 +162,36 @@ class Store:
 
     def file_digest(self, path: Path) -> str:
         """Return a checkpoint file's sha256; remembered by path, size and modification time."""
+        return str(self._digest(path, lambda path: {"sha256": file_sha256(path)})["sha256"])
+
+    def weight_digest(
+        self, path: Path, *, read: bool = True
+    ) -> tuple[str, NonFinite | None] | None:
+        """Return a weight file's sha256 and its first weight that is not finite, remembered as
+        `file_digest` does; None if it would have to be read and is not to be. Raises ValueError if
+        it is no safetensors file."""
+        if not read and "nonfinite" not in (self._read_digest(path.resolve()) or {}):
+            return None
+        known = self._digest(path, _weight_record, "nonfinite")
+        found = known["nonfinite"]
+        return str(known["sha256"]), NonFinite.from_json(found) if found else None
+
+    def _digest(
+        self, path: Path, read: Callable[[Path], dict[str, Any]], wanted: str = "sha256"
+    ) -> dict[str, Any]:
         path = path.resolve()
         known = self._read_digest(path)
-        if known is None:
+        if known is None or wanted not in known:
             size, mtime = size_and_time(path) or (0, 0)
-            known = file_sha256(path)
-            text = json.dumps({"size": size, "mtime_ns": mtime, "sha256": known})
+            known = {"size": size, "mtime_ns": mtime, **read(path)}
             with contextlib.suppress(OSError):  # it is read again where it cannot be remembered
-                self.write(self._digest_path(path), text)
+                self.write(self._digest_path(path), json.dumps(known))
         return known
 
     def known_digest(self, path: Path) -> str | None:
         """Return the remembered sha256 of a file, None if it would have to be read."""
-        return self._read_digest(path.resolve())
+        known = self._read_digest(path.resolve())
+        return str(known["sha256"]) if known else None
 
     def forget_digest(self, path: Path) -> None:
         """Have a file read again when its digest is asked for."""
@@ -178,11 +201,11 @@ class Store:
         name = hashlib.sha256(str(path).encode()).hexdigest()
         return self.root / "digests" / f"{name}.json"
 
-    def _read_digest(self, path: Path) -> str | None:
+    def _read_digest(self, path: Path) -> dict[str, Any] | None:
         try:
-            data = json.loads(self._digest_path(path).read_text(encoding="utf-8"))
-            if (data["size"], data["mtime_ns"]) == size_and_time(path):
-                return str(data["sha256"])
+            data: dict[str, Any] = json.loads(self._digest_path(path).read_text(encoding="utf-8"))
+            if (data["size"], data["mtime_ns"]) == size_and_time(path) and data["sha256"]:
+                return data
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not remembered, or not readable: it is computed anew
         return None
@@ -191,6 +214,11 @@ class Store:
         """Replace a small file of the store; what a kill leaves of it is swept."""
         with self.workspace() as folder:
             write_atomically(path, text, folder)
+
+
+def _weight_record(path: Path) -> dict[str, Any]:
+    sha256, nonfinite = read_weights(path)
+    return {"sha256": sha256, "nonfinite": nonfinite.to_json() if nonfinite else None}
 
 
 def describe(artifact: Artifact | None) -> str | None:

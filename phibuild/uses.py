@@ -70,8 +70,7 @@ def _remove(path: Path) -> None:
 
 
 def _keys(plan: Plan) -> dict[str, list[str]]:
-    originals = {step.key for step in plan.references}
-    originals.update(step.key for step in plan.activations)
+    originals = {step.key for step in plan.originals}
     originals.update(a.activations for a in plan.artifacts if a.activations)
     return {
         ARTIFACTS: sorted(artifact.key for artifact in plan.artifacts),

@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from phibuild.architecture import Architecture
 from phibuild.errors import Problem
-from phibuild.safetensors_io import INDEX, TensorInfo, read_header, shard_paths
+from phibuild.safetensors_io import INDEX, SINGLE, TensorInfo, read_header, shard_paths
 
 DTYPES = ("BF16", "F16", "F32")
 FETCH = "fetch this file again"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_COMPARED_BYTES = 8 << 20
 
 
 def read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo]:
+    """Return the tensors of the files that Transformers would load, by name; {} with the problems
+    if one of them cannot be read, or if two hold the same tensor."""
     try:
         paths = shard_paths(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        problems.append(Problem("the index is damaged", str(folder / INDEX), FETCH))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        named = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
+        what = f"the index is damaged: {error}" if named else "the index is damaged"
+        problems.append(Problem(what, str(folder / INDEX), FETCH))
         return {}
     if not paths:
-        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-        if pickles:
-            problems.append(
-                Problem(
-                    f"only pickled weights ({pickles[0]}), which can run code when loaded",
-                    str(folder),
-                    "convert them to safetensors first",
-                )
-            )
-        else:
-            problems.append(
-                Problem(
-                    "no weights (model*.safetensors)", str(folder), "fetch the checkpoint again"
-                )
-            )
+        problems.append(_no_weights(folder))
         return {}
     tensors: dict[str, TensorInfo] = {}
+    twice: list[Problem] = []
     for path in paths:
         if not path.is_file():
             problems.append(
@@ -48,15 +41,85 @@ def read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo]
             )
             continue
         try:
-            tensors.update(read_header(path))
+            found = read_header(path)
         except (ValueError, OSError) as error:
             problems.append(Problem(str(error), str(path), FETCH))
+            continue
+        twice += [
+            Problem(
+                f"tensor {some([name])} lies in {tensors[name].path.name} too",
+                str(path),
+                "one of the files is of another save: remove it, or fetch the checkpoint again",
+            )
+            for name in found
+            if name in tensors
+        ]
+        tensors.update(found)
+    problems += some_problems(twice)
     return {} if problems else tensors
 
 
+def _no_weights(folder: Path) -> Problem:
+    """Say what there is in place of the files that Transformers would load."""
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    if others:
+        return Problem(
+            f"neither {SINGLE} nor {INDEX}; {some(others)} would not be loaded by Transformers",
+            str(folder),
+            f"call a single file {SINGLE}, or fetch the index of the shards",
+        )
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return Problem(
+            f"only pickled weights ({pickles[0]}), which can run code when loaded",
+            str(folder),
+            "convert them to safetensors first",
+        )
+    return Problem("no weights (model*.safetensors)", str(folder), "fetch the checkpoint again")
+
+
+def ignored_weights(folder: Path) -> list[str]:
+    """Return the names of weight files, and of an index, that lie beside those that are loaded."""
+    used = {path.name for path in shard_paths(folder)}
+    if SINGLE not in used:
+        used.add(INDEX)
+    beside = {path.name for path in folder.glob("*.safetensors")}
+    beside |= {path.name for path in folder.glob("*.safetensors.index.json")}
+    return sorted(beside - used)
+
+
+def has_own_head(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether lm_head.weight is there and differs from the embedding: Transformers ties them
+    only if they are equal, whatever config.json says. Both are read, up to the first difference."""
+    head, embedding = tensors.get("lm_head.weight"), tensors.get("model.embed_tokens.weight")
+    if head is None or embedding is None:
+        return False
+    return not same_content(head, embedding)
+
+
+def same_content(one: TensorInfo, other: TensorInfo) -> bool:
+    """Return whether two tensors are the same, byte for byte; they are read up to the first
+    difference."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    with one.path.open("rb") as first, other.path.open("rb") as second:
+        first.seek(one.offset)
+        second.seek(other.offset)
+        for start in range(0, one.nbytes, _COMPARED_BYTES):
+            size = min(_COMPARED_BYTES, one.nbytes - start)
+            if first.read(size) != second.read(size):
+                return False
+    return True
+
+
 def check_tensors(
-    tensors: Mapping[str, TensorInfo], architecture: Architecture, folder: Path
+    tensors: Mapping[str, TensorInfo],
+    architecture: Architecture,
+    names: Iterable[tuple[str, tuple[int, ...]]],
+    folder: Path,
 ) -> Iterator[Problem]:
+    """Yield what is wrong with a checkpoint's tensors, which must be those of these `names` and
+    shapes for an architecture."""
     together = "config.json and the weights must belong together"
     if architecture.layers > len(tensors):
         yield Problem(
@@ -65,7 +128,7 @@ def check_tensors(
             together,
         )
         return
-    expected = dict(architecture.tensors())
+    expected = dict(names)
     missing = [name for name in expected if name not in tensors]
     if missing:
         yield Problem(f"{len(missing)} tensor(s) missing: {some(missing)}", str(folder), together)
@@ -88,6 +151,13 @@ def check_tensors(
         for name, found in there.items()
         if found.dtype not in DTYPES
     )
+    head, wanted = tensors.get("lm_head.weight"), expected["model.embed_tokens.weight"]
+    if architecture.tied and head is not None and head.shape != wanted:
+        yield Problem(
+            f"tensor lm_head.weight has shape {list(head.shape)}, config.json says {list(wanted)}",
+            str(head.path),
+            together,
+        )
     known = set(expected) | {"lm_head.weight"}
     surplus = [
         name for name in tensors if name not in known and not name.endswith("rotary_emb.inv_freq")

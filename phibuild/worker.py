@@ -28,6 +28,18 @@ from pathlib import Path
 from typing import Any, TextIO
 
 PACKAGE = Path(__file__).resolve().parent
+# A runner reads folders: nothing of it may use the network, or tell anybody of its use. Set before
+# any library is loaded, since they look when they are. ONNX Runtime and onnxruntime-genai write a
+# device id and two databases into the user's cache and look for mobile.events.data.microsoft.com,
+# unless they are told not to (Privacy.md in the package). openvino_telemetry has no such variable:
+# see phibuild/backends/openvino/telemetry.py.
+_QUIET = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 class Report:
@@ -134,22 +146,17 @@ def main() -> None:
     report = Report(_events_stream())
     _mount()
     request = json.load(sys.stdin)
-    os.environ["HF_HUB_OFFLINE"] = "1"  # a runner reads folders; nothing of it may use the network
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.update(_QUIET)
     runner = importlib.import_module(f"phibuild.backends.{sys.argv[1]}.worker")
     verb = request["verb"]
     if verb == "build":
         runner.build(request, report)
     elif verb == "judge":
         importlib.import_module("phibuild.evaluate.judge").judge(runner, request, report)
-    elif verb == "reference":
-        runner.reference(request, report)
-    elif verb == "activations":
-        runner.activations(request, report)
+    elif verb in ("source", "reference", "activations"):
+        getattr(runner, verb)(request, report)
     elif verb == "generate":
-        runtime = runner.load(Path(request["folder"]), request["threads"])
-        for piece in runtime.generate(request["prompt"], request["max_tokens"]):
-            report.text(piece)
+        importlib.import_module("phibuild.backends.generation").generate(runner, request, report)
     report.end()
     sys.stderr.flush()
     os._exit(0)  # all is written, and large libraries take a second to take themselves down

@@ -220,6 +220,17 @@ class YamlFile:
                     ]
         return []
 
+    def text_at(self, path: Path_, value: object) -> object:
+        """Return the text of the scalar at `path` as it was written, whatever YAML takes it for;
+        `value` where it is null, or no scalar stands there."""
+        node = self.root
+        for key in path[len(self.prefix) :]:
+            index = self._keys(node) if isinstance(node, yaml.MappingNode) else {}
+            node = index[str(key)][0] if str(key) in index else None
+        if not isinstance(node, yaml.ScalarNode) or node.tag == _TAG + "null":
+            return value
+        return node.value
+
     def data(self) -> object:
         """Return the file as plain Python data."""
         return yaml.load(self._read(), Loader=_LOADER)

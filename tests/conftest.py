@@ -21,11 +21,12 @@ from phibuild.backends.registry import BACKENDS
 from phibuild.execute.process import WORKER
 from phibuild.locks import held
 from phibuild.toolchains import Toolchain, toolchain
+from support import correctness, faults_table
 from support.checkpoints import make_checkpoint
+from support.correctness import cases
 from support.faults import QUICK, Site, Tally
-from support.faults_table import pytest_addoption, pytest_terminal_summary
 
-__all__ = ["pytest_addoption", "pytest_terminal_summary"]
+__all__ = ["cases"]
 
 # A busy machine is no failure.
 settings.register_profile("phibuild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,8 +41,31 @@ if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_I
 # Tests share the cores: threads of PyTorch that wait for others must not keep them from running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+FACTS = """
+import json, sys
+from pathlib import Path
+from phibuild.backends.pytorch.tokenizer_facts import write_tokenizer_facts
+for source, output in zip(map(Path, sys.argv[1::2]), map(Path, sys.argv[2::2])):
+    vocabulary = json.loads((source / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    write_tokenizer_facts(source, vocabulary, output)
+"""
+
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    faults_table.add_options(parser)
+    correctness.add_option(parser)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if path := config.getoption("--faults-table"):
+        faults_table.write_table(terminalreporter, Path(path))
+    if path := config.getoption("--correctness"):
+        correctness.write_cases(terminalreporter, Path(path))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -97,12 +121,42 @@ def vendor_python() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def facts(toolchain_python: Callable[[str], Path], shared_folder: Path) -> Callable[[Path], Path]:
+    """Return (checkpoint) -> folder of what Transformers makes of its tokenizer, made once for
+    the same files."""
+
+    def make(source: Path) -> Path:
+        digest = hashlib.sha256()
+        for path in sorted(source.rglob("*")):
+            if path.is_file() and path.suffix != ".safetensors":
+                digest.update(str(path.relative_to(source)).encode() + path.read_bytes())
+        folder = shared_folder / f"facts-{digest.hexdigest()[:16]}"
+        with held(folder.with_suffix(".lock")):
+            if not (folder / "probes.json").exists():
+                folder.mkdir(exist_ok=True)
+                done = subprocess.run(
+                    [str(toolchain_python("pytorch")), "-c", FACTS, str(source), str(folder)],
+                    env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert done.returncode == 0, done.stderr[-6000:]
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def run_worker(
-    toolchain_python: Callable[[str], Path], shared_folder: Path
+    toolchain_python: Callable[[str], Path], facts: Callable[[Path], Path], shared_folder: Path
 ) -> Callable[[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Return (backend, request) -> events of a real worker; fails the test with its log."""
+    """Return (backend, request) -> events of a real worker; fails the test with its log. A build
+    gets the facts of its source."""
 
     def run(backend: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        if request["verb"] == "build" and "facts" not in request:
+            request = {**request, "facts": str(facts(Path(request["source"])))}
         done = subprocess.run(
             [str(toolchain_python(backend)), "-P", str(WORKER), backend],
             input=json.dumps(request),

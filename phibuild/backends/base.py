@@ -3,8 +3,9 @@
 `backends/<name>/spec.py` holds a module-level `SPEC` that satisfies `BackendSpec`; it may import
 schema, architecture, calibration and errors. `backends/<name>/worker.py` satisfies `Worker`; it
 runs inside the toolchain and may import its toolchain's packages, `phibuild.worker`,
-`phibuild.architecture`, `phibuild.safetensors_io`, `phibuild.evaluate` and
-`phibuild.backends.companions`.
+`phibuild.architecture`, `phibuild.safetensors_io`, `phibuild.sentencepiece_model`,
+`phibuild.evaluate` and, of `phibuild.backends`, `chat`, `companions`, `generation`,
+`tokenizer_check`, `tokenizer_probes` and `tokenizer_texts`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Protocol
 from pydantic import BaseModel
 
 from phibuild.architecture import Architecture
-from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,42 @@ class SourceFiles:
     """"sentencepiece" or "bpe"."""
 
 
+@dataclass(frozen=True)
+class ContextLimit:
+    """How many tokens a runtime computes as the original does, where these are fewer than the model
+    has positions, and why: a sentence for people that begins in lower case."""
+
+    tokens: int
+    why: str
+
+
+def window_limit(arch: Architecture, why: str) -> ContextLimit | None:
+    """Return the limit of a runtime without sliding windows: as long as all tokens lie within the
+    window it makes no difference. None where the window is no smaller than the model's context."""
+    window = arch.sliding_window
+    if window is None or window >= arch.max_positions:
+        return None
+    return ContextLimit(window, why)
+
+
+def chosen(options: BaseModel, *besides: str) -> tuple[str, ...]:
+    """Return the names of the options that were given a value, but for `besides`, in the order of
+    their fields: null, auto and an empty list stand for none, and one that is given its default
+    counts."""
+    return tuple(
+        name
+        for name in type(options).model_fields
+        if name in options.model_fields_set
+        and name not in besides
+        and getattr(options, name) not in (None, "auto", ())
+    )
+
+
+def joined(options: Sequence[str]) -> str:
+    """Return names as a person lists them: a; a and b; a, b and c."""
+    return " and ".join(filter(None, (", ".join(options[:-1]), options[-1])))
+
+
 class BackendSpec(Protocol):
     """A backend as the core sees it. Nothing here imports a toolchain package."""
 
@@ -53,13 +90,21 @@ class BackendSpec(Protocol):
     format: str
     library: str
     """The Hub's name of what reads the format: `library_name` of a model card."""
+    copied: tuple[str, ...]
+    """Globs of names of files that a run's folder holds copies of: programs that read the format
+    refuse them where they have several hard links."""
     options: type[BaseModel]
     """Every option a recipe may set, with its default; unknown ones are refused."""
+
+    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+        """Return which options do not go with the precision or with one another, whatever the
+        device and the model are; None if there are none. Only options without one become a
+        variant."""
 
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
     ) -> Variant | Skip:
-        """Return what to build, or why it cannot work."""
+        """Return what to build, or why the device or the model cannot have it."""
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return every weight as it will be stored. The plan adds it up, and after the build the
@@ -80,6 +125,9 @@ class BackendSpec(Protocol):
         """Return an upper bound of the worker's anonymous memory in bytes when it judges these
         one after the other, over windows of so many tokens."""
 
+    def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
+        """Return how many tokens the runtime computes rightly, None if all that the model has."""
+
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the bytes of one element of the KV cache on the device."""
 
@@ -93,16 +141,17 @@ class BackendSpec(Protocol):
 # REFERENCE: str
 #     "logits", or "logits_long" for a runtime that always uses the long rope factors.
 # build(request: dict, report: Report) -> None
-#     request: {"verb": "build", "source": folder, "architecture": Architecture.to_json(),
-#     "model": name, "threads": n, "items": [{"item": key, "variant": Variant JSON,
-#     "output": empty folder, "activations": folder (if the variant has a calibration)}]}. Writes
-#     each artifact; for each one calls report.item(key, inspect(output)) or report.failed(key,
-#     error); goes on with the others.
+#     request: {"verb": "build", "source": folder, "facts": folder (tokenizer.json and probes.json:
+#     phibuild.backends.tokenizer_check), "architecture": Architecture.to_json(), "model": name,
+#     "threads": n, "items": [{"item": key, "variant": Variant JSON, "output": empty folder,
+#     "activations": folder (if the variant has a calibration)}]}. Writes each artifact; for each
+#     one calls report.item(key, {**inspect(output), "tokenizer": check_tokenizer(...)}) or
+#     report.failed(key, error); goes on with the others.
 # inspect(folder: Path) -> dict
 #     Reads the finished artifact back from its files: {"types": {kind: parameters}, "weight_bytes":
 #     bytes of all weights with scales}. Kinds as in StoredTensor.kind.
-# load(folder: Path, threads: int) -> phibuild.evaluate.judge.Runtime, which also has
-#     generate(prompt: str, max_tokens: int) -> Iterator[str]
+# load(folder: Path, threads: int) -> phibuild.evaluate.judge.Runtime, whose native() is also a
+#     phibuild.backends.generation.Speaker.
 # reference(request, report): pytorch alone.
 # activations(request, report): pytorch alone.
 #     request: {"verb": "activations", "item": key, "source": folder, "text": path, "tokens": n,

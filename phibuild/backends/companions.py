@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 TOKENIZER_FILES = (
@@ -15,19 +17,45 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
+TEMPLATES = "additional_chat_templates"
+"""The folder of named chat templates, NAME.jinja each."""
 GENERATION_FILES = ("generation_config.json",)
+
+
+def companions(files: Iterable[str]) -> list[str]:
+    """Return those of a checkpoint's files, relative to its folder, that are copied beside the
+    weights of an artifact that is a folder."""
+    known = {*TOKENIZER_FILES, *GENERATION_FILES}
+    return [name for name in files if name in known or _is_template(name)]
+
+
+def _is_template(name: str) -> bool:
+    return name.startswith(f"{TEMPLATES}/") and name.endswith(".jinja")
 
 
 def copy_companions(
     source: Path, output: Path, names: tuple[str, ...] = TOKENIZER_FILES + GENERATION_FILES
 ) -> list[str]:
-    """Copy those of `names` that the checkpoint has and the artifact has not; return their names.
+    """Copy those of `names`, and the named chat templates, that the checkpoint has and the
+    artifact has not; return their names.
 
     The licence and the README are the core's work: they are the same for every backend.
     """
+    templates = sorted((source / TEMPLATES).glob("*.jinja"))
     copied = []
-    for name in names:
+    for name in (*names, *(f"{TEMPLATES}/{path.name}" for path in templates)):
         if (source / name).is_file() and not (output / name).exists():
+            (output / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, output / name)
             copied.append(name)
     return copied
+
+
+def complete_generation_config(output: Path, stops: Sequence[int]) -> None:
+    """Have the artifact's generation_config.json name the ids that end generation, if it does not
+    or is not there: not every runtime looks for them in config.json or in the tokenizer."""
+    path = output / "generation_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if stops and config.get("eos_token_id") is None:
+        config["eos_token_id"] = list(stops) if len(stops) > 1 else stops[0]
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

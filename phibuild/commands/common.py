@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from phibuild.catalogue import Catalogue
 from phibuild.compose import Composition, compose_build
+from phibuild.edits import COMMAND_LINE
 from phibuild.errors import ConfigError, Problem
 from phibuild.integrity import forget_sources, set_damaged_aside
 from phibuild.machine import usable_memory
-from phibuild.matrix import expand
+from phibuild.matrix import Matrix, expand
 from phibuild.models import Fetch
 from phibuild.places import store_folder, user_path
-from phibuild.plan import make_plan
+from phibuild.plan import evaluation_text, make_plan
 from phibuild.schema import ExecutorSettings, SlurmSettings
 from phibuild.steps import Plan
 from phibuild.store import Store
@@ -53,45 +57,120 @@ def prepare(
     """Expand and plan. For a build, which has a stack for what it holds, Hub models are fetched and
     checkpoints hashed, and nothing is removed from the store until the stack is left."""
     build = stack is not None
-    fetch: Fetch = "never"
-    if build:
-        fetch = "always" if arguments.refresh else "missing"
     first = composition.recipes[0].config
     for recipe in composition.recipes[1:]:
-        if (recipe.config.evaluation, recipe.config.executor) != (first.evaluation, first.executor):
-            raise ConfigError(
-                Problem(
-                    f"recipes {composition.recipes[0].name} and {recipe.name} ask for different "
-                    "evaluation or executor settings",
-                    recipe.where(("evaluation",)) or recipe.where(("executor",)),
-                    "build them one after the other",
+        for key in ("evaluation", "executor", "allow_nonfinite"):
+            if getattr(recipe.config, key) != getattr(first, key):
+                what = (
+                    f"recipes {composition.recipes[0].name} and {recipe.name} differ in {key}, "
+                    "which a run has one of"
                 )
-            )
-    matrix = expand(
-        composition,
-        make_catalogue(arguments),
-        only=arguments.only,
-        skip=arguments.skip,
-        fetch=fetch,
-    )
+                remedy = "build them one after the other"
+                raise ConfigError(Problem(what, recipe.where((key,)), remedy))
     store = Store(store_folder(), say=_tell)
+
+    def expanded(fetch: Mapping[str, Fetch]) -> Matrix:
+        return expand(
+            composition,
+            make_catalogue(arguments),
+            only=arguments.only,
+            skip=arguments.skip,
+            fetch=fetch,
+            strict=arguments.strict,
+        )
+
+    def planned(*, read_weights: bool) -> Plan:
+        return make_plan(
+            matrix,
+            first.evaluation,
+            store,
+            read_weights=read_weights,
+            memory_limit=limit,
+            allow_nonfinite=first.allow_nonfinite,
+        )
+
+    # What cannot be built, or not be judged fairly, is said before anything is fetched or hashed.
+    matrix = expanded({})
+    _check_texts(matrix, composition)
+    limit = _memory_limit(first.executor)
+    plan = planned(read_weights=False)
+    if not build or plan.source_digests.keys() == matrix.models.keys() or not store.has_artifacts():
+        _check_refusals(plan)
+    if build:
+        fetch = _to_fetch(matrix, refresh=arguments.refresh)
+        matrix = expanded(fetch) if fetch else matrix
     if stack is not None:
         store.prepare()
         stack.enter_context(nothing_removed(store))
         if arguments.verify:
             forget_sources(matrix.models.values(), store)
-    limit = _memory_limit(first.executor)
-
-    def planned() -> Plan:
-        return make_plan(matrix, first.evaluation, store, read_weights=build, memory_limit=limit)
-
-    plan = planned()
-    checked: set[tuple[str, str]] = set()
-    while build and arguments.verify and set_damaged_aside(plan, store, checked):
-        plan = planned()
-    if build and plan.steps:
-        store.require_writable()
+    if build:
+        plan = planned(read_weights=True)
+        checked: set[tuple[str, str]] = set()
+        while arguments.verify and set_damaged_aside(plan, store, checked):
+            plan = planned(read_weights=True)
+        _check_refusals(plan)
+        if plan.steps:
+            store.require_writable()
     return Prepared(composition, plan, store, first.executor)
+
+
+def _check_texts(matrix: Matrix, composition: Composition) -> None:
+    """Raise ConfigError where artifacts would be judged on the text that their importance matrix
+    was taken from, or one within the other: they would come out better than they are."""
+    recipe = composition.recipes[0]
+    evaluation = recipe.config.evaluation
+    if not evaluation.enabled or not matrix.calibrations:
+        return
+    judged = _words(evaluation_text(evaluation))
+    own = recipe.where(("evaluation", "text")) if evaluation.text else "phibuild's held-out text"
+    problems: dict[Problem, None] = {}
+    for cell in matrix.cells:
+        calibration = cell.variant.calibration if cell.variant else None
+        if calibration is None:
+            continue
+        seen = _words(calibration.path)
+        if seen and (seen in judged or judged in seen):
+            problem = Problem(
+                f"the calibration text is the one that artifacts are judged on ({own})",
+                matrix.calibrations[cell.id],
+                "calibrate on another text, or set evaluation.text to one that it has not seen",
+            )
+            problems[problem] = None
+    if problems:
+        raise ConfigError(problems)
+
+
+@cache
+def _words(path: Path) -> str:
+    """Return a text with every white space as one space: line ends make no other text."""
+    return " ".join(path.read_text(encoding="utf-8").split())
+
+
+def _to_fetch(matrix: Matrix, *, refresh: bool) -> dict[str, Fetch]:
+    """Return which of the models have to be fetched from the Hub, since something is built of them:
+    those that are not here, and with `refresh` all of the Hub's."""
+    needed = {cell.model for cell in matrix.cells if cell.variant}
+    return {
+        name: "always" if refresh else "missing"
+        for name, model in matrix.models.items()
+        if name in needed and (model.is_estimate or (refresh and model.commit))
+    }
+
+
+def _check_refusals(plan: Plan) -> None:
+    """Raise ConfigError where no artifact is there and none can be built, for want of memory."""
+    refused = {key: one for one in plan.refusals if one.stops == "build" for key in one.artifacts}
+    if not all(artifact.key in refused and not artifact.cached for artifact in plan.artifacts):
+        return
+    problems = [
+        Problem(refused[artifact.key].reason, cell, refused[artifact.key].remedy)
+        for artifact in plan.artifacts
+        for cell in artifact.cells
+    ]
+    raise ConfigError(
+        [Problem("nothing is left to build: no step has the memory", COMMAND_LINE), *problems]
+    )
 
 
 def _memory_limit(settings: ExecutorSettings | SlurmSettings) -> int | None:

@@ -4,64 +4,103 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS, backend
+from phibuild.catalogue import Catalogue
 from phibuild.commands.common import make_catalogue
 from phibuild.errors import EXIT_OK, ConfigError
 from phibuild.schema import PRECISIONS
 from phibuild.units import format_size
 
-Rows = list[dict[str, str]]
+Row = dict[str, Any]
+"""What is known of one thing: sizes in bytes, lists, mappings of options, None for nothing."""
+_BYTES = ("memory", "budget")
+_TOO_WIDE = ("config",)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one kind of thing, with what one needs to choose."""
-    catalogue = make_catalogue(arguments)
-    rows: Rows = []
-    if arguments.what == "recipes":
-        for name, file in sorted(catalogue.recipe_files.items()):
-            try:
-                data = file.data() if not file.check() else None
-            except ConfigError:
-                data = None
-            text = str(data.get("description", "")) if isinstance(data, dict) else "NOT VALID"
-            rows.append({"recipe": name, "description": text, "file": file.shown})
-    elif arguments.what == "devices":
-        for name in sorted(catalogue.device_files):
-            device = catalogue.device(name)
-            rows.append({
-                "device": name, "class": device.device_class, "memory": format_size(device.memory),
-                "budget": format_size(device.budget), "context": str(device.context_length),
-                "accelerators": ", ".join(device.accelerators), "title": device.title,
-            })  # fmt: skip
-    elif arguments.what == "models":
-        for name in sorted(catalogue.model_files):
-            model = catalogue.model(name)
-            source = model.repo or "embedded"
-            if model.revision:
-                source += f"@{model.revision}"
-            rows.append(
-                {"model": name, "title": model.title, "source": source, "licence": model.license}
-            )
-    elif arguments.what == "backends":
-        for name in BACKENDS:
-            spec = backend(name)
-            options = ", ".join(spec.options.model_fields)
-            rows.append(
-                {"backend": name, "format": spec.format, "for": spec.title, "options": options}
-            )
-    else:
-        for precision in PRECISIONS:
-            defaults = {name: catalogue.backend_defaults(name).get(precision) for name in BACKENDS}
-            row: dict[str, str] = {"precision": precision}
-            for name, chosen in defaults.items():
-                values = [f"{key}: {value}" for key, value in (chosen or {}).items() if value]
-                row[name] = ", ".join(values) or "default"
-            rows.append(row)
+    rows = list(_ROWS[arguments.what](make_catalogue(arguments)))
     if arguments.json:
         print(json.dumps(rows, indent=1))
-    else:
-        print(tabulate(rows, headers="keys", disable_numparse=True))
+        return EXIT_OK
+    hidden = {key for row in rows for key in row if all(other[key] is None for other in rows)}
+    hidden |= {key for row in rows for key in row if key in _TOO_WIDE}
+    table = [
+        {key: _cell(key, value) for key, value in row.items() if key not in hidden} for row in rows
+    ]
+    print(tabulate(table, headers="keys", disable_numparse=True))
     return EXIT_OK
+
+
+def _cell(key: str, value: object) -> str:
+    """Return a value as people read it."""
+    if value is None:
+        return "-"
+    if key in _BYTES and isinstance(value, int):
+        return format_size(value)
+    if isinstance(value, Mapping):
+        chosen = [f"{name}: {option}" for name, option in value.items() if option]
+        return ", ".join(chosen) or "default"
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _recipes(catalogue: Catalogue) -> Iterator[Row]:
+    for name, file in sorted(catalogue.recipe_files.items()):
+        data: object = None
+        try:
+            wrong = [str(problem) for problem in file.check()]
+            data = file.data() if not wrong else None
+        except ConfigError as error:
+            wrong = [str(problem) for problem in error.problems]
+        text = data.get("description") if isinstance(data, dict) else None
+        problem = wrong[0].splitlines()[0] if wrong else None
+        yield {"recipe": name, "description": text, "file": file.shown, "problem": problem}
+
+
+def _devices(catalogue: Catalogue) -> Iterator[Row]:
+    for name in sorted(catalogue.device_files):
+        device = catalogue.device(name)
+        yield {
+            "device": name, "class": device.device_class, "memory": device.memory,
+            "budget": device.budget, "context": device.context_length,
+            "accelerators": list(device.accelerators), "title": device.title,
+        }  # fmt: skip
+
+
+def _models(catalogue: Catalogue) -> Iterator[Row]:
+    for name in sorted(catalogue.model_files):
+        model = catalogue.model(name)
+        yield {
+            "model": name, "title": model.title, "repo": model.repo, "revision": model.revision,
+            "licence": model.license, "config": model.config or None,
+        }  # fmt: skip
+
+
+def _backends(catalogue: Catalogue) -> Iterator[Row]:
+    for name in BACKENDS:
+        spec = backend(name)
+        options = list(spec.options.model_fields)
+        yield {"backend": name, "format": spec.format, "for": spec.title, "options": options}
+
+
+def _precisions(catalogue: Catalogue) -> Iterator[Row]:
+    defaults = {name: catalogue.backend_defaults(name) for name in BACKENDS}
+    for precision in PRECISIONS:
+        row: Row = {"precision": precision}
+        for name in BACKENDS:
+            row[name] = defaults[name].get(precision)
+        yield row
+
+
+_ROWS: dict[str, Callable[[Catalogue], Iterator[Row]]] = {
+    "recipes": _recipes,
+    "devices": _devices,
+    "models": _models,
+    "backends": _backends,
+    "precisions": _precisions,
+}

@@ -8,8 +8,11 @@ from dataclasses import asdict
 
 from tabulate import tabulate
 
+from phibuild import hub
+from phibuild.backends.registry import backend
 from phibuild.commands.common import compose, prepare
 from phibuild.errors import EXIT_OK
+from phibuild.report.notes import cell_notes, note_lines
 from phibuild.steps import Plan, PlanCell
 from phibuild.units import format_mb, format_size
 
@@ -38,6 +41,8 @@ def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
                 "name": name,
                 "reference": checkpoint.reference,
                 "commit": checkpoint.commit,
+                "is_estimate": checkpoint.is_estimate,
+                "notes": list(checkpoint.notes),
                 "source_digest": plan.source_digests.get(name),
             }
             for name, checkpoint in plan.matrix.models.items()
@@ -59,6 +64,7 @@ def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
                 "device_memory_bytes": cell.device_memory_bytes,
                 "device_budget_bytes": cell.budget,
                 "fits_budget": cell.fits_budget,
+                "notes": cell_notes(cell.cell, plan.matrix),
                 "artifact_key": cell.artifact.key if cell.artifact else None,
                 "shared_with": _others(cell),
             }
@@ -74,7 +80,8 @@ def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
             for step in plan.steps
         ],
         "refusals": [asdict(refusal) for refusal in plan.refusals],
-        "disk_bytes": plan.disk_bytes,
+        "disk_bytes": plan.disk_bytes + _copied_bytes(plan),
+        "copied_bytes": _copied_bytes(plan),
         "peak_build_memory_bytes": plan.peak_build_memory,
     }
 
@@ -92,11 +99,15 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
         )
         lines.append("")
     lines += [f"skipped {cell.cell.id}: {cell.cell.skip}" for cell in plan.cells if cell.cell.skip]
+    notes = {cell.cell.id: cell_notes(cell.cell, plan.matrix) for cell in plan.cells}
+    lines += note_lines(notes)
     for name, checkpoint in plan.matrix.models.items():
+        lines += [f"note    {name}: {text}" for text in checkpoint.notes]
         if checkpoint.is_estimate:
             lines.append(
-                f"note    {name} is not on this machine: figures are those of its published "
-                "config.json; a build fetches it from the Hub"
+                f"note    {name} is not, or not whole, in the Hub's cache ({hub.cache_folder()}): "
+                "sizes are estimates, figures are those of its published config.json; a build "
+                "fetches it from the Hub"
             )
         elif checkpoint.commit and not checkpoint.pinned:
             lines.append(
@@ -107,9 +118,11 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
             lines.append(f"note    {name} has not been hashed yet: nothing of it counts as cached")
     artifacts = len(plan.artifacts)
     cached = sum(artifact.cached for artifact in plan.artifacts)
+    copied = _copied_bytes(plan)
+    copies = f" ({format_mb(copied)} MB of it copies in the run's folder)" if copied else ""
     lines.append(
         f"{recipe}: {len(plan.cells)} cells, {artifacts} artifacts, {cached} cached; "
-        f"{format_mb(plan.disk_bytes)} MB of disk to write, "
+        f"{format_mb(plan.disk_bytes + copied)} MB of disk to write{copies}, "
         f"peak build memory {format_size(plan.peak_build_memory)}"
     )
     if plan.steps:
@@ -144,6 +157,16 @@ def _row(cell: PlanCell) -> list[str]:
         "yes" if cell.fits_budget else "NO",
         _status(cell) + shared,
     ]
+
+
+def _copied_bytes(plan: Plan) -> int:
+    """Return the bytes of what a run's folder cannot hold links to, where the file system has no
+    reflinks: all but the small files of artifacts of such formats."""
+    return sum(
+        cell.artifact.estimate.artifact_bytes
+        for cell in plan.cells
+        if cell.artifact and backend(cell.cell.backend).copied
+    )
 
 
 def _status(cell: PlanCell) -> str:

@@ -5,49 +5,113 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
+from pathlib import Path
+from typing import Any
 
-from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK
-from phibuild.execute.events import Event, Text
+from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, EXIT_USAGE, ConfigError, Problem
+from phibuild.execute.events import Event, Failed, Item, Stage, Text
 from phibuild.execute.process import Runners, run_worker
 from phibuild.execute.usage import Usage
-from phibuild.places import cache_folder, user_path
-from phibuild.report.runs import find_artifact
+from phibuild.places import user_path
+from phibuild.report.runnable import Runnable, find_runnable
+from phibuild.streams import complain
 from phibuild.toolchains import toolchain
+
+_TIMEOUT = 24 * 3600.0  # seconds; who waits for the text sees it come
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stream the generated text to standard output."""
-    artifact = find_artifact(arguments.what, user_path(arguments.output, "--output"))
-    tools = toolchain(artifact.manifest["backend"])
+    """Stream the generated text to standard output, and its speed to standard error."""
+    _check_options(arguments)
+    runnable = find_runnable(arguments.what, user_path(arguments.output, "--output"))
+    prompt = _prompt(arguments)
+    tools = toolchain(runnable.backend)
     if tools.problem():
-        print(f"setting up the {tools.name} toolchain", file=sys.stderr)
+        complain(f"setting up the {tools.name} toolchain")
         tools.install()
-    log = cache_folder() / "run.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_bytes(b"")
+    request = {
+        "verb": "generate",
+        "folder": str(runnable.path.resolve()),
+        "prompt": prompt,
+        "system": arguments.system,
+        "raw": arguments.raw,
+        "template": arguments.template,
+        "max_tokens": arguments.max_tokens,
+        "threads": os.cpu_count() or 1,
+    }
+    with tempfile.TemporaryDirectory(prefix="phibuild-run-") as folder:
+        return _generate(runnable, tools.python, request, Path(folder) / "run.log")
+
+
+def _generate(runnable: Runnable, python: Path, request: dict[str, Any], log: Path) -> int:
+    failures: list[Failed] = []
 
     def show(event: Event) -> None:
         if isinstance(event, Text):
             print(event.text, end="", flush=True)
+        elif isinstance(event, Stage):
+            complain(event.stage)
+        elif isinstance(event, Failed):
+            failures.append(event)
+        elif isinstance(event, Item):
+            print(flush=True)
+            complain(_speed(event.result))
 
     outcome = run_worker(
-        tools.python,
-        tools.name,
-        {
-            "verb": "generate",
-            "folder": str(artifact.folder.resolve()),
-            "prompt": arguments.prompt,
-            "max_tokens": arguments.max_tokens,
-            "threads": os.cpu_count() or 1,
-        },
+        python,
+        runnable.backend,
+        request,
         log,
         runners=Runners(),
         usage=Usage(),
-        timeout=3600,
+        timeout=_TIMEOUT,
         on_event=show,
     )
-    print()
     if outcome.crash:
-        print(f"error: {artifact.folder}: {outcome.crash}", file=sys.stderr)
+        complain(f"error: {runnable.path}: {outcome.crash}")
         return EXIT_CELL_FAILED
+    for failure in failures:
+        complain(f"error: {runnable.path}: {failure.error}")
+        return EXIT_USAGE if failure.item == "prompt" else EXIT_CELL_FAILED
     return EXIT_OK
+
+
+def _speed(result: dict[str, Any]) -> str:
+    count, seconds = int(result["tokens"]), float(result["generation_seconds"])
+    rate = f", {count / seconds:,.1f} tokens/s" if seconds else ""
+    return f"{count} tokens in {seconds:.2f} s{rate} (prompt: {result['prompt_tokens']} tokens)"
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    for flag in ("system", "template"):
+        if arguments.raw and getattr(arguments, flag) is not None:
+            raise ConfigError(
+                Problem(
+                    f"--raw takes the prompt as it is: there is no place for --{flag}",
+                    "command line",
+                    "leave one of the two out",
+                )
+            )
+
+
+def _prompt(arguments: argparse.Namespace) -> str:
+    """Return the prompt: the word of the command line, or what standard input has."""
+    text: str = arguments.prompt
+    where = "command line"
+    if text == "-":
+        where = "standard input"
+        if sys.stdin.isatty():
+            complain("reading the prompt from standard input; Ctrl-D ends it")
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(Problem(f"the prompt is not UTF-8: {error}", where)) from error
+        if not arguments.raw:
+            text = text.removesuffix("\n").removesuffix("\r")  # of the line, not of the message
+    for flag, words in (("the prompt", text), ("--system", arguments.system or "")):
+        if any("\ud800" <= sign <= "\udfff" for sign in words):  # bytes that the shell passed on
+            raise ConfigError(Problem(f"{flag} is not UTF-8", where))
+    if not text.strip() and not arguments.raw:
+        raise ConfigError(Problem("the prompt is empty", where, "--raw starts from nothing"))
+    return text

@@ -15,9 +15,12 @@ from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.events import BuildResult, problem
 from phibuild.execute.items import run_items
 from phibuild.keys import CHANGED, builder_digest, has_changed
-from phibuild.readme import artifact_readme
+from phibuild.readme import artifact_readme, tokenizer_notes
 from phibuild.steps import Artifact, BuildStep
 from phibuild.toolchains import toolchain
+from phibuild.view import source_view
+
+_NOT_READ = "the source has not been read"
 
 
 def build(context: Context, step: BuildStep, threads: int, alone: bool = True) -> bool:
@@ -53,8 +56,11 @@ def _build_locked(
 ) -> bool:
     # Another phibuild may have built some of them while this one waited for the locks.
     wanted: dict[str, Artifact] = {}
+    facts = context.facts(step.model)
     for artifact in step.artifacts:
-        inputs = context.activations.get(artifact.activations or "")
+        inputs = context.originals.get(artifact.activations or "")
+        if not isinstance(facts, Path):
+            inputs = facts or _NOT_READ
         if context.store.artifact(artifact.key):
             if context.results[artifact.key].status != "built":
                 context.results[artifact.key].status = "cached"
@@ -65,8 +71,10 @@ def _build_locked(
             wanted[artifact.key] = artifact
     if not wanted:
         return False
+    assert isinstance(facts, Path)  # else nothing is wanted
     checkpoint = context.plan.matrix.models[step.model]
     workspace = stack.enter_context(context.store.workspace())
+    view = stack.enter_context(source_view(context.store, checkpoint, facts))
     runner = context.runner(step.backend, step.id)
     attempts = 0
 
@@ -80,11 +88,12 @@ def _build_locked(
             outputs[key] = output
             entry = {"item": key, "variant": wanted[key].variant.model_dump(mode="json")}
             if inputs := wanted[key].activations:
-                entry["activations"] = str(context.activations[inputs])
+                entry["activations"] = str(context.originals[inputs])
             entries.append({**entry, "output": str(output)})
         return {
             "verb": "build",
-            "source": str(checkpoint.folder),
+            "source": str(view),
+            "facts": str(facts),
             "architecture": checkpoint.architecture.to_json(),
             "model": checkpoint.name,
             "threads": threads,
@@ -144,7 +153,12 @@ def check_and_publish(
         if license and not (folder / "LICENSE").exists():
             shutil.copyfile(license, folder / "LICENSE")
         text = artifact_readme(
-            checkpoint, backend(artifact.variant.backend), artifact.variant, digest, bits
+            checkpoint,
+            backend(artifact.variant.backend),
+            artifact.variant,
+            digest,
+            bits,
+            tokenizer_notes(result["tokenizer"]),
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
         context.store.publish(
@@ -161,6 +175,7 @@ def check_and_publish(
                 "builder_digest": builder_digest(artifact.variant.backend),
                 "activations": artifact.activations,
                 "types": result["types"],
+                "tokenizer": result["tokenizer"],
                 "bits_per_weight": bits,
                 "build_seconds": result["seconds"],
                 "peak_rss_bytes": result["peak_rss_bytes"],

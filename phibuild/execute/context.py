@@ -46,9 +46,9 @@ class Result:
 
 @dataclass
 class Context:
-    """One run. `references`: model -> folder of the original's logits, or why there is none;
-    `activations`: key -> folder of its activations, or why there is none; `toolchain_errors`:
-    backend -> why its environment could not be made; `usage`: step -> what its runners took."""
+    """One run. `originals`: key of a step of the original -> the folder that it left, or why there
+    is none; `toolchain_errors`: backend -> why its environment could not be made; `usage`: step ->
+    what its runners took."""
 
     plan: Plan
     store: Store
@@ -58,8 +58,7 @@ class Context:
     cores: int
     runners: Runners = field(default_factory=Runners)
     results: dict[str, Result] = field(default_factory=dict)
-    references: dict[str, Path | str] = field(default_factory=dict)
-    activations: dict[str, Path | str] = field(default_factory=dict)
+    originals: dict[str, Path | str] = field(default_factory=dict)
     toolchain_errors: dict[str, str] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
 
@@ -95,6 +94,12 @@ class Context:
             self.runners,
             self.usage.setdefault(step, Usage()),
         )
+
+    def facts(self, model: str) -> Path | str | None:
+        """Return the folder that the source step of a model left, or why there is none; None if it
+        has not run."""
+        step = self.plan.source_of(model)
+        return self.originals.get(step.key) if step else None
 
     def stage(self, step: str, event: Stage) -> None:
         result = self.results.get(event.item or "")

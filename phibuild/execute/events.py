@@ -99,6 +99,24 @@ def read_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
         yield rest
 
 
+class TokenizerDifference(_Event):
+    """What an artifact's tokenizer makes of a text in another way than the source's, and why its
+    runtime cannot do better."""
+
+    kind: str
+    text: str
+    expected: list[int]
+    found: list[int]
+    why: Annotated[str, Field(min_length=1)]
+
+
+class TokenizerResult(_Event):
+    """The comparison of an artifact's tokenizer with the source's over a number of probes."""
+
+    probes: Annotated[int, Field(gt=0)]
+    differences: list[TokenizerDifference]
+
+
 class BuildResult(_Event):
     """The result of a build's item."""
 
@@ -106,6 +124,7 @@ class BuildResult(_Event):
     weight_bytes: Annotated[int, Field(gt=0)]
     seconds: Annotated[FiniteFloat, Field(ge=0)]
     peak_rss_bytes: Annotated[int, Field(ge=0)]
+    tokenizer: TokenizerResult
 
 
 class Speed(_Event):

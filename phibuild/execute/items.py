@@ -34,8 +34,10 @@ def run_items(
     on_failure: Callable[[str, str], None],
     on_stage: Callable[[Stage], None],
     alone: bool = True,
+    again: bool = False,
 ) -> list[str]:
-    """Run `items` together; after a crash, those that have no result yet one by one.
+    """Run `items` together; after a crash, those that have no result yet one by one; a single item
+    once more only if `again`.
 
     Calls `on_result` or `on_failure` exactly once for each item; results as they come. Unless the
     runner is `alone` on the machine, those that are left when it runs out of memory are returned
@@ -67,7 +69,7 @@ def run_items(
         )
 
     outcome = attempt(items)
-    retry = len(items) > 1
+    retry = again or len(items) > 1
     if outcome.out_of_memory and not alone:
         return left
     while left:

@@ -15,7 +15,9 @@ def measure(context: Context, step: MeasureStep, threads: int, alone: bool = Tru
     """Judge those of a step's artifacts that were built, with `threads` threads; what was found
     goes into the store and the context's results. Return whether memory ran out beside others,
     and it is to be run again."""
-    reference = context.references[step.model]
+    original = context.plan.reference_of(step.model)
+    assert original is not None  # the plan has it for whatever is judged
+    reference = context.originals[original.key]
     error = context.toolchain_errors.get(step.backend)
     present = {
         artifact.key: artifact

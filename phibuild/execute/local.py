@@ -112,12 +112,9 @@ def _tasks(context: Context) -> Iterator[Task]:
             return False
 
         yield Task(f"toolchain.{name}", frozenset(), 0, 0, install)
-    for original in plan.references:
+    for original in plan.originals:
         if original.cached:
-            context.references[original.model] = original_folder(context, original)
-    for inputs in plan.activations:
-        if inputs.cached:
-            context.activations[inputs.key] = original_folder(context, inputs)
+            context.originals[original.key] = original_folder(context, original)
     for step in plan.steps:
         # What is judged has the machine for itself: its figures of speed are reported.
         judged = isinstance(step, MeasureStep)

@@ -1,4 +1,4 @@
-"""The steps that run the original: its logits to judge by, its activations to build from."""
+"""The steps of the original: what it is, its logits to judge by, its activations to build from."""
 
 from __future__ import annotations
 
@@ -11,75 +11,88 @@ from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.items import run_items
 from phibuild.keys import CHANGED, has_changed
 from phibuild.plan import evaluation_text
-from phibuild.steps import REFERENCE_BACKEND, ActivationsStep, ReferenceStep
+from phibuild.steps import (
+    REFERENCE_BACKEND,
+    ActivationsStep,
+    OriginalStep,
+    ReferenceStep,
+    SourceStep,
+)
+from phibuild.view import source_view
 
 
-def original_folder(context: Context, step: ReferenceStep | ActivationsStep) -> Path:
+def original_folder(context: Context, step: OriginalStep) -> Path:
     """Return the folder of a step's result, which must be in the store."""
     folder = context.store.reference(step.key)
     assert folder is not None  # the plan or the step has just seen it
     return folder
 
 
-def reference(context: Context, step: ReferenceStep, threads: int, alone: bool = True) -> bool:
-    """Run the original in fp32 over the held-out text with `threads` threads; the context's
-    references get the folder of its logits, or why there is none. Return whether memory ran out
-    beside others, and it is to be run again."""
-    evaluation = context.plan.evaluation
-    request = {
-        "verb": "reference",
-        "text": str(evaluation_text(evaluation)),
-        "windows": evaluation.windows,
-        "window_tokens": evaluation.window_tokens,
-        "max_bytes": evaluation.max_reference_bytes,
-        "long": True,
-        "threads": threads,
-    }
-    found = _run(context, step, "the original's logits in fp32", request, alone)
+def run_original(context: Context, step: OriginalStep, threads: int, alone: bool = True) -> bool:
+    """Run a step of the original with `threads` threads; the context's originals get the folder of
+    what it left, or why there is none. Return whether memory ran out beside others, and it is to be
+    run again."""
+    what, request = _request(context, step)
+    found = _run(context, step, what, {**request, "verb": step.kind, "threads": threads}, alone)
     if found is not None:
-        context.references[step.model] = found
+        context.originals[step.key] = found
     return found is None
 
 
-def activations(context: Context, step: ActivationsStep, threads: int, alone: bool = True) -> bool:
-    """Run the original in fp32 over a calibration text with `threads` threads; the context's
-    activations get the folder of its layers' squared inputs, or why there is none. Return whether
-    memory ran out beside others, and it is to be run again."""
-    request = {
-        "verb": "activations",
+def _request(context: Context, step: OriginalStep) -> tuple[str, dict[str, Any]]:
+    """Return what a step does, in words, and what its runner must know besides."""
+    if isinstance(step, SourceStep):
+        checkpoint = context.plan.matrix.models[step.model]
+        layers = None if step.layers is None else list(step.layers)
+        return "the source, read by Transformers", {
+            "original": str(checkpoint.folder),
+            "layers": layers,
+            "fusing": checkpoint.fusing.to_json() if checkpoint.fusing else {},
+            "adapter": checkpoint.adapter.to_json() if checkpoint.adapter else None,
+        }
+    if isinstance(step, ReferenceStep):
+        evaluation = context.plan.evaluation
+        return "the original's logits in fp32", {
+            "text": str(evaluation_text(evaluation)),
+            "windows": evaluation.windows,
+            "window_tokens": evaluation.window_tokens,
+            "max_bytes": evaluation.max_reference_bytes,
+            "long": True,
+        }
+    assert isinstance(step, ActivationsStep)  # there is no other
+    return f"the original's activations over {step.calibration.path.name}", {
         "text": str(step.calibration.path),
         "tokens": step.calibration.tokens,
         "chunk_tokens": CHUNK_TOKENS,
-        "threads": threads,
     }
-    what = f"the original's activations over {step.calibration.path.name}"
-    found = _run(context, step, what, request, alone)
-    if found is not None:
-        context.activations[step.key] = found
-    return found is None
 
 
 def _run(
-    context: Context,
-    step: ReferenceStep | ActivationsStep,
-    what: str,
-    request: dict[str, Any],
-    alone: bool,
+    context: Context, step: OriginalStep, what: str, request: dict[str, Any], alone: bool
 ) -> Path | str | None:
     """Send a request of one item to the original's runner, unless the store has its result; return
     the folder there, or why there is none; None if it is to be run again, alone."""
     error = context.toolchain_errors.get(REFERENCE_BACKEND)
-    if error:
-        return error
+    facts = None if isinstance(step, SourceStep) else context.facts(step.model)
+    if error or isinstance(facts, str):
+        return error or facts
     checkpoint = context.plan.matrix.models[step.model]
     killed: list[str] = []
     with context.told(step.id, what) as failures, context.lock(step.key):
         if context.store.reference(step.key) is None:
-            with context.store.workspace() as folder:
+            with (
+                context.store.workspace() as folder,
+                source_view(context.store, checkpoint, facts) as view,
+            ):
 
                 def complete(items: Sequence[str]) -> dict[str, Any]:
-                    place = {"source": str(checkpoint.folder), "output": str(folder)}
-                    return {**request, "item": items[0], **place}
+                    place = {
+                        "item": items[0],
+                        "source": str(view),
+                        "architecture": checkpoint.architecture.to_json(),
+                        "output": str(folder),
+                    }
+                    return {**request, **place}
 
                 killed = run_items(
                     context.runner(REFERENCE_BACKEND, step.id),
@@ -89,6 +102,7 @@ def _run(
                     on_failure=lambda _, reason: failures.append(reason),
                     on_stage=lambda event: context.stage(step.id, event),
                     alone=alone,
+                    again=isinstance(step, SourceStep),  # short, and every cell needs it
                 )
                 if killed:
                     failures.append(RUN_AGAIN)
@@ -101,4 +115,5 @@ def _run(
             return original_folder(context, step)
     if killed:
         return None
-    return f"the original could not be run: {failures[0]}"
+    what = "the source" if isinstance(step, SourceStep) else "the original could not be run"
+    return f"{what}: {failures[0]}"

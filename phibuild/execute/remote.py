@@ -28,7 +28,7 @@ from phibuild.files import write_atomically
 from phibuild.keys import builder_digest
 from phibuild.locks import is_held
 from phibuild.progress import PlainProgress
-from phibuild.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan, ReferenceStep
+from phibuild.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
 from phibuild.store import Store
 from phibuild.toolchains import toolchain
 
@@ -192,18 +192,14 @@ def _look_up(context: Context, task: RemoteStep) -> None:
         for result in context.results.values():
             if store.artifact(result.artifact.key):
                 result.status = "built"
-    for original in task.plan.references:
+    for original in task.plan.originals:
         folder = store.reference(original.key)
-        context.references[original.model] = folder or "the original's logits are not there"
-    for inputs in task.plan.activations:
-        folder = store.reference(inputs.key)
-        context.activations[inputs.key] = folder or "the original's activations are not there"
+        context.originals[original.key] = folder or f"step {original.id} has left nothing"
 
 
 def _why_not(context: Context, step: Step) -> str | None:
     """Return why a step of the original failed, None if it did not."""
     if isinstance(step, BackendStep):
         return None
-    known = {**context.references, **context.activations}
-    found = known.get(step.model if isinstance(step, ReferenceStep) else step.key)
+    found = context.originals.get(step.key)
     return found if isinstance(found, str) else None

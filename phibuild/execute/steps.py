@@ -11,12 +11,19 @@ from phibuild.errors import PhibuildError
 from phibuild.execute.building import build
 from phibuild.execute.context import Context, Result
 from phibuild.execute.judging import measure
-from phibuild.execute.original import activations, reference
-from phibuild.steps import ActivationsStep, BackendStep, BuildStep, MeasureStep, Plan, ReferenceStep
+from phibuild.execute.original import run_original
+from phibuild.steps import (
+    BackendStep,
+    BuildStep,
+    MeasureStep,
+    OriginalStep,
+    Plan,
+    SourceStep,
+)
 from phibuild.store import Store
 from phibuild.toolchains import NOT_INSTALLED, toolchain
 
-Step = ReferenceStep | ActivationsStep | BackendStep
+Step = OriginalStep | BackendStep
 
 
 def step_function(context: Context, step: Step, threads: int) -> Callable[[bool], bool]:
@@ -32,10 +39,8 @@ def step_function(context: Context, step: Step, threads: int) -> Callable[[bool]
 
 
 def _work(context: Context, step: Step, threads: int) -> Callable[[bool], bool]:
-    if isinstance(step, ReferenceStep):
-        return partial(reference, context, step, threads)
-    if isinstance(step, ActivationsStep):
-        return partial(activations, context, step, threads)
+    if isinstance(step, OriginalStep):
+        return partial(run_original, context, step, threads)
     if isinstance(step, BuildStep):
         return partial(build, context, step, threads)
     assert isinstance(step, MeasureStep)  # there is no other
@@ -55,23 +60,24 @@ def _note(context: Context, step: Step, again: bool) -> None:
 
 
 def _is_complete(context: Context, step: Step) -> bool:
-    if isinstance(step, ReferenceStep):
-        return not isinstance(context.references[step.model], str)
-    if isinstance(step, ActivationsStep):
-        return not isinstance(context.activations[step.key], str)
+    if isinstance(step, OriginalStep):
+        return not isinstance(context.originals[step.key], str)
     return all(context.results[artifact.key].status != "failed" for artifact in step.artifacts)
 
 
 def step_needs(plan: Plan, step: Step) -> frozenset[str]:
     """Return the ids of the plan's steps that must have ended before a step starts."""
-    if isinstance(step, BuildStep):
-        keys = {artifact.activations for artifact in step.artifacts}
-        return frozenset(inputs.id for inputs in plan.activations if inputs.key in keys)
+    if isinstance(step, SourceStep):
+        return frozenset()
     if isinstance(step, MeasureStep):
         keys = {artifact.key for artifact in step.artifacts}
         builds = {one.id for one in plan.builds if keys & {made.key for made in one.artifacts}}
         return frozenset({f"reference.{step.model}", *builds})
-    return frozenset()
+    needs = {source.id for source in plan.sources if source.model == step.model}
+    if isinstance(step, BuildStep):
+        inputs = {artifact.activations for artifact in step.artifacts}
+        needs |= {one.id for one in plan.activations if one.key in inputs}
+    return frozenset(needs)
 
 
 def known_results(plan: Plan, store: Store) -> dict[str, Result]:

@@ -14,7 +14,10 @@ from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.execute.context import Result
 from phibuild.execute.local import Execution
+from phibuild.readme import tokenizer_notes
 from phibuild.report.gates import check_gates
+from phibuild.report.notes import cell_notes
+from phibuild.report.original import original_warnings, reference_perplexity
 from phibuild.report.steps import step_rows
 from phibuild.steps import Plan, PlanCell
 from phibuild.store import Store
@@ -53,6 +56,9 @@ def make_report(
             "source_digest": plan.source_digests.get(name),
             "parameters": checkpoint.architecture.parameters,
             "bytes": checkpoint.weight_bytes,
+            "reference_perplexity": (perplexity := reference_perplexity(cells, name)),
+            "notes": list(checkpoint.notes),
+            "warnings": original_warnings(perplexity, checkpoint.files.tokens),
         }
         for name, checkpoint in plan.matrix.models.items()
     ]
@@ -128,6 +134,8 @@ def _cell(
         "device_budget_bytes": planned.budget,
         "fits_budget": planned.fits_budget,
         "gates": [],
+        "notes": cell_notes(cell, plan.matrix),
+        "tokenizer": None,
         "best": False,
         "artifact": None,
         "artifact_digest": None,
@@ -153,6 +161,11 @@ def _cell(
             "artifact": artifact_folder(planned).as_posix(),
             "artifact_digest": artifact.digest,
             "provenance": {name: manifest.get(name) for name in _PROVENANCE},
+            "tokenizer": manifest.get("tokenizer"),
+            "notes": [
+                *data["notes"],
+                *(f"tokenizer: {text}" for text in tokenizer_notes(manifest.get("tokenizer"))),
+            ],
         }
     if result.measure:
         peak = {"peak_rss_bytes": result.measure["peak_rss_bytes"]}
@@ -169,12 +182,13 @@ def _cell(
 
 
 def _mark_best(cells: list[dict[str, Any]]) -> None:
-    """Mark the best variant of each model and device: the smallest that was built, fits the
-    device's budget and keeps all its gates."""
+    """Mark the best variant of each model and device: the smallest that was judged, fits the
+    device's budget and keeps all its gates. Nobody knows what one is worth that was not judged."""
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in cells:
         good = (
             cell["artifact"]
+            and cell["quality"]
             and cell["fits_budget"]
             and all(gate["passed"] is not False for gate in cell["gates"])
         )

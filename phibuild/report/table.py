@@ -6,12 +6,13 @@ from typing import Any
 
 from tabulate import tabulate
 
+from phibuild.report.notes import note_lines
 from phibuild.report.steps import bound_line, steps_table
 from phibuild.units import format_mb
 
 LEGEND = (
     "KL and top-1: against the original in fp32, over the held-out text. tok/s: on this machine. "
-    "* the smallest that fits its device and keeps its gates."
+    "* the smallest of those judged that fits its device and keeps its gates."
 )
 _HEADERS = (
     "device", "backend", "precision", "variant", "MB", "ratio", "bits/w", "KL", "KL 99%", "top-1",
@@ -90,8 +91,13 @@ def _small(value: float | None) -> str:
 
 
 def summary_lines(report: dict[str, Any]) -> list[str]:
-    """Return what is to be said below the table: skips, failures, gates, the runtime's own gaps."""
-    lines = []
+    """Return what is to be said below the table: an original that is none, skips, failures, gates,
+    the runtime's own gaps."""
+    lines = [
+        f"WARNING {model['name']}: {text}"
+        for model in report["models"]
+        for text in model.get("warnings", ())
+    ]
     for cell in report["cells"]:
         if cell["status"] == "skipped":
             lines.append(f"skipped {cell['id']}: {cell['reason']}")
@@ -117,6 +123,12 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f"weights against the original with the same factors; against the ordinary original "
             f"it is {low:.3g} to {high:.3g}."
         )
+    lines += [
+        f"note    {model['name']}: {text}"
+        for model in report["models"]
+        for text in model.get("notes", ())
+    ]
+    lines += note_lines({cell["id"]: cell.get("notes", ()) for cell in report["cells"]})
     bound = bound_line(report)
     if bound:
         lines.append(f"note    {bound}")

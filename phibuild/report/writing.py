@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from phibuild.backends.registry import backend
 from phibuild.errors import Problem, StoreError
 from phibuild.execute.context import Result
 from phibuild.files import link_tree, write_atomically
@@ -125,7 +126,8 @@ def write_run(
         artifact = store.artifact(planned.artifact.key) if result.status != "failed" else None
         if artifact is not None:
             place = folder / artifact_folder(planned)
-            if not link_tree(artifact.folder, place):
+            copied = backend(planned.cell.backend).copied
+            if not link_tree(artifact.folder, place, copied):
                 require_intact(Artifact(place, artifact.manifest))
         parts = [path.read_text("utf-8", "replace") for path in result.logs if path.exists()]
         said = f"{planned.cell.id}: {result.status}"

@@ -126,6 +126,8 @@ def test_once_killed_is_tried_again(work: CommandLine) -> None:
 
 def test_a_worker_that_is_always_killed_fails_alone(work: CommandLine) -> None:
     """Its cells fail with the signal's name; the neighbours go on; the report is written."""
+    first = ("~devices.ai_pc_rtx", "devices.intel_n100.llamacpp=[fp16]")
+    assert work("build", "recipe=mine", NONE, *first).returncode == 0  # it reads the source
     with started(work, "build", "recipe=mine", NONE) as process:
         while process.poll() is None:
             for worker in workers(process, "pytorch"):
@@ -143,13 +145,30 @@ def test_a_worker_that_is_always_killed_fails_alone(work: CommandLine) -> None:
         assert reason.startswith("killed by SIGKILL")
     assert "FAILED" in output
     assert "Traceback" not in output
-    assert whole(work) == 2
+    assert whole(work) == 3
     again = work("build", "recipe=mine", NONE)  # what failed is tried, what was built is kept
     assert again.returncode == 0, again.stderr
     assert statuses(work) == {
         "llamacpp.int4": "cached", "llamacpp.int8": "cached",
         "pytorch.int4": "built", "pytorch.int8": "built",
     }  # fmt: skip
+
+
+def test_a_source_that_is_never_read_fails_its_cells(work: CommandLine) -> None:
+    with started(work, "build", "recipe=mine", NONE) as process:
+        while process.poll() is None:
+            for worker in workers(process, "pytorch"):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.kill()
+            time.sleep(0.01)
+        output = process.communicate()[0]
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    for cell in cells(work.report("mine")).values():
+        assert cell["status"] == "failed"
+        assert cell["reason"].startswith("the source: killed by SIGKILL")
+    assert whole(work) == 0
+    assert work("build", "recipe=mine", NONE).returncode == 0
 
 
 def test_an_interruption_leaves_a_report_and_no_process(work: CommandLine) -> None:

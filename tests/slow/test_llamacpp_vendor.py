@@ -43,6 +43,7 @@ pytestmark = pytest.mark.slow
 Events = list[dict[str, Any]]
 RunWorker = Callable[[str, dict[str, Any]], Events]
 MakeCheckpoint = Callable[..., Path]
+MakeFacts = Callable[[Path], Path]
 
 # Where phibuild's metadata differs, on purpose. The vendor guesses these from a model's name:
 GUESSED = {"general.basename", "general.finetune", "general.size_label"}
@@ -50,7 +51,10 @@ GUESSED = {"general.basename", "general.finetune", "general.size_label"}
 DELIBERATE = {"general.name"}
 # What stands between two texts; only rerankers have a use for it:
 UNUSED = {"tokenizer.ggml.add_sep_token"}
-ALLOWED = GUESSED | DELIBERATE | UNUSED
+# The vendor leaves to llama.cpp's defaults whether EOS is added, and does not know of the tokens
+# besides EOS that end generation (Phi-3's <|assistant|>):
+ADDED = {"tokenizer.ggml.add_eos_token", "tokenizer.ggml.eom_token_id"}
+ALLOWED = GUESSED | DELIBERATE | UNUSED | ADDED
 
 RECORDED = json.loads(RECORDING.read_text(encoding="utf-8"))["cases"]
 PRECISIONS: dict[str, Precision] = {"Q8_0": "int8", "F16": "fp16", "F32": "fp32"}
@@ -185,13 +189,16 @@ def test_compiled_searches_equal_ggmls(toolchain_python: Callable[[str], Path]) 
 
 @compiles_searches
 def test_without_a_compiler_the_same_file_is_made(
-    checkpoint: MakeCheckpoint, toolchain_python: Callable[[str], Path], tmp_path: Path
+    checkpoint: MakeCheckpoint,
+    facts: MakeFacts,
+    toolchain_python: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     case = next(case for case in CASES if case.shape == "phi3" and case.imatrix_types)
     source = checkpoint(case.shape, dtype=case.dtype, layers=case.layers)
     done = subprocess.run(
         [toolchain_python("llamacpp"), "-c", COMPILED],
-        input=json.dumps(_request(source, tmp_path, "Q4_K_M")),
+        input=json.dumps(_request(source, tmp_path, "Q4_K_M") | {"facts": str(facts(source))}),
         env={"PYTHONPATH": str(ROOT), "NUMBA_DISABLE_JIT": "1"},
         capture_output=True,
         text=True,
@@ -207,6 +214,7 @@ def test_without_a_compiler_the_same_file_is_made(
 def test_files_made_by_compiled_searches_equal_the_vendors(
     shape: str,
     checkpoint: MakeCheckpoint,
+    facts: MakeFacts,
     toolchain_python: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
@@ -216,7 +224,7 @@ def test_files_made_by_compiled_searches_equal_the_vendors(
     names = [*case.types, *(f"{type}-imatrix" for type in case.imatrix_types)]
     done = subprocess.run(
         [toolchain_python("llamacpp"), "-c", COMPILED],
-        input=json.dumps(_request(source, tmp_path, *names)),
+        input=json.dumps(_request(source, tmp_path, *names) | {"facts": str(facts(source))}),
         env={"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

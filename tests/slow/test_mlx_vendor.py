@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from phibuild.architecture import read_architecture
-from phibuild.backends.mlx.spec import SPEC, MlxOptions
+from phibuild.backends.mlx.options import MlxOptions
+from phibuild.backends.mlx.spec import SPEC
 from phibuild.safetensors_io import read_checkpoint
 from phibuild.schema import Device, Precision, Variant
+from support.devices import SOURCES
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +94,7 @@ def _variants(source: Path, choices: Mapping[str, Choice]) -> dict[str, Variant]
             "budget": "8 GiB",
             "accelerators": ["metal"],
             "context_length": 4096,
-            "sources": {},
+            "sources": SOURCES,
         }
     )
     variants = {}
@@ -240,6 +242,9 @@ def test_padded_ids_are_never_generated(
     _build(run_worker, source, variants, {"q4-g64": tmp_path / "q4-g64"})
     request = {
         "verb": "generate",
+        "system": None,
+        "template": None,
+        "raw": True,
         "folder": str(tmp_path / "q4-g64"),
         "threads": 2,
         "prompt": "def ",

@@ -31,6 +31,9 @@ def test_embedded_model_continues_code(run_worker: RunWorker, tmp_path: Path) ->
     assert [event["event"] for event in events if event["event"] != "stage"] == ["item", "end"]
     request = {
         "verb": "generate",
+        "system": None,
+        "template": None,
+        "raw": True,
         "folder": str(tmp_path / "int8-asym"),
         "prompt": "    def __init__(self",
         "max_tokens": 24,
@@ -54,6 +57,7 @@ def test_same_bytes_whatever_is_built_before(
 
 def test_graphs_are_saved_as_openvino_saves_them(
     checkpoint: Callable[..., Path],
+    facts: Callable[[Path], Path],
     run_worker: RunWorker,
     toolchain_python: Callable[[str], Path],
     tmp_path: Path,
@@ -61,7 +65,7 @@ def test_graphs_are_saved_as_openvino_saves_them(
     def run(backend: str, request: dict[str, Any]) -> list[dict[str, Any]]:
         done = subprocess.run(
             [toolchain_python(backend), "-c", WITH_SAVE_MODEL],
-            input=json.dumps(request),
+            input=json.dumps({**request, "facts": str(facts(source))}),
             env={"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,

@@ -71,7 +71,11 @@ def use(source, folder, texts, names):
         tokens.append([tokenizer(text)["input_ids"], ids[0].tolist(),
                        tokenizer.decode(ids[0], skip_special_tokens=True),
                        str(compiled[1](ids)["string_output"][0])])
-    generated = {name: "".join(load(Path(folder, name), 2).generate("def ", 8)) for name in names}
+    generated = {}
+    for name in names:
+        runtime = load(Path(folder, name), 2)
+        ids = runtime.encode("def ", special=True)
+        generated[name] = runtime.decode(list(runtime.tokens(ids, 8)))
     return {"tokens": tokens, "generated": generated}
 
 print(json.dumps([use(*words) for words in json.load(sys.stdin)]))

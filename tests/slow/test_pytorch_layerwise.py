@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from phibuild.safetensors_io import read_header
+from support.checkpoints import architecture
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +109,7 @@ def _reference(source: Path, output: Path, windows: int, tokens: int) -> dict[st
     return {
         "verb": "reference",
         "source": str(source),
+        "architecture": architecture(source).to_json(),
         "text": str(TEXT),
         "windows": windows,
         "window_tokens": tokens,
@@ -125,6 +127,7 @@ def _activations(source: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "verb": "activations",
         "item": "activations",
         "source": str(source),
+        "architecture": architecture(source).to_json(),
         "text": str(TEXT),
         "tokens": TOKENS,
         "chunk_tokens": CHUNK,

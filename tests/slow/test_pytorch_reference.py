@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support.checkpoints import architecture
+
 pytestmark = pytest.mark.slow
 
 RunWorker = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
@@ -48,6 +50,7 @@ def _request(source: Path, output: Path, **changes: Any) -> dict[str, Any]:
     request = {
         "verb": "reference",
         "source": str(source),
+        "architecture": architecture(source).to_json(),
         "text": str(HELD_OUT),
         "windows": 4,
         "window_tokens": 32,

@@ -15,6 +15,8 @@ from phibuild.architecture import read_architecture
 from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
 from phibuild.safetensors_io import read_checkpoint, read_header
 from phibuild.schema import Device, Precision, Variant
+from support.checkpoints import architecture
+from support.devices import SOURCES
 
 pytestmark = pytest.mark.slow
 
@@ -119,7 +121,7 @@ def _variants(source: Path, choices: Mapping[str, Choice]) -> dict[str, Variant]
             "budget": "16 GiB",
             "accelerators": ["cuda"],
             "context_length": 4096,
-            "sources": {},
+            "sources": SOURCES,
         }
     )
     arch = read_architecture(_json(source / "config.json"))
@@ -283,11 +285,13 @@ def test_weights_beyond_fp16_fail_that_variant_alone(
 def test_a_damaged_checkpoint_fails_every_variant(
     checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
 ) -> None:
-    source = _copy_with(checkpoint("phi3"), tmp_path / "source", "model.norm.weight", b"\xc0\x7f")
+    name = "model.layers.1.mlp.down_proj.weight"
+    source = _copy_with(checkpoint("phi3"), tmp_path / "source", name, b"\xc0\x7f")
     variants = _variants(source, SHIPPED)
     events = _build(run_worker, source, variants, tmp_path / "nan")
     failed = _of("failed", "error", events)
-    assert set(failed.values()) == {"model.norm.weight of the checkpoint holds NaN or infinity"}
+    assert set(failed) == {"w8a16", "w4a16"}  # the others hold what was allowed
+    assert set(failed.values()) == {f"{name} holds NaN or infinity, for which there are no codes"}
     weights = source / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     events = _build(run_worker, source, variants, tmp_path / "short")
@@ -307,6 +311,7 @@ def test_quality_orders_by_precision(embedded: Path, run_worker: RunWorker, tmp_
     request = {
         "verb": "reference",
         "source": str(EMBEDDED),
+        "architecture": architecture(EMBEDDED).to_json(),
         "text": str(EMBEDDED / "heldout.txt"),
         "windows": 8,
         "window_tokens": 128,
@@ -337,6 +342,9 @@ def test_quality_orders_by_precision(embedded: Path, run_worker: RunWorker, tmp_
 def test_generated_text_continues_the_prompt(embedded: Path, run_worker: RunWorker) -> None:
     request = {
         "verb": "generate",
+        "system": None,
+        "template": None,
+        "raw": True,
         "folder": str(embedded / "fp16"),
         "prompt": "import os\nimport ",
         "max_tokens": 24,

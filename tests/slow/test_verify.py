@@ -53,7 +53,7 @@ def test_damage_is_found_and_built_again_in_the_same_run(phibuild: CommandLine) 
         assert (found.returncode, found.stdout.count("BAD")) == (1, 1), words
     assert phibuild("verify", name.replace("int8", "int4")).returncode == 0
     everything = json.loads(phibuild("verify", "--store", "--json").stdout)
-    assert len(everything) == 2 + 1 + 2  # artifacts, logits, measurements
+    assert len(everything) == 2 + 1 + 1 + 2  # artifacts, the source, logits, measurements
     assert sum(1 for problems in everything.values() if problems) == 2
 
     assert build()[0] == {"int4": "cached", "int8": "cached"}  # cheap checks cannot see it

@@ -18,6 +18,8 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
+from phibuild.architecture import Architecture, read_architecture
+
 Shape = Literal["phi3", "phi4mini", "phi4"]
 DType = Literal["bf16", "fp16", "fp32"]
 
@@ -110,6 +112,11 @@ def make_checkpoint(
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     _write_json(folder / "model.safetensors.index.json", index)
     return folder
+
+
+def architecture(folder: Path) -> Architecture:
+    """Return the architecture that a folder's config.json means."""
+    return read_architecture(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def tensor_shapes(config: dict[str, object]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -34,17 +34,13 @@ A fault counts as survived if all of this held to the end of its test.
 """
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def add_options(parser: pytest.Parser) -> None:
     parser.addoption("--faults-table", metavar="FILE", help="write the faults tried and survived")
     parser.addoption("--kills", metavar="N", type=int, default=5, help="of each of four seeds")
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    path = config.getoption("--faults-table")
-    if path is None:
-        return
+def write_table(terminalreporter: pytest.TerminalReporter, path: Path) -> None:
+    """Write the page."""
     tried: Counter[tuple[str, str]] = Counter()
     survived: Counter[tuple[str, str]] = Counter()
     for outcome in ("passed", "failed"):
@@ -59,7 +55,7 @@ def pytest_terminal_summary(
         for report in terminalreporter.stats.get("skipped", [])
         if isinstance(report.longrepr, tuple)
     ]
-    Path(path).write_text(faults_page(tried, survived, skipped), encoding="utf-8")
+    path.write_text(faults_page(tried, survived, skipped), encoding="utf-8")
     terminalreporter.write_line(f"{survived.total()} of {tried.total()} faults survived: {path}")
 
 

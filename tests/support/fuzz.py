@@ -56,7 +56,7 @@ class Fuzz:
         later."""
         if words not in self.compositions:
             self.compositions[words] = compose_build(words, Catalogue(), sweep=False)
-        arguments = argparse.Namespace(config_dir=None, only=[], skip=[])
+        arguments = argparse.Namespace(config_dir=None, only=[], skip=[], strict=False)
         refused = None
         try:
             found = prepare(arguments, self.compositions[words]).plan

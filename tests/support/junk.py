@@ -98,6 +98,7 @@ def cut_or_flip(data: bytes, chance: random.Random) -> bytes:
 
 _KEYS = (
     "recipe", "model", "device", "backend", "precision", "evaluation", "executor", "gates.kl",
+    "model.name", "model.path", "model.base", "allow_nonfinite",
     "evaluation.windows", "evaluation.text", "executor.memory", "executor.cores", "gates",
     "devices.mac.mlx", "devices.raspberry_pi_5.llamacpp", "backends.llamacpp.int4.type",
     "executor.timeout", "description", "hydra.run.dir", "devices", "devices.mac", "a", "a.b",
@@ -105,6 +106,7 @@ _KEYS = (
 )  # fmt: skip
 _RIGHT = (
     "quickstart", "iot", "int4", "mac", "mlx", "none", "quick", "local", "1", "0", "-1", "1e400",
+    "{path:phi-4,name:a}", "{base:a}", "{}", "1.10", "a b (2)=c",
     "8GiB", "null", "true", "[int4]", "[int4,int8]", "{int4:{}}", "{int4:{type:Q4_0}}", "int4,int8",
     "glob(*)", "glob(", "choice(a,b)", "range(0,3)", "range(0,1e9)", "sort(a)", "shuffle(1,2)",
     "interval(0,1)", "int(3)", "str(x)", "'a b'", "'", '"', "${model}", "${oc.env:HOME}", "$",

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.architecture import read_architecture
-from phibuild.backends.openvino.spec import SPEC, OpenVinoOptions
+from phibuild.backends.openvino.options import OpenVinoOptions
+from phibuild.backends.openvino.spec import SPEC
 from phibuild.schema import Device, Precision, Variant
+from support.devices import SOURCES
 
 RunWorker = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
 
@@ -38,7 +40,7 @@ def variants(source: Path) -> dict[str, Variant]:
             "budget": "8 GiB",
             "accelerators": ["cpu", "openvino_gpu", "openvino_npu"],
             "context_length": 4096,
-            "sources": {},
+            "sources": SOURCES,
         }
     )
     chosen = {}

@@ -15,6 +15,7 @@ from phibuild.backends.llamacpp.layout import FILE_TYPES, row_bytes, tensors
 from phibuild.backends.llamacpp.limits import CHUNK_BYTES, MAX_THREADS
 from phibuild.backends.llamacpp.spec import SPEC, LlamaCppOptions
 from phibuild.schema import Device, Precision, Skip, Variant
+from support.devices import SOURCES
 
 ARCH = Architecture(
     hidden_size=256,
@@ -40,7 +41,7 @@ DEVICE = Device.model_validate(
         "budget": "4 GiB",
         "accelerators": ["cpu"],
         "context_length": 4096,
-        "sources": {},
+        "sources": SOURCES,
     }
 )
 
@@ -76,11 +77,6 @@ def test_a_precision_becomes_a_gguf_type(precision: Precision, type: str, name: 
     variant = _variant(precision, type)
     assert (variant.name, variant.format, variant.options) == (name, "GGUF", {"type": name})
     assert f"model-{name}.gguf" in SPEC.usage(variant)
-
-
-def test_a_type_of_another_precision_is_skipped() -> None:
-    found = SPEC.variant("int8", LlamaCppOptions(type="Q4_0"), DEVICE, ARCH)
-    assert found == Skip(reason="GGUF type Q4_0 is not int8; int8 has Q8_0")
 
 
 def test_rows_that_are_no_whole_blocks_are_skipped() -> None:
@@ -146,13 +142,6 @@ def test_an_importance_matrix_is_known_by_the_content_of_its_text(tmp_path: Path
     added = SPEC.other_bytes(ARCH, sizes, same) - SPEC.other_bytes(ARCH, sizes, _variant("int4"))
     keys = "quantize.imatrix.entries_count", "quantize.imatrix.chunks_count"
     assert abs(added - sum(8 + len(key) + 4 + 4 for key in keys)) < 32
-
-
-@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
-def test_an_importance_matrix_of_another_precision_is_skipped(precision: Precision) -> None:
-    found = SPEC.variant(precision, LlamaCppOptions(imatrix="embedded"), DEVICE, ARCH)
-    assert isinstance(found, Skip)
-    assert "imatrix goes with int4" in found.reason
 
 
 def test_a_calibration_text_must_be_utf8(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from phibuild.backends.llamacpp.layout import Tensor
 from phibuild.backends.llamacpp.metadata import general_name, model_values, size_label
 from phibuild.backends.llamacpp.pretokenizer import pretokenizer_name
 from phibuild.backends.llamacpp.vocabulary import read_vocabulary
+from phibuild.backends.tokenizer_check import Facts
 from phibuild.worker import WorkerError
 
 TOKENIZERS = Path(__file__).resolve().parents[1] / "data" / "tokenizers"
@@ -112,11 +113,18 @@ def test_pretokenizers_that_llama_cpp_does_not_have() -> None:
         )
 
 
-def _checkpoint(folder: Path, tokenizer: dict[str, Any], **settings: object) -> Path:
+def _facts(folder: Path, tokenizer: dict[str, Any], **found: Any) -> Facts:
+    """Return facts of a tokenizer without probes; config.json is written beside its file."""
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps({"eos_token_id": [1, 2]}), encoding="utf-8")
-    return folder
+    none: dict[str, Any] = {"probes": (), "ids": (), "start": [], "end": [], "stops": [],
+                            "special": {}, "templates": {}}  # fmt: skip
+    return Facts(**{**none, **found}, tokenizer=folder / "tokenizer.json")
+
+
+def _values(facts: Facts, vocab_size: int) -> dict[str, Any]:
+    vocabulary = read_vocabulary(facts, facts.tokenizer.parent, vocab_size)
+    return {value.key.removeprefix("tokenizer."): value.value for value in vocabulary.values}
 
 
 def _small_bpe() -> dict[str, Any]:
@@ -132,26 +140,76 @@ def _small_bpe() -> dict[str, Any]:
 
 
 def test_vocabulary_of_byte_level_bpe(tmp_path: Path) -> None:
-    source = _checkpoint(tmp_path, _small_bpe(), eos_token="<|end|>", chat_template="{{x}}")
-    vocabulary = read_vocabulary(source, 6)
-    values = {value.key: value.value for value in vocabulary.values}
-    assert values["tokenizer.ggml.tokens"] == [
-        b"a", b"b", b"ab", b"<|end|>", b"two words", b"[PAD5]",
-    ]  # fmt: skip
-    assert values["tokenizer.ggml.token_type"] == [1, 1, 1, 3, 4, 5]
-    assert values["tokenizer.ggml.merges"] == ["a b"]
-    assert values["tokenizer.ggml.eos_token_id"] == 3
-    assert values["tokenizer.ggml.add_bos_token"] is False
-    assert values["tokenizer.chat_template"] == "{{x}}"
-    assert not vocabulary.strips_after_special
+    facts = _facts(
+        tmp_path, _small_bpe(), special={"eos": 3}, stops=[3], templates={"default": "{{x}}"}
+    )
+    values = _values(facts, 6)
+    assert values["ggml.tokens"] == [b"a", b"b", b"ab", b"<|end|>", b"two words", b"[PAD5]"]
+    assert values["ggml.token_type"] == [1, 1, 1, 3, 4, 5]
+    assert values["ggml.merges"] == ["a b"]
+    assert values["ggml.eos_token_id"] == 3
+    assert values["ggml.add_bos_token"] is False
+    assert values["ggml.add_eos_token"] is False
+    assert values["chat_template"] == "{{x}}"
+    assert "chat_templates" not in values
+    assert not read_vocabulary(facts, tmp_path, 6).strips_after_special
 
 
 def test_vocabulary_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, _small_bpe())
     with pytest.raises(WorkerError, match="has id 4, the model has 4 embeddings"):
-        read_vocabulary(_checkpoint(tmp_path, _small_bpe()), 4)
+        read_vocabulary(facts, tmp_path, 4)
 
 
-def test_sentencepiece_from_tokenizer_json_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stops", "eos", "keys"),
+    [
+        ([3], 3, {"eos": 3}),
+        ([3, 0], 3, {"eos": 3, "eom": 0}),
+        ([0, 1, 2], None, {"eos": 0, "eom": 1, "eot": 2}),
+        ([0, 3], 0, {"eos": 0}),  # <|end|> is known by its text
+        ([1], 3, {"eos": 1}),  # Transformers does not stop at the tokenizer's own
+        ([], 3, {"eos": 5}),  # an id that no text has: llama.cpp would take 11, whatever it is
+    ],
+)
+def test_keys_by_which_generation_ends(
+    stops: list[int], eos: int | None, keys: dict[str, int], tmp_path: Path
+) -> None:
+    values = _values(_facts(tmp_path, _small_bpe(), special={"eos": eos}, stops=stops), 6)
+    found = {role: values.get(f"ggml.{role}_token_id") for role in ("eos", "eot", "eom")}
+    assert {role: token for role, token in found.items() if token is not None} == keys
+
+
+def test_a_model_that_never_stops_is_refused_where_no_id_is_free(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="nothing ends generation"):
+        _values(_facts(tmp_path, _small_bpe()), 5)
+
+
+def test_what_is_added_is_what_transformers_adds(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, _small_bpe(), special={"bos": 0}, start=[1], end=[3], stops=[3])
+    values = _values(facts, 6)
+    assert values["ggml.bos_token_id"] == 1
+    assert values["ggml.add_bos_token"] is True
+    assert values["ggml.eos_token_id"] == 3
+    assert values["ggml.add_eos_token"] is True
+
+
+def test_named_templates_are_listed(tmp_path: Path) -> None:
+    templates = {"a b": "1", "default": "2", "tool_use": "3"}
+    values = _values(_facts(tmp_path, _small_bpe(), stops=[3], templates=templates), 6)
+    found = {key: text for key, text in values.items() if key.startswith("chat")}
+    assert found == {
+        "chat_template": "2",
+        "chat_template.a_b": "1",
+        "chat_template.tool_use": "3",
+        "chat_templates": [b"a_b", b"tool_use"],
+    }
+    facts = _facts(tmp_path, _small_bpe(), stops=[3], templates={"a b": "1", "a_b": "2"})
+    with pytest.raises(WorkerError, match="one chat template 'a_b'"):
+        read_vocabulary(facts, tmp_path, 6)
+
+
+def _small_sentencepiece() -> dict[str, Any]:
     added = [
         {"id": number, "content": text, "special": True, "rstrip": text.startswith("<|u")}
         for number, text in enumerate(("<unk>", "<s>", "</s>", "<|endoftext|>", "<|user|>"))
@@ -159,18 +217,28 @@ def test_sentencepiece_from_tokenizer_json_alone(tmp_path: Path) -> None:
     added[2]["rstrip"] = True
     vocab = {entry["content"]: entry["id"] for entry in added}
     vocab |= {"<0x41>": 5, "ab": 6, "abb": 7, "a": 8, "b": 9}
-    merges = ["a b", "ab b"]
-    model = {"type": "BPE", "byte_fallback": True, "vocab": vocab, "merges": merges}
-    single = [{"SpecialToken": {"id": "<s>"}}, {"Sequence": {"id": "A"}}]
-    tokenizer = {
-        "added_tokens": added,
-        "model": model,
-        "post_processor": {"type": "TemplateProcessing", "single": single},
-    }
-    vocabulary = read_vocabulary(_checkpoint(tmp_path, tokenizer, bos_token="<s>"), 10)
-    values = {value.key: value.value for value in vocabulary.values}
-    assert values["tokenizer.ggml.scores"] == [-1000.0] * 5 + [0.0, 0.0, -1.0, -2.0, -3.0]
-    assert values["tokenizer.ggml.token_type"] == [3] * 5 + [6, 1, 1, 1, 1]
-    assert values["tokenizer.ggml.add_bos_token"] is True
-    assert values["tokenizer.ggml.bos_token_id"] == 1
-    assert vocabulary.strips_after_special
+    model = {"type": "BPE", "byte_fallback": True, "vocab": vocab, "merges": ["a b", "ab b"]}
+    return {"added_tokens": added, "model": model, "normalizer": {"type": "Prepend"}}
+
+
+def test_sentencepiece_from_tokenizer_json_alone(tmp_path: Path) -> None:
+    facts = _facts(tmp_path, _small_sentencepiece(), start=[1], stops=[2])
+    values = _values(facts, 10)
+    assert values["ggml.scores"] == [-1000.0] * 5 + [0.0, 0.0, -1.0, -2.0, -3.0]
+    assert values["ggml.token_type"] == [3] * 5 + [6, 1, 1, 1, 1]
+    assert values["ggml.add_bos_token"] is True
+    assert values["ggml.bos_token_id"] == 1
+    assert "ggml.add_space_prefix" not in values
+    assert read_vocabulary(facts, tmp_path, 10).strips_after_special
+
+
+@pytest.mark.parametrize(
+    ("scheme", "prefix"), [("always", None), ("first", False), ("never", False)]
+)
+def test_where_sentencepiece_puts_a_space(scheme: str, prefix: bool | None, tmp_path: Path) -> None:
+    metaspace = {"type": "Metaspace", "prepend_scheme": scheme}
+    sequence = {"type": "Sequence", "pretokenizers": [metaspace]}
+    for step in (metaspace, sequence):
+        tokenizer = _small_sentencepiece() | {"normalizer": None, "pre_tokenizer": step}
+        values = _values(_facts(tmp_path, tokenizer, stops=[2]), 10)
+        assert values.get("ggml.add_space_prefix") is prefix

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from phibuild.architecture import Architecture, Rope
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.mlx.layout import module_order
-from phibuild.backends.mlx.spec import SPEC, MlxOptions
+from phibuild.backends.mlx.options import MlxOptions
+from phibuild.backends.mlx.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
+from support.devices import SOURCES
 
 
 def _architecture(**changes: Any) -> Architecture:
@@ -43,7 +45,7 @@ def _device(*accelerators: str) -> Device:
             "budget": "8 GiB",
             "accelerators": accelerators,
             "context_length": 4096,
-            "sources": {},
+            "sources": SOURCES,
         }
     )
 
@@ -90,9 +92,6 @@ def test_quantized_variants(
 def test_casts_have_no_other_options() -> None:
     assert _variant("fp16").options == {"dtype": "float16"}
     assert _variant("fp32").options == {"dtype": "float32"}
-    assert "the options bits, mode belong to int4 and int8" in _reason(
-        "fp16", bits=4, mode="affine"
-    )
 
 
 def test_the_float_type_of_scales_is_the_checkpoints_or_the_one_asked_for() -> None:
@@ -111,21 +110,6 @@ def test_a_group_that_does_not_divide_a_layer_is_skipped_with_those_that_do() ->
     odd = _architecture(intermediate_size=250)
     assert "width 250" in _reason("int8", odd)
     assert "no group of this mode (32 or 64 or 128) divides" in _reason("int8", odd)
-
-
-@pytest.mark.parametrize(
-    ("precision", "options", "words"),
-    [
-        ("int8", {"mode": "mxfp4"}, "mode mxfp4 is not int8; use affine or mxfp8"),
-        ("int4", {"bits": 8}, "8 bits with mode affine are not int4; use 3 or 4 or 5"),
-        ("int4", {"mode": "mxfp4", "bits": 5}, "5 bits with mode mxfp4 are not int4; use 4"),
-        ("int4", {"mode": "mxfp4", "group_size": 64}, "has groups of 32, not of 64"),
-    ],
-)
-def test_combinations_that_mlx_does_not_have(
-    precision: Precision, options: dict[str, Any], words: str
-) -> None:
-    assert words in _reason(precision, **options)
 
 
 def test_devices_without_metal_are_skipped() -> None:
@@ -177,21 +161,6 @@ def test_a_recipe_chooses_the_bits_of_each_matrix() -> None:
             assert kinds[f"model.layers.{layer}.{part}.weight"] == "q4"
     lower = _variant("int4", arch, recipe="mixed_2_6")
     assert SPEC.layout(arch, lower)[0].kind == "q2"
-
-
-@pytest.mark.parametrize(
-    ("precision", "options", "words"),
-    [
-        ("int8", {}, "the recipe mixed_3_6 is int4's, not int8's"),
-        ("int4", {"mode": "mxfp4"}, "the recipe mixed_3_6 needs mode affine, not mxfp4"),
-        ("int4", {"bits": 3}, "chooses the bits itself; leave bits null"),
-        ("fp16", {}, "the options recipe belong to int4 and int8"),
-    ],
-)
-def test_what_a_recipe_cannot_be_combined_with(
-    precision: Precision, options: dict[str, Any], words: str
-) -> None:
-    assert words in _reason(precision, recipe="mixed_3_6", **options)
 
 
 def test_every_tensor_is_stored_once_and_a_tied_head_not_at_all() -> None:

@@ -29,10 +29,9 @@ FACTORS = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
 
 def _written(tmp_path: Path, config: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 8]}))
     output = tmp_path / "output"
     output.mkdir()
-    write_config(tmp_path, output, read_architecture(config), options)
+    write_config(tmp_path, output, read_architecture(config), options, [7, 8])
     written: dict[str, Any] = json.loads((output / "config.json").read_text())
     return written
 
@@ -78,7 +77,11 @@ def test_rope_as_transformers_5_writes_it_is_put_where_mlx_lm_looks(tmp_path: Pa
         "original_max_position_embeddings": 2048,
     }
     rope |= {"short_factor": [1.0] * 12, "long_factor": [2.0] * 12}
-    written = _written(tmp_path, CONFIG | {"rope_parameters": rope}, {"dtype": "float32"})
+    written = _written(
+        tmp_path,
+        CONFIG | {"rope_parameters": rope, "original_max_position_embeddings": 2048},
+        {"dtype": "float32"},
+    )
     assert written["rope_scaling"] == {
         "type": "longrope",
         "short_factor": [1.0] * 12,

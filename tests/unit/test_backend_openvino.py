@@ -9,8 +9,10 @@ from pydantic import ValidationError
 
 from phibuild.architecture import Architecture, read_architecture
 from phibuild.backends.base import SourceFiles
-from phibuild.backends.openvino.spec import SPEC, OpenVinoOptions
+from phibuild.backends.openvino.options import OpenVinoOptions
+from phibuild.backends.openvino.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
+from support.devices import SOURCES
 
 
 def device(*accelerators: str) -> Device:
@@ -23,7 +25,7 @@ def device(*accelerators: str) -> Device:
             "budget": "8 GiB",
             "accelerators": accelerators or ("cpu", "openvino_gpu", "openvino_npu"),
             "context_length": 4096,
-            "sources": {},
+            "sources": SOURCES,
         }
     )
 
@@ -85,11 +87,6 @@ def test_variants(
 @pytest.mark.parametrize(
     ("precision", "options", "part"),
     [
-        ("int4", {"mode": "int8_asym"}, "mode int8_asym is not int4"),
-        ("int8", {"mode": "int4_sym"}, "mode int4_sym is not int8"),
-        ("int8", {"group_size": 64}, "one scale for each row"),
-        ("fp16", {"mode": "int8_sym"}, "fp16 weights are plain: mode belongs to"),
-        ("fp32", {"mode": "int8_sym", "group_size": 64}, "mode and group_size belong to"),
         ("int4", {"target": "npu", "mode": "int4_asym"}, "the NPU takes symmetric weights"),
         ("int8", {"target": "npu", "mode": "int8_asym"}, "use mode int8_sym"),
         ("int4", {"target": "npu", "group_size": 64}, "groups of 128 or whole rows"),

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from phibuild.architecture import Architecture, Rope
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.ort_genai.layout import mixed_layers
-from phibuild.backends.ort_genai.spec import SPEC, OrtGenaiOptions
+from phibuild.backends.ort_genai.options import OrtGenaiOptions
+from phibuild.backends.ort_genai.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
+from support.devices import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ("cpu", "cuda", "directml", "webgpu")
@@ -56,7 +58,7 @@ def _result(
             "budget": "8 GiB",
             "accelerators": accelerators,
             "context_length": 4096,
-            "sources": {},
+            "sources": SOURCES,
         }
     )
     options_ = OrtGenaiOptions.model_validate(options)
@@ -122,8 +124,6 @@ def test_variant_has_every_option_that_decides_bytes() -> None:
         ("int8", {"provider": "trt_rtx"}, "has no int8"),
         ("int8", {"provider": "dml"}, "use int4 or fp16"),
         ("int4", {"provider": "cuda", "accelerators": ("cpu",)}, "needs the accelerator cuda"),
-        ("fp32", {"block_size": 64}, "block_size cannot apply"),
-        ("int8", {"int8_matmuls": ["last_matmul"]}, "int8 already"),
         ("int4", {"provider": "dml", "int8_matmuls": ["last_matmul"]}, "int4 products alone"),
         ("int4", {"provider": "trt_rtx", "algorithm": "rtn"}, "DequantizeLinear"),
         ("int4", {"tied": True, "symmetric": False}, "use algorithm rtn or k_quant"),
@@ -135,6 +135,45 @@ def test_combination_that_cannot_work_is_skipped(
     precision: Precision, arguments: dict[str, Any], reason: str
 ) -> None:
     assert reason in _reason(precision, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("head", "partial", "provider", "reason"),
+    [
+        (32, 0.75, "cpu", "a rotary width of 24"),
+        (32, 0.25, "cpu", "a rotary width of 8"),
+        (24, 1.0, "cpu", "heads of 24"),
+        (24, 1.0, "cuda", "heads of 24"),
+        (24, 1.0, "trt_rtx", "heads of 24"),
+        (20, 1.0, "dml", "heads of 20; ONNX Runtime's GroupQueryAttention has only multiples of 8"),
+        (24, 1.0, "dml", None),
+        (32, 0.75, "dml", None),
+        (96, 1.0, "cpu", None),  # Phi-3
+        (128, 0.75, "cpu", None),  # Phi-4-mini
+        (16, 1.0, "cpu", None),
+        (32, 0.5, "webgpu", None),
+    ],
+)
+def test_shapes_that_group_query_attention_has_not(
+    head: int, partial: float, provider: str, reason: str | None
+) -> None:
+    """Tried with onnxruntime-genai 0.18: each was built, and run or refused by the kernel."""
+    arch = _architecture(hidden_size=4 * head, rope=Rope(10000.0, partial, (), ()))
+    if reason is None:
+        assert isinstance(_result("int4", provider=provider, arch=arch), Variant)
+    else:
+        assert reason in _reason("int4", provider=provider, arch=arch)
+
+
+@pytest.mark.parametrize(
+    ("provider", "window", "tokens"),
+    [("dml", 2047, 2047), ("dml", 4096, None), ("dml", None, None), ("cpu", 2047, None),
+     ("cuda", 2047, None), ("webgpu", 2047, None), ("trt_rtx", 2047, None)],
+)  # fmt: skip
+def test_directml_has_no_window(provider: str, window: int | None, tokens: int | None) -> None:
+    arch = _architecture(sliding_window=window)
+    found = SPEC.context_limit(arch, _variant("int4", provider=provider))
+    assert (found.tokens if found else None) == tokens
 
 
 @pytest.mark.parametrize(

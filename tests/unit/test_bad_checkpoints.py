@@ -143,8 +143,8 @@ CASES: dict[str, tuple[Damage, str, str, str]] = {
                     f"tensor {NORM} has shape [2, 128], config.json says [256]", TOGETHER),
     "renamed": (rename(NORM, "model.layers.0.norm.weight"), "",
                 f"1 tensor(s) missing: {NORM}", TOGETHER),
-    "surplus": (rename("lm_head.weight", "lora_A.weight"), "",
-                "1 tensor(s) that Phi3ForCausalLM has not: lora_A.weight",
+    "surplus": (header(lambda entries: entries.update({"value_head": entries.pop(NORM)})), "",
+                "1 tensor(s) that Phi3ForCausalLM has not: value_head",
                 "merge adapters and remove extra heads first"),
     "more-layers": (config(num_hidden_layers=3), "", "6 tensor(s) missing: "
                     "model.layers.2.input_layernorm.weight, model.layers.2.self_attn.qkv_proj."
@@ -172,12 +172,12 @@ CASES: dict[str, tuple[Damage, str, str, str]] = {
                 "rope_scaling short_factor has 15 entries, a rotary width of 32 needs 16", COMPARE),
     "no-factors": (config(rope_scaling={"type": "longrope", "short_factor": [1.0] * 16}),
                    "/config.json", "key 'long_factor' is missing", COMPARE),
-    "rope-yarn": (config(rope_scaling={"type": "yarn", "factor": 4}), "/config.json:",
-                  "rope_scaling type 'yarn' is not one that Phi models use (longrope)", COMPARE),
+    "rope-linear": (config(rope_scaling={"type": "linear", "factor": 4}), "/config.json:",
+                  "rope_scaling type 'linear' is not one that Phi models use (longrope)", COMPARE),
     "rope-list": (config(rope_scaling=[1]), "/config.json:", "rope_scaling must be an object",
                   COMPARE),
-    "llama": (config(model_type="llama", architectures=["LlamaForCausalLM"]), "/config.json:3",
-              "not a Phi-3-architecture model (LlamaForCausalLM)", SUPPORTED),
+    "gemma": (config(model_type="gemma", architectures=["GemmaForCausalLM"]), "/config.json:3",
+              "not a Phi-3-architecture model (GemmaForCausalLM)", SUPPORTED),
     "no-model-type": (config(model_type=..., architectures=...), "/config.json",
                       "not a Phi-3-architecture model (no model_type)", SUPPORTED),
     "classifier": (config(architectures=["Phi3ForSequenceClassification"]), "/config.json:3",
@@ -197,7 +197,9 @@ CASES: dict[str, tuple[Damage, str, str, str]] = {
         )
     },
     "quantized": (config(quantization_config={"bits": 4}), "/config.json:",
-                  "the checkpoint is quantized already", "start from the original weights"),
+                  "the checkpoint is quantized already",
+                  "start from the original weights, or dequantize it with the tool that made it; "
+                  "if the weights are plain (merged after training), remove quantization_config"),
 }  # fmt: skip
 SHARD_CASES: dict[str, tuple[Damage, str, str, str]] = {
     "missing-shard": (remove(SECOND), f"/{SECOND}", "missing shard that the index names",
@@ -211,7 +213,9 @@ SHARD_CASES: dict[str, tuple[Damage, str, str, str]] = {
     "index-numbers": (write(INDEX, '{"weight_map": {"a": 1}}'), f"/{INDEX}",
                       "the index is damaged", AGAIN),
     "mismatched-shards": (lambda folder: shutil.copyfile(folder / FIRST, folder / SECOND),
-                          "", "8 tensor(s) missing: ", TOGETHER),
+                          f"/{SECOND}", f"tensor model.embed_tokens.weight lies in {FIRST} too",
+                          "one of the files is of another save: remove it, or fetch the "
+                          "checkpoint again"),
 }  # fmt: skip
 
 
@@ -274,5 +278,5 @@ def test_two_models_of_one_name_are_refused(
         shutil.copytree(source, refuse.folder / name / "phi")
     assert refuse("plan", "-m", "model=./a/phi,./b/phi") == [
         "command line: model=./a/phi,./b/phi: models './a/phi' and './b/phi' would both be called "
-        "'phi'\n    rename one of the folders"
+        "'phi'\n    give one a name of its own: {name: NAME, path: ./b/phi}"
     ]

@@ -26,7 +26,11 @@ DEVICES = (
     "copilot_pc_intel, copilot_pc_snapdragon, intel_n100, iphone, jetson_orin_nano, mac, "
     "raspberry_pi_5"
 )
-KEYS = "known: backends, description, devices, evaluation, executor, gates, model"
+KEYS = "known: allow_nonfinite, backends, description, devices, evaluation, executor, gates, model"
+ALL_KEYS = (
+    "known: allow_nonfinite, backend, backends, description, device, devices, evaluation, "
+    "executor, gates, model, precision, recipe"
+)
 RECIPES = "known: ai_pc, apple, copilot_pc, edge_release, iot, mobile, quickstart"
 GROUP = "set other things by key: evaluation: {windows: 8}"
 WORD = "quote it to mean text"
@@ -151,10 +155,44 @@ RECIPE_CASES: dict[str, tuple[str | bytes, int, str, str]] = {
     "options-word": (pi("llamacpp:\n  int4: Q4_0"), 4,
                      "options of int4 must be a mapping, not 'Q4_0'", ""),
     "options-zero": (pi("llamacpp:\n  int4: 0"), 4, "options of int4 must be a mapping, not 0", ""),
-    "backends-list": (OK + "backends: {llamacpp: [int4]}\n", 3,
-                      "backends.llamacpp: must be a mapping, not ['int4']", ""),
-    "model-list": (OK + "model: [a]\n", 3, "model: must be text, not ['a']", ""),
-    "model-null": (OK + "model:\n", 3, "model: must be text, not None", ""),
+    "backends-list": (OK + "backends: {llamacpp: [4]}\n", 3,
+                      "backends.llamacpp: must be a mapping, not [4]", ""),
+    "model-list": (OK + "model: [a]\n", 3, "model: must be text or a mapping, not ['a']", ""),
+    "model-null": (OK + "model:\n", 3, "model: must be text or a mapping, not None", ""),
+    "model-mapping-empty": (OK + "model: {}\n", 3,
+                            "model: names no checkpoint: write path, or base and adapter", ""),
+    "model-name-alone": (OK + "model: {name: kiosk}\n", 3,
+                         "model: names no checkpoint: write path, or base and adapter", ""),
+    "model-key": (OK + "model:\n  name: kiosk\n  paht: ./a\n", 5, "unknown key 'paht' in model",
+                  "did you mean 'path'?"),
+    "model-path-and-base": (OK + "model:\n  name: kiosk\n  path: ./a\n  base: phi-4\n", 6,
+                            "model.base: 'path', a whole checkpoint, and 'base' cannot stand "
+                            "together: an adapter needs base and adapter", ""),
+    "model-path-and-adapter": (OK + "model:\n  adapter: ./b\n  path: ./a\n", 5,
+                               "model.path: 'path', a whole checkpoint, and 'adapter' cannot "
+                               "stand together: an adapter needs base and adapter", ""),
+    "model-adapter-alone": (OK + "model:\n  name: a\n  adapter: ./a\n", 5,
+                            "model.adapter: 'adapter' needs base, the model that it was trained "
+                            "on", ""),
+    "model-base-alone": (OK + "model:\n  name: a\n  base: phi-4\n", 5,
+                         "model.base: 'base' needs an adapter; a whole checkpoint is written as "
+                         "path", ""),
+    "model-path-list": (OK + "model:\n  name: a\n  path: [a]\n", 5,
+                        "model.path: must be text, not ['a']", ""),
+    "model-name-empty": (OK + "model:\n  path: phi-4\n  name: ''\n", 5,
+                         "model.name: 'name' must not be empty", ""),
+    "model-name-sign": (OK + "model:\n  path: phi-4\n  name: '+'\n", 5,
+                        "model.name: 'name' needs a letter or a digit", ""),
+    "model-path-nowhere": (OK + "model:\n  name: a\n  path: ./nowhere\n", 5,
+                           "no such folder: {folder}/nowhere",
+                           "give a checkpoint folder, a model name or org/name"),
+    "model-path-empty": (OK + "model:\n  name: a\n  path: ''\n", 5, "model needs a name",
+                         "a model name, ./folder, or org/name@revision"),
+    "model-adapter-nowhere": (OK + "model:\n  base: phi-4\n  adapter: ./nowhere\n", 5,
+                              "no such folder: {folder}/nowhere", "an adapter is a folder that "
+                              "PEFT saved, with adapter_config.json in it"),
+    "nonfinite": (OK + "allow_nonfinite: perhaps\n", 3,
+                  "allow_nonfinite: must be true or false, not 'perhaps'", ""),
     "model-empty": (OK + "model: ''\n", 3, "model needs a name",
                     "a model name, ./folder, or org/name@revision"),
     # empty
@@ -246,9 +284,15 @@ RECIPE_CASES: dict[str, tuple[str | bytes, int, str, str]] = {
                             "'_self_' stands twice in the defaults list", ""),
     "defaults-twice-below": ("defaults:\n  - edge_release\n  - iot\n" + OK, 3,
                              "recipe 'iot' comes twice", "remove it from one list"),
-    "defaults-clash": ("defaults: [quickstart]\ndevices:\n  ai_pc_intel:\n    ort_genai: [int4]\n",
-                       4, "devices.ai_pc_intel.ort_genai: must be a mapping as in "
-                       "{root}/recipes/quickstart.yaml:7, not a list", ""),
+    "defaults-clash": ("defaults: [quickstart]\ndevices:\n  mac:\n    mlx: []\n", 4,
+                       "devices.mac.mlx: must be a mapping as in "
+                       "{root}/recipes/quickstart.yaml:13, not a list", ""),
+    "defaults-clash-of-gates": ("defaults: [quickstart]\ngates:\n  kl: [1]\n", 3,
+                                "gates.kl: must be a mapping as in "
+                                "{root}/recipes/quickstart.yaml:16, not a list", ""),
+    "defaults-typed": ("defaults:\n  - 1.10\n" + OK, 2,
+                       "unknown recipe '1.10' in the defaults list",
+                       RECIPES.replace("mobile", "mine, mobile")),
 }  # fmt: skip
 
 
@@ -314,12 +358,20 @@ HAS = "it has: raspberry_pi_5, ai_pc_intel, mac, ai_pc_rtx"
 PLAIN = "overrides are key=value, +key=value or ~key; quote values with spaces"
 CFG = "'--cfg job' shows the keys"
 # words of the command line; the one that is wrong; what; remedy
-WORD_CASES: list[tuple[str, str, str, str | None]] = [
+WORD_CASES: list[tuple[str, str, str | None, str | None]] = [
     ("recipe=mobil", "", "unknown recipe 'mobil'", "did you mean 'mobile'?"),
     ("recipe=zzz", "", "unknown recipe 'zzz'", RECIPES),
     ("recipe=mobile.yaml", "", "unknown recipe 'mobile.yaml'", "did you mean 'mobile'?"),
     ("recipe=", "", "recipe needs a name", ""),
-    ("recipe=null", "", "recipe needs a name", ""),
+    ("recipe=null", "", "unknown recipe 'null'", RECIPES),
+    ("recipe=1.10", "", "unknown recipe '1.10'", RECIPES),
+    ("recipe='", "", "unknown recipe \"'\"", RECIPES),
+    ("recipe=''", "", "recipe needs a name", ""),
+    ("recipe=mobile,", "", "recipe needs a name", ""),
+    ("recipe=a\x07", "recipe=a\\x07", "the character '\\x07' cannot stand in an override",
+     "rename what it names"),
+    ("model=./\udce9", "model=./\\udce9", "is not text in this locale",
+     "set LC_ALL=C.UTF-8, or rename what it names"),
     ("~recipe", "", "recipe can only be set", "recipe=NAME"),
     ("+recipe=iot", "", "recipe can only be set", "recipe=NAME"),
     ("recipe=iot recipe=mobile", "recipe=mobile", "recipe is given twice",
@@ -331,7 +383,7 @@ WORD_CASES: list[tuple[str, str, str, str | None]] = [
     ("-m precision=[int4]", "precision=[int4]", "precision takes one name, not a list",
      "to sweep: -m precision=a,b"),
     ("device={a:b}", "", "device takes one name, not a mapping", "to sweep: -m device=a,b"),
-    ("evaluation=[none]", "", "unknown evaluation \"['none']\"",
+    ("evaluation=[none]", "", "unknown evaluation '[none]'",
      "did you mean 'none'?"),
     ("precision=int4,int8", "", "several values for 'precision'",
      "add -m to sweep: -m precision=int4,int8"),
@@ -371,7 +423,17 @@ WORD_CASES: list[tuple[str, str, str, str | None]] = [
      "ids look like phi3-tiny-trained.raspberry_pi_5.llamacpp.int4; 'phibuild plan' lists them"),
     # keys and values
     ("modl=x", "", "unknown key 'modl'", "did you mean 'model'?"),
-    ("+foo=1", "", "unknown key 'foo'", KEYS),
+    ("+foo=1", "", "unknown key 'foo'", ALL_KEYS),
+    ("recpie=mobile", "", "unknown key 'recpie'", "did you mean 'recipe'?"),
+    ("modle=phi-4", "", "unknown key 'modle'", "did you mean 'model'?"),
+    ("devcie=mac", "", "unknown key 'devcie'", "did you mean 'device'?"),
+    ("devcies.mac.mlx=[int4]", "", "unknown key 'devcies'", "did you mean 'devices'?"),
+    ("precison=int4", "", "unknown key 'precison'", "did you mean 'precision'?"),
+    ("mobile", "", "not an override: missing EQUAL at '<EOF>'", "did you mean 'recipe=mobile'?"),
+    ("mobil", "", "not an override: missing EQUAL at '<EOF>'", "did you mean 'recipe=mobile'?"),
+    ("mac", "", "not an override: missing EQUAL at '<EOF>'", "did you mean 'device=mac'?"),
+    ("phi-4", "", None, "did you mean 'model=phi-4'?"),
+    ("int4", "", "not an override: missing EQUAL at '<EOF>'", "did you mean 'precision=int4'?"),
     ("a.b=", "", "unknown key 'a'", KEYS),
     ("gates.topp1=1", "", "unknown key 'topp1' in gates", "did you mean 'top1'?"),
     ("evaluation.windows=many", "", "evaluation.windows: must be a whole number, not 'many'", ""),
@@ -382,8 +444,18 @@ WORD_CASES: list[tuple[str, str, str, str | None]] = [
     ("devices.macc.mlx=[int4]", "", "unknown device 'macc'", "did you mean 'mac'?"),
     ("devices.iphone.mlx=[int44]", "", "unknown precision 'int44'", "did you mean 'int4'?"),
     ("devices.iphone.mlxx=[int4]", "", "unknown backend 'mlxx'", "did you mean 'mlx'?"),
-    ("devices.mac.mlx={int4:{}}", "",
-     "cannot be composed: Cannot merge DictConfig with ListConfig", ""),
+    ("gates.kl.int4.x=1", "",
+     "gates.kl.int4.x cannot be set: gates.kl.int4 is 0.25, not a mapping", ""),
+    ("description.x=1", "",
+     "description.x cannot be set: description is 'all five backends at every precision', "
+     "not a mapping", ""),
+    ("~devices.mac.mlx.int44", "", "there is no key 'devices.mac.mlx.int44' to delete", CFG),
+    ("~devices.mac.mlx.int4=5", "", "the value of devices.mac.mlx.int4 is {}, not 5",
+     "~devices.mac.mlx.int4 deletes it whatever it is"),
+    ("devices.ai_pc_intel.ort_genai.int8.providr=x", "", "unknown option 'providr' of ort_genai",
+     "did you mean 'provider'?"),
+    ("devices.8gb.mlx=[int4]", "", "unknown device '8gb'", DEVICES),
+    ("devices.m\u00e4c.mlx=[int4]", "", "unknown device 'm\u00e4c'", "did you mean 'mac'?"),
     ("backends.llamacpp.int4.typ=Q4_0", "", "unknown option 'typ' of llamacpp",
      "did you mean 'type'?"),
     ("evaluation=quik", "", "unknown evaluation 'quik'", "did you mean 'quick'?"),
@@ -435,13 +507,39 @@ WORD_CASES: list[tuple[str, str, str, str | None]] = [
      "write the value itself"),
     ("model=${oc.env:HOME}", "", "the resolver '${oc.env:...}' is refused",
      "write the value itself"),
-    ("+_target_=os.system", "", "unknown key '_target_'", KEYS),
+    ("+_target_=os.system", "", "unknown key '_target_'", ALL_KEYS),
     # models
     ("model=phi-4-mni", "", "unknown model 'phi-4-mni'",
      "did you mean 'phi-4-mini'?; or ./folder, or org/name@revision"),
     ("model=", "", "model needs a name", ""),
     ("model=./nowhere", "", "no such folder: {folder}/nowhere",
      "give a checkpoint folder, a model name or org/name"),
+    ("model=./a=b", "", "no such folder: {folder}/a=b",
+     "give a checkpoint folder, a model name or org/name"),
+    ("model=./m\u00e4c(2)", "", "no such folder: {folder}/m\u00e4c(2)",
+     "give a checkpoint folder, a model name or org/name"),
+    ("model=./a,b", "", "several values for 'model'", "add -m to sweep: -m model=./a,b"),
+    ("model={}", "", "model: names no checkpoint: write path, or base and adapter", ""),
+    ("model={path:a,base:b}", "", "model.base: 'path', a whole checkpoint, and 'base' cannot "
+     "stand together: an adapter needs base and adapter", ""),
+    ("model={pth:a}", "", "unknown key 'pth' in model", "did you mean 'path'?"),
+    ("model={path:[a]}", "", "model: the value of 'path' must be text, not a list",
+     "model={name: kiosk, path: ./my-phi}"),
+    ("model={path:a,path:b}", "", "model: key 'path' stands twice in '{path:a,path:b}'",
+     "model={name: kiosk, path: ./my-phi}"),
+    ("model={a}", "", "model: a mapping is {key: value, ...}, not '{a}'",
+     "model={name: kiosk, path: ./my-phi}"),
+    ("-m model={path:a},{pth:a}", "model={path:a},{pth:a}", "unknown key 'pth' in model",
+     "did you mean 'path'?"),
+    ("-m model={name:a},b", "model={name:a},b",
+     "model: names no checkpoint: write path, or base and adapter", ""),
+    ("-m model=a,b model.name=c", "model.name=c", "several models have no key of one",
+     "write it into the sweep: {name: kiosk, path: a}"),
+    ("model.nam=x", "", "unknown key 'nam' in model", "did you mean 'name'?"),
+    ("model.path=./nowhere", "", "no such folder: {folder}/nowhere",
+     "give a checkpoint folder, a model name or org/name"),
+    ("model.base=phi-4", "", "model.base: 'path', a whole checkpoint, and 'base' cannot stand "
+     "together: an adapter needs base and adapter", ""),
     ("model=./file", "", "a file, not a checkpoint folder: {folder}/file",
      "give a checkpoint folder, a model name or org/name"),
     ("model='~nobody-here/x'", "",
@@ -454,20 +552,26 @@ WORD_CASES: list[tuple[str, str, str, str | None]] = [
     ("words", "word", "what", "remedy"), WORD_CASES, ids=[case[0][:40] for case in WORD_CASES]
 )
 def test_a_bad_word_is_refused(
-    words: str, word: str, what: str, remedy: str | None, refuse: Refuse
+    words: str, word: str, what: str | None, remedy: str | None, refuse: Refuse
 ) -> None:
     refuse.write("file", "x")
-    what = what.replace("{folder}", str(refuse.folder))
     for verb in ("plan", "build"):
         (error,) = refuse(verb, *words.split())
         first, _, second = error.partition("\n    ")
-        assert first == f"command line: {word or words}: {what}"
+        assert first.startswith(f"command line: {word or words}: ")
+        if what is not None:
+            what = what.replace("{folder}", str(refuse.folder))
+            assert first == f"command line: {word or words}: {what}"
         if remedy is not None:
             assert second == remedy
 
 
 FLAG_CASES: list[tuple[str, str, str]] = [
     ("bild recipe=mobile", "command line: unknown verb 'bild'", "did you mean 'build'?"),
+    ("mobile", "command line: unknown verb 'mobile'", "did you mean 'recipe=mobile'?"),
+    ("mobil precision=int4", "command line: unknown verb 'mobil'", "did you mean 'recipe=mobile'?"),
+    ("iphone", "command line: unknown verb 'iphone'", "did you mean 'device=iphone'?"),
+    ("phi-4", "command line: unknown verb 'phi-4'", "did you mean 'model=phi-4'?"),
     ("frobnicate", "command line: unknown verb 'frobnicate'",
      "known: build, doctor, list, plan, report, run, store, toolchain, verify"),
     ("plan --onyl x", "command line: unrecognized arguments: --onyl", "did you mean '--only'?"),
@@ -536,14 +640,14 @@ memory: 8 GiB
 budget: 6 GiB
 accelerators: [cpu]
 context_length: 4096
-sources: {memory: its data sheet}
+sources: {memory: its data sheet, budget: tried, context_length: chosen}
 """
 DEVICE_CASES: dict[str, tuple[str, int, str, str]] = {
     "unknown-key": (DEVICE + "colour: red\n", 8, "unknown key 'colour'",
                     "known: accelerators, backends, budget, class, context_length, memory, "
                     "sources, title"),
-    "near-key": (DEVICE.replace("budget", "bugdet") + "budget: 1 GB\n", 4, "unknown key 'bugdet'",
-                 "did you mean 'budget'?"),
+    "near-key": (DEVICE.replace("budget: 6", "bugdet: 6") + "budget: 1 GB\n", 4,
+                 "unknown key 'bugdet'", "did you mean 'budget'?"),
     "missing-key": (DEVICE.replace("budget: 6 GiB\n", ""), 1, "key 'budget' is missing", ""),
     "missing-class": (DEVICE.replace("class: iot\n", ""), 1, "key 'class' is missing", ""),
     "class": (DEVICE.replace("iot", "iott"), 2,
@@ -567,6 +671,40 @@ DEVICE_CASES: dict[str, tuple[str, int, str, str]] = {
                  "use B, KB, MB, GB, KiB, MiB, GiB", ""),
     "context": (DEVICE.replace("4096", "long"), 6,
                 "context_length: must be a whole number, not 'long'", ""),
+    "context-zero": (DEVICE.replace("4096", "0"), 6,
+                     "context_length: must be greater than 0, not 0", ""),
+    "context-negative": (DEVICE.replace("4096", "-1"), 6,
+                         "context_length: must be greater than 0, not -1", ""),
+    "context-absurd": (DEVICE.replace("4096", "10000001"), 6, "context_length: no Phi has a "
+                       "context of more than 10,000,000 tokens, not 10000001", ""),
+    "memory-no-unit": (DEVICE.replace("8 GiB", "8"), 3,
+                       "memory: 8 has no unit; write for example '8 GiB'", ""),
+    "memory-text-no-unit": (DEVICE.replace("8 GiB", "'8'"), 3,
+                            "memory: '8' has no unit; write for example '8 GiB'", ""),
+    "memory-fraction-no-unit": (DEVICE.replace("8 GiB", "7.5"), 3,
+                                "memory: 7.5 has no unit; write for example '7.5 GiB'", ""),
+    "memory-mib-no-unit": (DEVICE.replace("8 GiB", "8192"), 3,
+                           "memory: 8192 has no unit; write for example '8192 MiB'", ""),
+    "budget-no-unit": (DEVICE.replace("6 GiB", "6"), 4,
+                       "budget: 6 has no unit; write for example '6 GiB'", ""),
+    "memory-tiny": (DEVICE.replace("8 GiB", "8 KiB"), 3,
+                    "memory: less than 1 MiB holds no model, not '8 KiB'", ""),
+    "memory-absurd": (DEVICE.replace("8 GiB", "8000 TiB"), 3,
+                      "memory: no device has more than 1 PiB, not '8000 TiB'", ""),
+    "budget-beyond-memory": (DEVICE.replace("6 GiB", "9 GB"), 4,
+                             "budget: more than the device's memory (8.38 GiB of 8.00 GiB), "
+                             "not '9 GB'", ""),
+    "source-missing": (DEVICE.replace("budget: tried, ", ""), 7, "key 'sources.budget' is missing",
+                       ""),
+    "source-empty": (DEVICE.replace("{memory: its data sheet, budget: tried",
+                                    "\n  {memory: its data sheet,\n  budget: '  '"), 9,
+                     "sources.budget: must not be empty: say where the figure comes from, "
+                     "not '  '", ""),
+    "source-null": (DEVICE.replace("context_length: chosen", "context_length: "), 7,
+                    "sources.context_length: must be text, not None", ""),
+    "source-further": (DEVICE.replace("context_length: chosen",
+                                      "context_length: x, accelerators: [a]"), 7,
+                       "sources.accelerators: must be text, not ['a']", ""),
     "option": (DEVICE + "backends:\n  llamacpp:\n    int4: {typ: Q4_0}\n", 10,
                "unknown option 'typ' of llamacpp", "did you mean 'type'?"),
     "option-unused": (DEVICE + "backends:\n  mlx:\n    int4: {grup_size: 64}\n", 10,
@@ -627,6 +765,21 @@ def test_errors_below_an_unknown_device_are_shown_too(refuse: Refuse) -> None:
         "recipes/mine.yaml:4: unknown option 'typ' of llamacpp",
         "recipes/mine.yaml:5: unknown precision 'int3'",
         "recipes/mine.yaml:6: unknown backend 'openvio'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("evaluation", "{windows: 3}"), ("executor", "{cores: 1}"), ("allow_nonfinite", "true")],
+)
+def test_recipes_of_one_run_that_ask_for_different_runs(
+    key: str, value: str, refuse: Refuse
+) -> None:
+    refuse.write("recipes/one.yaml", OK)
+    refuse.write("recipes/two.yaml", f"{OK}{key}: {value}\n")
+    assert refuse("plan", "-m", "recipe=one,two") == [
+        f"recipes/two.yaml:3: recipes one and two differ in {key}, which a run has one of\n"
+        "    build them one after the other"
     ]
 
 

@@ -132,7 +132,34 @@ def test_own_things_are_listed(phibuild: CommandLine) -> None:
     (phibuild.folder / "recipes").mkdir()
     (phibuild.folder / "recipes" / "mine.yaml").write_text("a: [", encoding="utf-8")
     rows = json.loads(phibuild("list", "recipes", "--json").stdout)
-    assert {"recipe": "mine", "description": "NOT VALID", "file": "recipes/mine.yaml"} in rows
+    (mine,) = (row for row in rows if row["recipe"] == "mine")
+    assert (mine["description"], mine["file"]) == (None, "recipes/mine.yaml")
+    assert mine["problem"].startswith("recipes/mine.yaml:")
+    assert {row["problem"] for row in rows if row["recipe"] != "mine"} == {None}
+
+
+def test_lists_as_json_have_numbers_and_lists(phibuild: CommandLine) -> None:
+    rows = {
+        what: {
+            next(iter(row.values())): row
+            for row in json.loads(phibuild("list", what, "--json").stdout)
+        }
+        for what in ("devices", "backends", "precisions", "models", "recipes")
+    }
+    pi = rows["devices"]["raspberry_pi_5"]
+    assert (pi["memory"], pi["budget"], pi["context"]) == (8 << 30, 6_000_000_000, 2048)
+    assert pi["accelerators"] == ["cpu"]
+    assert rows["backends"]["llamacpp"]["options"] == ["type", "imatrix", "imatrix_tokens"]
+    defaults = rows["precisions"]["int4"]
+    assert defaults["llamacpp"] == {"type": "Q4_K_M", "imatrix": None, "imatrix_tokens": 16384}
+    assert rows["models"]["phi-4"]["repo"] == "microsoft/phi-4"
+    assert rows["models"]["phi-4"]["revision"] is None
+    assert rows["models"]["phi3-tiny-trained"]["repo"] is None
+    assert rows["models"]["phi-4"]["config"]["hidden_size"] == 5120
+    assert rows["recipes"]["mobile"]["problem"] is None
+    table = phibuild("list", "devices").stdout
+    assert "8.00 GiB" in table  # as people read it
+    assert "cpu, vulkan" in table
 
 
 def test_doctor_tells_what_is_missing(phibuild: CommandLine, tmp_path: Path) -> None:

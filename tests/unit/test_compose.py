@@ -12,7 +12,7 @@ from phibuild.backends.registry import BACKENDS
 from phibuild.catalogue import Catalogue
 from phibuild.compose import Composition, compose_build
 from phibuild.errors import ConfigError
-from phibuild.schema import ExecutorSettings
+from phibuild.schema import ExecutorSettings, ModelChoice
 
 
 def compose(*words: str, sweep: bool = False, config_dir: Path | None = None) -> Composition:
@@ -44,7 +44,7 @@ def test_without_words_it_is_the_quickstart() -> None:
     assert found.name == "quickstart"
     assert found.axes == {}
     config = found.recipes[0].config
-    assert config.model == "phi3-tiny-trained"
+    assert config.model == ModelChoice(path="phi3-tiny-trained")
     assert {name for backends in config.devices.values() for name in backends} == set(BACKENDS)
     assert (config.evaluation.enabled, config.evaluation.windows) == (True, 20)
 
@@ -52,10 +52,6 @@ def test_without_words_it_is_the_quickstart() -> None:
 @pytest.mark.parametrize(
     ("word", "axis", "values"),
     [
-        ("model=phi-4", "model", ("phi-4",)),
-        ("model=./my-phi", "model", ("./my-phi",)),
-        ("model=microsoft/phi-4@abc123", "model", ("microsoft/phi-4@abc123",)),
-        ("model='/a b/phi'", "model", ("/a b/phi",)),
         ("device=mac", "device", ("mac",)),
         ("backend=mlx", "backend", ("mlx",)),
         ("precision=int4", "precision", ("int4",)),
@@ -65,8 +61,23 @@ def test_an_axis_selects_one(word: str, axis: str, values: tuple[str, ...]) -> N
     assert compose(word).axes == {axis: values}
 
 
-def test_the_model_of_the_command_line_is_the_recipes() -> None:
-    assert compose("model=phi-4").recipes[0].config.model == "phi-4"
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("phi-4", "phi-4"),
+        ("./my-phi", "./my-phi"),
+        ("microsoft/phi-4@abc123", "microsoft/phi-4@abc123"),
+        ("'/a b/phi'", "/a b/phi"),
+        ("./a b (2)=c", "./a b (2)=c"),
+        ("./a\\=b", "./a=b"),  # as Hydra has it escaped
+        ("2024.10", "2024.10"),
+        ("null", "null"),
+    ],
+)
+def test_the_model_of_the_command_line_is_the_recipes(text: str, reference: str) -> None:
+    found = compose(f"model={text}")
+    assert found.recipes[0].config.model == ModelChoice(path=reference)
+    assert found.models_of(found.recipes[0]) == (ModelChoice(path=reference),)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +92,24 @@ def test_the_model_of_the_command_line_is_the_recipes() -> None:
         ("backend=glob(*open*)", ("openvino",)),
         ("device=glob(copilot_pc_*)", ("copilot_pc_amd", "copilot_pc_intel",
                                         "copilot_pc_snapdragon")),
-        ("model=range(1,4)", ("1", "2", "3")),
-        ("model=phi-4,./b", ("phi-4", "./b")),
     ],
 )  # fmt: skip
 def test_sweeps_are_hydras_grammar(word: str, values: tuple[str, ...]) -> None:
     assert compose(word, sweep=True).axes[word.split("=")[0]] == values
+
+
+@pytest.mark.parametrize(
+    ("word", "values"),
+    [
+        ("model=range(1,4)", ("1", "2", "3")),
+        ("model=phi-4,./b", ("phi-4", "./b")),
+        ("model=1.10, 1e5 ,null", ("1.10", "1e5", "null")),
+        ("model=choice(1.10,1e5)", ("1.10", "1e5")),
+        ("model='./a,b',./c\\,d,\"e'f\"", ("./a,b", "./c,d", "e'f")),
+    ],
+)
+def test_models_are_swept(word: str, values: tuple[str, ...]) -> None:
+    assert compose(word, sweep=True).models == tuple(ModelChoice(path=name) for name in values)
 
 
 def test_shuffled_and_sorted_sweeps() -> None:
@@ -117,7 +140,7 @@ def test_other_keys_cannot_be_swept() -> None:
 
 
 @pytest.mark.parametrize("word", ["precision=[int4,int8]", "device={mac: 1}", "~device", "+model=x",
-                                  "model=null"])  # fmt: skip
+                                  "model="])  # fmt: skip
 def test_an_axis_takes_one_name(word: str) -> None:
     assert len(problems(word)) == 1
 
@@ -139,7 +162,7 @@ def test_a_key_can_be_taken_away() -> None:
 
 def test_a_cell_can_be_added() -> None:
     config = compose("devices.intel_n100.llamacpp=[int4]").recipes[0].config
-    assert config.devices["intel_n100"] == {"llamacpp": ["int4"]}
+    assert config.devices["intel_n100"] == {"llamacpp": {"int4": {}}}
 
 
 @pytest.mark.parametrize(("name", "enabled"), [("none", False), ("quick", True), ("full", True)])
@@ -150,6 +173,17 @@ def test_groups(name: str, enabled: bool) -> None:
 def test_a_value_of_a_group() -> None:
     config = compose("evaluation=quick", "evaluation.windows=3").recipes[0].config
     assert (config.evaluation.windows, config.evaluation.decode_tokens) == (3, 16)
+
+
+def test_weights_that_are_not_finite_are_for_who_insists(folder: Path) -> None:
+    assert compose().allow_nonfinite is False
+    assert compose("allow_nonfinite=true").allow_nonfinite is True
+    write(
+        folder / "recipes" / "mine.yaml", "allow_nonfinite: true\ndevices: {mac: {mlx: [int4]}}\n"
+    )
+    found = compose("recipe=mine")
+    assert found.allow_nonfinite is True
+    assert found.recipes[0].config.allow_nonfinite is True
 
 
 def test_where_a_value_was_written(folder: Path) -> None:
@@ -186,8 +220,8 @@ def test_a_recipe_builds_on_others(folder: Path) -> None:
     write(folder / "recipes" / "mine.yaml",
           "defaults: [base, iot, _self_]\ndevices: {mac: {mlx: [int8]}}\n")  # fmt: skip
     recipe = compose("recipe=mine").recipes[0]
-    assert recipe.config.model == "phi-4"
-    assert recipe.config.devices["mac"] == {"mlx": ["int8"]}  # its own word is the last
+    assert recipe.config.model == ModelChoice(path="phi-4")
+    assert recipe.config.devices["mac"] == {"mlx": {"int8": {}}}  # its own word is the last
     assert "raspberry_pi_5" in recipe.config.devices  # from a shipped one
     assert [file.path.stem for file in recipe.files][:3] == ["mine", "base", "iot"]
     assert recipe.where(("devices", "raspberry_pi_5")).endswith("iot.yaml:4")  # type: ignore[union-attr]
@@ -218,7 +252,7 @@ def test_cfg_is_yaml_that_says_everything() -> None:
     assert one["precision"] == two["precision"] == ["int4", "int8"]
     assert one["gates"]["kl"] == 0.5
     assert one["evaluation"]["windows"] == 20
-    assert two["devices"]["raspberry_pi_5"]["ort_genai"] == ["int4"]
+    assert two["devices"]["raspberry_pi_5"]["ort_genai"] == {"int4": {}}
     assert "${" not in text
 
 

@@ -26,7 +26,8 @@ from support.junk import JSON_VALUES, NUMBERS, OVERRIDES, VALUES, YAML_TEXT, cut
 RECIPE = {"devices": {"board": {"llamacpp": ["int4"], "openvino": ["int4"]}}}
 DEVICE = {
     "title": "My board", "class": "iot", "memory": "8 GiB", "budget": "6 GiB",
-    "accelerators": ["cpu"], "context_length": 4096, "sources": {"memory": "its data sheet"},
+    "accelerators": ["cpu"], "context_length": 4096,
+    "sources": {"memory": "its data sheet", "budget": "tried", "context_length": "chosen"},
     "backends": {"llamacpp": {"int4": {"type": "Q4_0"}}},
 }  # fmt: skip
 CHANCE = st.randoms(use_true_random=False)

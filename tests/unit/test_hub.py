@@ -35,20 +35,20 @@ class Client:
 
     def plan(self, model: str) -> str:
         """Return the plan of one cell of a model."""
-        done = self._run("plan", model)
+        done = self.run("plan", model)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def refused(self, verb: str, model: str) -> str:
         """Run a command that must be refused; return its error with the remedy."""
-        done = self._run(verb, model)
+        done = self.run(verb, model)
         errors = check_refusal(done.returncode, done.stdout, done.stderr)
         assert len(errors) == 1, errors
         return errors[0]
 
-    def _run(self, verb: str, model: str) -> subprocess.CompletedProcess[str]:
+    def run(self, verb: str, model: str, *words: str) -> subprocess.CompletedProcess[str]:
         environ = self.hub.environ(self.home)
-        return self.phibuild(verb, f"model={model}", *ONE_CELL, cwd=None, **environ)
+        return self.phibuild(verb, f"model={model}", *ONE_CELL, *words, cwd=None, **environ)
 
     def start_fetch(self, model: str) -> subprocess.Popen[str]:
         """Begin to fetch a model as a build does; it prints the folder, or the error."""
@@ -105,12 +105,12 @@ def test_plan_reads_only_the_config_of_the_pinned_commit(
 @pytest.mark.parametrize(
     ("config", "what"),
     [
-        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
-         "not a Phi-3-architecture model (LlamaForCausalLM)"),
+        ({"model_type": "gemma", "architectures": ["GemmaForCausalLM"]},
+         "not a Phi-3-architecture model (GemmaForCausalLM)"),
         ({"model_type": "phi4mm", "architectures": ["Phi4MMForCausalLM"]},
          "Phi-4-multimodal is not supported yet (model_type 'phi4mm')"),
     ],
-    ids=["llama", "multimodal"],
+    ids=["gemma", "multimodal"],
 )  # fmt: skip
 def test_other_architecture_is_refused_before_its_weights_are_downloaded(
     client: Client, source: Path, verb: str, config: dict[str, object], what: str
@@ -128,7 +128,7 @@ def test_pickled_weights_are_refused_before_they_are_downloaded(
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     client.hub.add("org/phi", folder, {"pytorch_model.bin": b"pickle"})
     assert client.refused("build", "org/phi") == (
-        "org/phi: the repository has no model*.safetensors\n"
+        "org/phi: the repository has neither model.safetensors nor model.safetensors.index.json\n"
         "    pickled weights can run code when loaded and are not read"
     )
     assert client.hub.sent() == {"config.json"}
@@ -317,7 +317,59 @@ def test_a_fetched_model_needs_no_hub_and_says_which_commit_it_is(
     assert (model["reference"], model["commit"]) == ("org/phi", old)
     assert Path(client.fetch("org/phi")).name == new  # what --refresh does
     assert f"commit {new}" in client.plan("org/phi")
-    assert "is not on this machine" not in client.plan(f"org/phi@{old}")  # it is kept
+    assert "not whole, in the Hub's cache" not in client.plan(f"org/phi@{old}")  # it is kept
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"HF_HUB_CACHE": "$PLACE/hub"},
+        {"HF_HUB_CACHE": "~/hf/hub"},
+        {"HUGGINGFACE_HUB_CACHE": "$PLACE/hub"},
+        {"HUGGINGFACE_HUB_CACHE": "/elsewhere", "HF_HUB_CACHE": "${{PLACE}}/hub"},
+        {"HF_HOME": "~/hf"},
+        {"XDG_CACHE_HOME": "{home}/xdg"},
+        {},
+    ],
+    ids=str,
+)
+def test_the_cache_is_where_the_hubs_client_has_it(
+    client: Client, source: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another program fetched with the same variables is found, without the Hub."""
+    commit = client.hub.add("org/phi", source)
+    environ = {**os.environ, **client.hub.environ(client.home), "PLACE": str(client.home)}
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        environ.pop(name, None)
+        monkeypatch.delenv(name, raising=False)
+    given = {name: value.format(home=client.home) for name, value in variables.items()}
+    environ |= {"HOME": str(client.home.parent), **given}
+    program = "import huggingface_hub as hub; print(hub.snapshot_download('org/phi'))"
+    done = subprocess.run([sys.executable, "-c", program], env=environ, check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    assert Path(done.stdout.strip()).name == commit
+    environ["HF_HUB_OFFLINE"] = "1"
+    client.hub.log.clear()
+    found = client.phibuild("plan", "model=org/phi", *ONE_CELL, cwd=None, **environ)
+    assert found.returncode == 0, found.stderr
+    assert f"note    phi is org/phi as it was fetched, commit {commit}" in found.stdout
+    assert client.hub.log == []
+
+
+@pytest.mark.parametrize("lacking", [SHARD, "tokenizer.json", "model.safetensors.index.json"])
+def test_a_half_fetched_model_is_an_estimate_and_a_build_fetches_the_rest(
+    client: Client, source: Path, lacking: str
+) -> None:
+    client.hub.add("org/phi", source)
+    folder = Path(client.fetch("org/phi"))
+    assert "estimates" not in client.plan("org/phi")
+    (folder / lacking).resolve().unlink()
+    note = f"phi is not, or not whole, in the Hub's cache ({client.home / 'hub'}): sizes are"
+    assert note in client.plan("org/phi")
+    done = client.run("plan", "org/phi", "--json")
+    assert [model["is_estimate"] for model in json.loads(done.stdout)["models"]] == [True]
+    assert Path(client.fetch("org/phi")) == folder
+    assert "estimates" not in client.plan("org/phi")
 
 
 def test_a_refresh_without_the_hub_is_an_error(client: Client, source: Path) -> None:

@@ -151,7 +151,6 @@ def test_options_are_merged_one_by_one(folder: Path) -> None:
         ("ai_pc_rtx", "ort_genai", "int8: {provider: trt_rtx}", "no int8"),
         ("raspberry_pi_5", "ort_genai", "int4: {provider: cuda}", "cuda"),
         ("copilot_pc_intel", "openvino", "int4: {mode: int4_asym, target: npu}", "npu"),
-        ("raspberry_pi_5", "llamacpp", "int4: {type: Q8_0}", "Q8_0 is not int4"),
     ],
 )
 def test_what_cannot_work_is_a_skip_with_a_reason(

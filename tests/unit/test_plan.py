@@ -7,15 +7,21 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from phibuild.backends.registry import backend
 from phibuild.catalogue import Catalogue
+from phibuild.commands.plan import plan_json, plan_lines
 from phibuild.compose import compose_build
 from phibuild.matrix import expand
 from phibuild.plan import make_plan
+from phibuild.readme import artifact_readme
+from phibuild.report.notes import cell_notes
 from phibuild.steps import Plan
 from phibuild.store import Store
+from support.devices import SOURCES
 
 RECIPE = """\
 devices:
@@ -97,6 +103,7 @@ def test_cells_share_a_key_when_they_need_the_same(plan: Planner) -> None:
 def test_steps_are_one_pass_for_each_backend(plan: Planner) -> None:
     found = plan()
     assert [step.id for step in found.steps] == [
+        "source.phi3-tiny-trained",
         "reference.phi3-tiny-trained",
         "build.phi3-tiny-trained.llamacpp",
         "build.phi3-tiny-trained.openvino",
@@ -111,7 +118,7 @@ def test_steps_are_one_pass_for_each_backend(plan: Planner) -> None:
 def test_without_judging(plan: Planner) -> None:
     found = plan("evaluation=none")
     assert (found.measures, found.references) == ((), ())
-    assert found.toolchains == ("llamacpp", "openvino")
+    assert found.toolchains == ("llamacpp", "openvino", "pytorch")  # the last reads the source
     assert all(artifact.measure_key is None for artifact in found.artifacts)
 
 
@@ -155,7 +162,12 @@ def test_what_is_in_the_store_is_cached(plan: Planner) -> None:
     plan.build(first)
     second = plan()
     assert all(artifact.cached and not artifact.judged for artifact in second.artifacts)
-    assert [step.id.split(".")[0] for step in second.steps] == ["reference", "measure", "measure"]
+    assert [step.id.split(".")[0] for step in second.steps] == [
+        "source",
+        "reference",
+        "measure",
+        "measure",
+    ]
     assert second.disk_bytes == 0
     plan.judge(second)
     third = plan()
@@ -205,8 +217,12 @@ def test_activations_are_a_step_that_variants_share(plan: Planner) -> None:
     found = plan("evaluation=none")
     long, short = found.activations  # 16,384 tokens for two variants, 1,024 for one
     assert [step.id for step in found.steps] == [
-        long.id, short.id, "build.phi3-tiny-trained.llamacpp", "build.phi3-tiny-trained.openvino",
-    ]  # fmt: skip
+        "source.phi3-tiny-trained",
+        long.id,
+        short.id,
+        "build.phi3-tiny-trained.llamacpp",
+        "build.phi3-tiny-trained.openvino",
+    ]
     assert long.id == f"activations.phi3-tiny-trained.{long.key[:8]}"
     assert (long.calibration.tokens, short.calibration.tokens) == (16384, 1024)
     needs = [artifact.activations for artifact in found.builds[0].artifacts]
@@ -223,7 +239,7 @@ def test_activations_that_nothing_needs_are_not_planned(plan: Planner) -> None:
         plan.store.publish_reference(first.activations[0].key, folder)
     second = plan("evaluation=none")
     assert [step.cached for step in second.activations] == [True, False]
-    assert second.steps[0] == first.activations[1]
+    assert second.steps[:2] == (second.sources[0], first.activations[1])
     plan.build(second)
     third = plan("evaluation=none")
     assert (third.activations, third.steps) == ((), ())
@@ -278,6 +294,90 @@ def test_memory_on_the_device(plan: Planner) -> None:
     assert small.budget == device.budget
 
 
+WINDOWED = """\
+model: phi-3-mini-4k
+devices:
+  raspberry_pi_5: {llamacpp: [int4], ort_genai: [int4]}
+  ai_pc_intel: {openvino: [int4], ort_genai: {fp16: {provider: dml}}}
+  mac: {mlx: [int4], pytorch: [fp16]}
+"""
+
+
+def test_a_window_that_a_runtime_has_not_limits_its_context(plan: Planner) -> None:
+    """Phi-3-mini-4k: 2,047 tokens of 4,096. tests/slow/test_sliding_window.py runs them all."""
+    plan.recipe(WINDOWED)
+    found = plan(hashed=False)
+    notes = {cell.cell.backend + "." + cell.cell.precision: cell_notes(cell.cell, found.matrix)
+             for cell in found.cells}  # fmt: skip
+    assert {name for name, texts in notes.items() if texts} == {
+        "llamacpp.int4", "mlx.int4", "ort_genai.fp16",
+    }  # fmt: skip
+    (note,) = notes["llamacpp.int4"]
+    assert note.startswith("right up to 2,047 of 4,096 tokens: ")
+    assert "llama.cpp leaves out for phi3" in note
+    assert note.endswith("planned for a context of 2,048; its memory is reckoned for 2,047")
+    (line,) = (line for line in plan_lines(found, "mine") if "mlx-lm's phi3 has not" in line)
+    assert line.startswith("note    phi-3-mini-4k.mac.mlx.int4: right up to 2,047")
+    data: Any = plan_json(found, "mine")
+    assert [cell["notes"] for cell in data["cells"]] == list(notes.values())
+
+
+def test_the_cache_is_planned_for_the_tokens_that_can_be_used(plan: Planner) -> None:
+    plan.recipe(WINDOWED)
+    cells = {cell.cell.backend: cell for cell in plan(hashed=False).cells}
+    pi = cells["llamacpp"]
+    assert pi.artifact is not None
+    assert pi.device_memory_bytes is not None
+    cache = 2 * 32 * 32 * 96 * 2  # layers, heads, their size, fp16
+    besides = pi.device_memory_bytes - pi.artifact.estimate.weight_bytes - 2047 * cache
+    assert 100e6 < besides < 300e6
+
+
+def test_a_device_within_the_window_is_not_held_against(plan: Planner) -> None:
+    plan.recipe("model: phi-3-mini-4k\ndevices: {small: {llamacpp: [int4]}}\n")
+    folder = plan.folder / "conf" / "device"
+    folder.mkdir(parents=True)
+    device = {
+        "title": "Small", "class": "iot", "memory": "8 GiB", "budget": "6 GiB",
+        "accelerators": ["cpu"], "context_length": 2047, "sources": SOURCES,
+    }  # fmt: skip
+    (folder / "small.yaml").write_text(json.dumps(device), encoding="utf-8")
+    found = plan(hashed=False)
+    (note,) = cell_notes(found.cells[0].cell, found.matrix)
+    assert note.endswith("beyond it the artifact is another model")
+
+
+def test_copies_in_the_runs_folder_count_as_disk_to_write(plan: Planner) -> None:
+    plan.recipe("devices:\n  raspberry_pi_5: {ort_genai: [int4], llamacpp: [int4]}\n"
+                "  intel_n100: {ort_genai: [int4]}\n")  # fmt: skip
+    found = plan()
+    sizes = {a.variant.backend: a.estimate.artifact_bytes for a in found.artifacts}
+    data: Any = plan_json(found, "mine")
+    assert data["copied_bytes"] == 2 * sizes["ort_genai"]  # a copy for each device
+    assert data["disk_bytes"] == sizes["llamacpp"] + 3 * sizes["ort_genai"]
+    plan.prepared()
+    plan.build(found)
+    again: Any = plan_json(plan(), "mine")
+    assert again["disk_bytes"] == again["copied_bytes"] == data["copied_bytes"]
+
+
+def test_the_card_says_where_the_runtime_ends(plan: Planner) -> None:
+    plan.recipe(WINDOWED)
+    found = plan(hashed=False)
+    model = found.matrix.models["phi-3-mini-4k"]
+    cards = {
+        artifact.variant.backend: artifact_readme(
+            model, backend(artifact.variant.backend), artifact.variant, "0", 4.5
+        )
+        for artifact in found.artifacts
+    }
+    said = "## Context\nUp to 2,047 tokens: the model's attention reaches back over a window"
+    assert said in cards["llamacpp"]
+    assert "mlx-lm's phi3 has not: beyond it the artifact is another model." in cards["mlx"]
+    for name in ("openvino", "pytorch"):
+        assert "## Context" not in cards[name]
+
+
 def test_a_model_that_is_not_here_is_planned_from_the_catalogue(plan: Planner) -> None:
     found = plan("model=phi-3.5-mini", hashed=False)
     (name,) = found.matrix.models
@@ -301,7 +401,9 @@ def test_ten_thousand_cells(
         device = {
             "title": f"Device {number}", "class": "iot", "memory": f"{4 + number % 12} GB",
             "budget": f"{3 + number % 12} GB", "accelerators": ["cpu", "webgpu", "metal"],
-            "context_length": 1024 + 64 * (number % 32), "sources": {"memory": "made up"},
+            "context_length": 1024 + 64 * (number % 32), "sources": dict.fromkeys(
+                ("memory", "budget", "context_length"), "made up"
+            ),
         }  # fmt: skip
         (own / "device" / f"d{number:03}.yaml").write_text(json.dumps(device), encoding="utf-8")
     recipe = {"devices": {f"d{number:03}": backends for number in range(500)}}

@@ -55,8 +55,7 @@ def plan(*keys: str, measures: tuple[str, ...] = (), references: tuple[str, ...]
             SimpleNamespace(key=key, measure_key=measured.get(key), activations=None)
             for key in keys
         ],
-        references=[SimpleNamespace(key=key) for key in references],
-        activations=[],
+        originals=[SimpleNamespace(key=key) for key in references],
     )
 
 

@@ -201,6 +201,58 @@ def test_the_best_of_each_device(done: Run) -> None:
     assert best == ["ai_pc_intel.llamacpp.int4", "intel_n100.llamacpp.int4"]
 
 
+def test_nothing_is_best_that_was_not_judged(run: Run) -> None:
+    """After `evaluation=none`, or Ctrl-C before judging."""
+    run.built("Q4_K_M", 2_000_000, None)
+    run.built("Q8_0", 2_500_000, 0.001)
+    report = run.report(interrupted=True)
+    assert [name for name, cell in cells(report).items() if cell["best"]] == [
+        "ai_pc_intel.llamacpp.int8"
+    ]
+    run.result("Q8_0").measure = None
+    report = run.report()
+    assert not any(cell["best"] for cell in report["cells"])
+    assert "*" not in report_table(report)
+    assert "* the smallest of those judged" in report_markdown(report)
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "warns"), [(8.0, False), (1000.0, False), (1100.0, True), (90_000.0, True)]
+)
+def test_an_original_that_is_as_good_as_guessing_is_warned_of(
+    perplexity: float, warns: bool, run: Run
+) -> None:
+    tokens = run.plan.matrix.models["phi3-tiny-trained"].files.tokens
+    assert 2000 < tokens < 2200
+    run.built("Q4_K_M", 2_000_000, 0.1)
+    judged = run.result("Q4_K_M").measure
+    assert judged is not None
+    judged["quality"]["reference_perplexity"] = perplexity
+    report = run.report()
+    assert report["model"]["reference_perplexity"] == perplexity
+    lines = [line for line in summary_lines(report) if line.startswith("WARNING")]
+    if not warns:
+        assert (lines, report["model"]["warnings"]) == ([], [])
+        return
+    (text,) = report["model"]["warnings"]
+    assert f"perplexity of {perplexity:,.0f} over this text" in text
+    assert f"guessing among its {tokens:,} tokens" in text
+    assert lines == [f"WARNING phi3-tiny-trained: {text}"]
+    assert lines[0] in report_markdown(report)
+
+
+def test_notes_of_cells_are_said_once(done: Run) -> None:
+    report = done.report()
+    for cell in report["cells"][:2]:
+        cell["notes"] = ["right up to 64 tokens"]
+    (line,) = (line for line in summary_lines(report) if "64" in line)
+    first, second = (cell["id"] for cell in report["cells"][:2])
+    assert line == f"note    {first}, {second}: right up to 64 tokens"
+    for cell in report["cells"]:
+        del cell["notes"]  # as in reports of old
+    assert not any("64" in line for line in summary_lines(report))
+
+
 def test_a_failed_cell(run: Run) -> None:
     run.built("Q4_K_M", 2_000_000, 0.1)
     run.result("Q8_0").reason = "killed by SIGKILL\nthe last line"

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from phibuild.errors import StoreError
-from phibuild.files import file_sha256, link_tree, write_atomically
+from phibuild.files import file_sha256, link_tree, size_and_time, write_atomically
 from phibuild.manifest import MANIFEST, Artifact, check_artifact, read_artifact
 from phibuild.store import Store, content_key
 
@@ -117,6 +117,26 @@ def test_links_share_the_files(store: Store, tmp_path: Path) -> None:
     assert check_artifact(linked) == []
     os.unlink(tmp_path / "out" / "phi" / "model.bin")
     assert store.artifact("k1") is not None
+
+
+def test_files_that_must_not_be_linked_are_copied(store: Store, tmp_path: Path) -> None:
+    """Whether as reflinks or byte by byte: the store's own keep one link, and all are the same."""
+    made = publish(store)
+    link_tree(made.folder, tmp_path / "out" / "phi", ("*.bin",))
+    for path in made.folder.rglob("*"):
+        other = tmp_path / "out" / "phi" / path.relative_to(made.folder)
+        if path.is_file():
+            copied = path.suffix == ".bin"
+            assert path.samefile(other) != copied
+            assert path.stat().st_nlink == (1 if copied else 2)
+            assert size_and_time(other) == size_and_time(path)
+            assert stat.S_IMODE(other.stat().st_mode) == 0o444
+            assert other.read_bytes() == path.read_bytes()
+    linked = read_artifact(tmp_path / "out" / "phi")
+    assert linked is not None
+    assert check_artifact(linked) == []
+    force_write(linked.folder / "model.bin", b"another")
+    assert store.artifact("k1") is not None  # what happens to a copy is its own affair
 
 
 def test_copies_where_links_cannot_be(store: Store, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import functools
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from phibuild.worker import WorkerError
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+_UINT32, _STRING, _ARRAY = 4, 8, 9  # gguf_type: the library aborts if asked for another than it has
 
 
 @functools.cache
@@ -47,6 +48,9 @@ def library() -> ctypes.CDLL:
     # is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # A failed assertion of llama.cpp's has a debugger attach to this process and print a backtrace;
+    # where the two wait for each other the process hangs, and does not end.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         engine = ctypes.CDLL(str(objects[0]))
     except OSError as error:
@@ -77,6 +81,13 @@ def _declare(engine: ctypes.CDLL) -> None:
         ("gguf_init_from_file", pointer, [text, _GgufInit]),
         ("gguf_free", None, [pointer]),
         ("gguf_find_key", big, [pointer, text]),
+        ("gguf_get_n_kv", big, [pointer]),
+        ("gguf_get_key", text, [pointer, big]),
+        ("gguf_get_kv_type", integer, [pointer, big]),
+        ("gguf_get_arr_type", integer, [pointer, big]),
+        ("gguf_get_arr_n", size, [pointer, big]),
+        ("gguf_get_arr_str", text, [pointer, big, size]),
+        ("gguf_get_val_str", text, [pointer, big]),
         ("gguf_get_val_u32", ctypes.c_uint32, [pointer, big]),
         ("gguf_get_data_offset", size, [pointer]),
         ("gguf_get_n_tensors", big, [pointer]),
@@ -151,10 +162,23 @@ def read_tensors(path: Path) -> list[StoredTensor]:
         return list(file.tensors())
 
 
-def read_numbers(path: Path, *keys: str) -> list[int]:
-    """Return the values of unsigned 32-bit keys of a GGUF file. Raises WorkerError without one."""
+def find_number(path: Path, key: str) -> int | None:
+    """Return the value of an unsigned 32-bit key of a GGUF file, None if it has none."""
     with _Gguf(path) as file:
-        return [file.number(key) for key in keys]
+        return file.number(key)
+
+
+def read_texts(path: Path, prefix: str) -> dict[str, str]:
+    """Return the text values of a GGUF file's keys that begin with `prefix`, by key."""
+    with _Gguf(path) as file:
+        return file.texts(prefix)
+
+
+def read_named(path: Path, keys: Sequence[str], array: str) -> list[str | None]:
+    """Return, for keys that hold a number, the entry with this number of the text array `array`;
+    None where there is no such key or entry."""
+    with _Gguf(path) as file:
+        return [file.named(key, array) for key in keys]
 
 
 class _Gguf:
@@ -171,11 +195,37 @@ class _Gguf:
     def __exit__(self, *_: object) -> None:
         self._engine.gguf_free(self._handle)
 
-    def number(self, key: str) -> int:
-        found = self._engine.gguf_find_key(self._handle, key.encode())
-        if found < 0:
-            raise WorkerError(f"{self._path.name} has no key {key}")
-        return int(self._engine.gguf_get_val_u32(self._handle, found))
+    def number(self, key: str) -> int | None:
+        found = self._find(key, _UINT32)
+        return None if found is None else int(self._engine.gguf_get_val_u32(self._handle, found))
+
+    def _find(self, key: str, kind: int) -> int | None:
+        found = int(self._engine.gguf_find_key(self._handle, key.encode()))
+        if found < 0 or self._engine.gguf_get_kv_type(self._handle, found) != kind:
+            return None
+        return found
+
+    def texts(self, prefix: str) -> dict[str, str]:
+        engine, handle = self._engine, self._handle
+        keys = [
+            engine.gguf_get_key(handle, n).decode() for n in range(engine.gguf_get_n_kv(handle))
+        ]
+        found = {key: self._find(key, _STRING) for key in keys if key.startswith(prefix)}
+        return {
+            key: engine.gguf_get_val_str(handle, place).decode("utf-8", "replace")
+            for key, place in found.items()
+            if place is not None
+        }
+
+    def named(self, key: str, array: str) -> str | None:
+        engine, handle = self._engine, self._handle
+        place, texts = self._find(key, _UINT32), self._find(array, _ARRAY)
+        if place is None or texts is None or engine.gguf_get_arr_type(handle, texts) != _STRING:
+            return None
+        number = engine.gguf_get_val_u32(handle, place)
+        if number >= engine.gguf_get_arr_n(handle, texts):
+            return None
+        return str(engine.gguf_get_arr_str(handle, texts, number).decode("utf-8", "replace"))
 
     def tensors(self) -> Iterator[StoredTensor]:
         engine, handle = self._engine, self._handle

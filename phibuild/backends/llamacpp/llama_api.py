@@ -12,6 +12,7 @@ import ctypes
 from phibuild.worker import WorkerError
 
 FLASH_ATTENTION_OFF = 0
+VOCABULARY_SENTENCEPIECE = 1  # llama_vocab_type
 TYPE_F32 = 0
 TYPE_F16 = 1
 LOG_LEVEL_WARN = 3
@@ -146,6 +147,8 @@ def declare(engine: ctypes.CDLL) -> None:
         ("llama_decode", _int, [_pointer, Batch]),
         ("llama_get_logits", ctypes.POINTER(_float), [_pointer]),
         ("llama_vocab_n_tokens", _int, [_pointer]),
+        ("llama_vocab_get_text", _text, [_pointer, _int]),
+        ("llama_vocab_type", _int, [_pointer]),
         ("llama_vocab_is_eog", _bool, [_pointer, _int]),
         ("llama_tokenize", _int, [_pointer, _text, _int, _pointer, _int, _bool, _bool]),
         ("llama_token_to_piece", _int, [_pointer, _int, _pointer, _int, _int, _bool]),

@@ -6,18 +6,19 @@ original is the weights: an F16 cache alone costs more than fp32 weights may dif
 
 from __future__ import annotations
 
-import codecs
 import ctypes
 import functools
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phibuild.backends.chat import ChatFormat
 from phibuild.backends.llamacpp import ggml, llama_api
+from phibuild.backends.llamacpp.chat_keys import read_chat_keys
 from phibuild.backends.llamacpp.limits import PASS_TOKENS
 from phibuild.worker import WorkerError
 
@@ -45,6 +46,37 @@ def _engine() -> ctypes.CDLL:
     return engine
 
 
+class LlamaVocabulary:
+    """The tokenizer of a GGUF file, without its weights."""
+
+    def __init__(self, path: Path) -> None:
+        """Load `path`. Raises WorkerError with llama.cpp's own words if it refuses."""
+        self._api = _engine()
+        params = self._api.llama_model_default_params()
+        params.vocab_only = True
+        _errors.clear()
+        self._model = self._api.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise WorkerError(f"llama.cpp cannot load {path.name}: {_last_words()}")
+        self._free_model = weakref.finalize(self, self._api.llama_model_free, self._model)
+        self._vocab = self._api.llama_model_get_vocab(self._model)
+        self._tokens: int = self._api.llama_vocab_n_tokens(self._vocab)
+
+    def encode(self, text: str, *, around: bool) -> list[int]:
+        """Return the ids of a text; `around`: with those that are added to it."""
+        return _tokenize(self._api, self._vocab, text, around=around)
+
+    def stops(self) -> list[int]:
+        """Return the ids that end generation."""
+        is_end = self._api.llama_vocab_is_eog
+        return [token for token in range(self._tokens) if is_end(self._vocab, token)]
+
+    def text(self, token: int) -> str:
+        """Return the text of a token."""
+        text: bytes = self._api.llama_vocab_get_text(self._vocab, token)
+        return text.decode()
+
+
 class LlamaRuntime:
     """A loaded GGUF file. The context grows with what is asked of it: llama.cpp takes the long
     rope factors for every context larger than the original one, so it is made no larger than the
@@ -53,10 +85,9 @@ class LlamaRuntime:
     def __init__(self, path: Path, threads: int) -> None:
         """Load `path`. Raises WorkerError with llama.cpp's own words if it refuses."""
         self._api = _engine()
+        self._path = path
         self._threads = threads
-        (self._original_context,) = ggml.read_numbers(
-            path, "phi3.rope.scaling.original_context_length"
-        )
+        self._original_context = _original_context(path)
         params = self._api.llama_model_default_params()
         params.n_gpu_layers = 0
         _errors.clear()
@@ -90,35 +121,38 @@ class LlamaRuntime:
     def tokenize(self, text: str) -> list[int]:
         """Return the ids of `text`: special tokens in it are recognized, and those that the
         tokenizer adds by itself (BOS) are added."""
-        raw = text.encode()
-        room = len(raw) + 2  # no token is shorter than a byte; BOS and EOS may be added
-        out = (ctypes.c_int32 * room)()
-        count = self._api.llama_tokenize(self._vocab, raw, len(raw), out, room, True, True)
-        if count < 0:
-            raise WorkerError(f"llama.cpp needs {-count} tokens for {len(raw)} bytes of text")
-        return list(out[:count])
+        return self.encode(text, special=True)
 
-    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
-        """Yield the text that follows `prompt`, greedily, until a token that ends generation or
-        `max_tokens`. No chat template is applied."""
-        ids = self.tokenize(prompt)
-        if not ids:
-            raise WorkerError("the prompt is empty, and this model's tokenizer adds no first token")
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return the ids of `text`, as `tokenize` does; without `special` none are added."""
+        return _tokenize(self._api, self._vocab, text, around=special)
+
+    def chat_format(self) -> ChatFormat:
+        return read_chat_keys(self._path)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, without the space that sentencepiece puts before a text."""
+        text = b"".join(self._piece(token) for token in ids).decode("utf-8", "replace")
+        if self._api.llama_vocab_type(self._vocab) == llama_api.VOCABULARY_SENTENCEPIECE:
+            return text.removeprefix(" ")
+        return text
+
+    def byte_tokens(self) -> frozenset[int]:
+        return frozenset()  # llama.cpp puts bytes together one by one
+
+    def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """Yield the greedy continuation of `ids` up to a token that ends generation."""
         self._seen = []
         self._release()
         self._reserve(len(ids) + max_tokens)
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        token = int(self._decode(ids)[-1].argmax())
-        for _ in range(max_tokens):
+        rows = self._decode(list(ids))
+        for number in range(max_tokens):
+            token = int(rows[-1].argmax())
             if self._api.llama_vocab_is_eog(self._vocab, token):
-                break
-            text = decoder.decode(self._piece(token))
-            if text:
-                yield text
-            token = int(self._decode([token])[-1].argmax())
-        rest = decoder.decode(b"", final=True)
-        if rest:
-            yield rest
+                return
+            yield token
+            if number + 1 < max_tokens:
+                rows = self._decode([token])
 
     def _piece(self, token: int) -> bytes:
         size = 64
@@ -175,6 +209,29 @@ class LlamaRuntime:
             rows[start : start + count] = np.ctypeslib.as_array(values, (count, self._vocab_size))
         self._seen += ids
         return rows
+
+
+def _tokenize(api: ctypes.CDLL, vocab: int, text: str, *, around: bool) -> list[int]:
+    raw = text.encode()
+    room = len(raw) + 2  # no token is shorter than a byte; BOS and EOS may be added
+    out = (ctypes.c_int32 * room)()
+    count = api.llama_tokenize(vocab, raw, len(raw), out, room, around, True)
+    if count < 0:
+        raise WorkerError(f"llama.cpp needs {-count} tokens for {len(raw)} bytes of text")
+    return list(out[:count])
+
+
+def _original_context(path: Path) -> int:
+    """Return how many tokens the short rope factors are for. Raises WorkerError for another
+    architecture than phi3, for which phibuild makes its contexts."""
+    name = ggml.read_texts(path, "general.architecture").get("general.architecture")
+    if name != "phi3":
+        raise WorkerError(f"{path.name} holds a model of architecture {name!r}, not 'phi3'")
+    for key in ("phi3.rope.scaling.original_context_length", "phi3.context_length"):
+        number = ggml.find_number(path, key)
+        if number is not None:
+            return number
+    raise WorkerError(f"{path.name} does not say how long its context is")
 
 
 def _last_words() -> str:

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from phibuild.architecture import Architecture
-from phibuild.backends.base import SourceFiles, StoredTensor
+from phibuild.backends.base import (
+    ContextLimit,
+    SourceFiles,
+    StoredTensor,
+    chosen,
+    joined,
+    window_limit,
+)
 from phibuild.backends.llamacpp.header import (
     Value,
     align,
@@ -30,7 +37,7 @@ from phibuild.backends.llamacpp.limits import (
 from phibuild.backends.llamacpp.metadata import imatrix_values, model_values
 from phibuild.calibration import CHUNK_TOKENS, CalibrationText, make_calibration
 from phibuild.disk_buffers import BUFFERS_BYTES
-from phibuild.schema import Device, Frozen, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
 
 GgufType = Literal["Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS", "Q8_0", "F16", "F32"]
 
@@ -65,19 +72,35 @@ class LlamaCppSpec:
     title = "llama.cpp"
     format = "GGUF"
     library = "gguf"
+    copied: tuple[str, ...] = ()
     options: type[BaseModel] = LlamaCppOptions
+
+    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+        """Return a type of another precision, or what belongs to int4 alone."""
+        assert isinstance(options, LlamaCppOptions)
+        allowed = _TYPES[precision]
+        if options.type and options.type not in allowed:
+            return Contradiction(
+                reason=f"GGUF type {options.type} is not {precision}",
+                options=("type",),
+                remedy=f"{precision} has {', '.join(allowed)}",
+            )
+        wrong = chosen(options, "type") if precision != "int4" else ()
+        if wrong:
+            return Contradiction(
+                reason=f"an importance matrix guides the search for 4-bit values; {precision} has "
+                "none",
+                options=wrong,
+                remedy=f"remove {joined(wrong)}, which goes with int4",
+            )
+        return None
 
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
     ) -> Variant | Skip:
-        """Return the variant, or why this type cannot be had at this precision or shape."""
+        """Return the variant, or why this type cannot be had at this shape."""
         assert isinstance(options, LlamaCppOptions)
-        allowed = _TYPES[precision]
-        type = options.type or allowed[0]
-        if type not in allowed:
-            return Skip(
-                reason=f"GGUF type {type} is not {precision}; {precision} has {', '.join(allowed)}"
-            )
+        type = options.type or _TYPES[precision][0]
         widths = sorted({arch.hidden_size, arch.intermediate_size})
         odd = [width for width in widths if width % _SMALLEST_BLOCK]
         if odd and FILE_TYPES[type].quantized:
@@ -94,11 +117,6 @@ class LlamaCppSpec:
         )
         if options.imatrix is None:
             return variant
-        if precision != "int4":
-            return Skip(
-                reason=f"an importance matrix guides the search for 4-bit values; {type} has none "
-                "(imatrix goes with int4)"
-            )
         calibration = make_calibration(options.imatrix, options.imatrix_tokens)
         content = {"imatrix": calibration.sha256, "imatrix_tokens": calibration.tokens}
         return variant.model_copy(
@@ -121,7 +139,9 @@ class LlamaCppSpec:
         """Return the bytes of header, vocabulary, rope factors and padding. All of it is counted
         but the model's name and a chat template inside tokenizer_config.json."""
         stored = _tensors(arch, variant)
-        header = _GGUF_PREFIX + source.files.get("chat_template.jinja", 0)
+        header = _GGUF_PREFIX + sum(
+            size for name, size in source.files.items() if name.endswith(".jinja")
+        )
         values = model_values(arch, variant.options["type"], "", {})
         if "imatrix" in variant.options:
             values += imatrix_values(0, 0)
@@ -161,6 +181,14 @@ class LlamaCppSpec:
         further = (cached - PASS_TOKENS) * WINDOW_COPIES * arch.vocab_size
         wide = passing + further + cached * cache
         return BASE_BYTES + arch.vocab_size * BYTES_PER_TOKEN + 4 * wide + repacked
+
+    def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
+        """Return the model's window, where it has one."""
+        return window_limit(
+            arch,
+            "the model's attention reaches back over a window of that many tokens, which llama.cpp "
+            "leaves out for phi3: beyond it the artifact is another model",
+        )
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""

@@ -1,65 +1,90 @@
-"""Ids of the special tokens, and which of them a tokenizer adds by itself, as GGUF key/values.
+"""Ids of the special tokens, and which of them are added to a text, as GGUF key/values.
 
-Follows `SpecialVocab` of llama.cpp's gguf-py: a token named in tokenizer_config.json counts, then
-the id in config.json. What the tokenizer adds is read from the post-processor in tokenizer.json,
-which is what runs, and from tokenizer_config.json where that says nothing.
+Follows `SpecialVocab` of llama.cpp's gguf-py where that has a choice: a token that the tokenizer
+names counts, then the id in config.json. What is added, and what ends generation, is as
+Transformers has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phibuild.backends.llamacpp.header import Value
+from phibuild.backends.tokenizer_check import Facts
+from phibuild.worker import WorkerError
 
 # role in the checkpoint -> role in the key
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding",
           "cls": "cls", "mask": "mask"}  # fmt: skip
+ENDING = frozenset((
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]",
+    "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>", "[e~[",
+    # padding and separators of code completion
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]", "<|fim_repo|>", "<|repo_name|>",
+    "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+))  # fmt: skip
+"""Tokens of these texts end generation in llama.cpp whatever the file says (llama-vocab.cpp)."""
 
 
 def special_token_values(
-    tokenizer: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    config: Mapping[str, Any],
-    vocab_size: int,
+    facts: Facts, texts: Sequence[bytes], unused: int | None, config: Mapping[str, Any]
 ) -> list[Value]:
-    """Return the key/values, from the contents of tokenizer.json, tokenizer_config.json and
-    config.json. Ids outside the vocabulary are left out."""
-    added = {entry["content"]: entry["id"] for entry in reversed(tokenizer.get("added_tokens", []))}
-    values = []
+    """Return the key/values. `texts` are the vocabulary's, `unused` is an id that no text has,
+    `config` is the content of config.json. Ids outside the vocabulary are left out.
+
+    Raises WorkerError if nothing ends generation and llama.cpp would take an ordinary token.
+    """
+    ids: dict[str, int] = {}
     for role, key in _ROLES.items():
-        token = added.get(_content(settings.get(f"{role}_token")))
+        token = facts.special.get(role)
         if token is None:
             token = config.get(f"{role}_token_id")
-        if isinstance(token, int) and 0 <= token < vocab_size:
-            values.append(Value(f"tokenizer.ggml.{key}_token_id", "u32", token))
-    adds = _added_by_post_processor(tokenizer, settings)
-    for role in ("bos", "eos"):
-        add = adds.get(role, settings.get(f"add_{role}_token"))
-        if isinstance(add, bool):
-            values.append(Value(f"tokenizer.ggml.add_{role}_token", "bool", add))
+        if isinstance(token, int) and 0 <= token < len(texts):
+            ids[key] = token
+    ids |= _around(facts)
+    ids |= _ends(facts, ids.get("eos"), texts, unused)
+    order = [*_ROLES.values(), "eot", "eom"]
+    values = [
+        Value(f"tokenizer.ggml.{key}_token_id", "u32", ids[key])
+        for key in sorted(ids, key=order.index)
+    ]
+    values += [
+        Value("tokenizer.ggml.add_bos_token", "bool", bool(facts.start)),
+        Value("tokenizer.ggml.add_eos_token", "bool", bool(facts.end)),
+    ]
     return values
 
 
-def _added_by_post_processor(
-    tokenizer: Mapping[str, Any], settings: Mapping[str, Any]
-) -> dict[str, bool]:
-    adds: dict[str, bool] = {}
-    outer = tokenizer.get("post_processor") or {}
-    for processor in outer.get("processors", [outer]):
-        if processor.get("type") == "ByteLevel":
-            adds.setdefault("bos", False)
-            adds.setdefault("eos", False)
-        elif processor.get("type") == "TemplateProcessing" and len(processor["single"]) > 1:
-            for role, step in (("bos", processor["single"][0]), ("eos", processor["single"][-1])):
-                if "SpecialToken" in step:
-                    named = _content(settings.get(f"{role}_token"))
-                    adds[role] = step["SpecialToken"]["id"] == named
-    return adds
+def _around(facts: Facts) -> dict[str, int]:
+    """Return the ids that llama.cpp is to put around a text: one before it, one after it."""
+    found = {}
+    if facts.start:
+        found["bos"] = facts.start[-1]
+    if facts.end:
+        found["eos"] = facts.end[0]
+    return found
 
 
-def _content(token: object) -> str | None:
-    """Return the text of a token that tokenizer_config.json names as text or as an object."""
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
+def _ends(
+    facts: Facts, eos: int | None, texts: Sequence[bytes], unused: int | None
+) -> dict[str, int]:
+    """Return keys with which every stop ends generation, and as few others as can be.
+
+    llama.cpp has eos, eot and eom besides the tokens that it knows by their texts; without the key
+    it takes id 2 or 11 as eos, whatever text that is.
+    """
+    stops = [stop for stop in facts.stops if 0 <= stop < len(texts)]
+    if not facts.end and eos not in stops:
+        eos = stops[0] if stops else unused
+        if eos is None:
+            raise WorkerError(
+                "nothing ends generation: neither generation_config.json, config.json nor the "
+                "tokenizer has an eos_token_id, and llama.cpp would take an ordinary token"
+            )
+    keys = {} if eos is None else {"eos": eos}
+    left = [stop for stop in stops if stop != eos and texts[stop].decode() not in ENDING]
+    # eom has no other use; without a key, eot is found by its text
+    return keys | dict(zip(("eom", "eot"), left, strict=False))

@@ -1,21 +1,25 @@
 """The tokenizer of a Phi checkpoint as GGUF key/values. Runs in the toolchain.
 
 Two kinds: sentencepiece (Phi-3.x, GGUF model `llama`) and byte-level BPE (Phi-4, Phi-4-mini, GGUF
-model `gpt2`). Token types, scores and padding follow llama.cpp's converter (conversion/phi.py,
-conversion/base.py).
+model `gpt2`). What the tokenizer is comes from Transformers, by the facts of the source; token
+types, scores and padding follow llama.cpp's converter (conversion/phi.py, conversion/base.py).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any
 
 from phibuild.backends.llamacpp.header import Value
 from phibuild.backends.llamacpp.pretokenizer import pretokenizer_name
 from phibuild.backends.llamacpp.special_tokens import special_token_values
+from phibuild.backends.tokenizer_check import Facts
+from phibuild.backends.tokenizer_texts import prefixes_every_text
+from phibuild.sentencepiece_model import Piece, read_pieces
 from phibuild.worker import WorkerError
 
 # llama_token_type in llama.h
@@ -28,11 +32,14 @@ _NEVER_STRIPPED = ("<unk>", "<s>", "<|endoftext|>")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Key/values of the tokenizer, and whether most of its special tokens eat the white space
-    that follows them, in the one way that llama.cpp can do it."""
+    """Key/values of the tokenizer; whether most of its special tokens eat the white space that
+    follows them, in the one way that llama.cpp can do it; and the content of its tokenizer.json,
+    which the finished file is compared with."""
 
     values: list[Value]
     strips_after_special: bool
+    tokenizer: Mapping[str, Any]
+    facts: Facts
 
 
 @dataclass
@@ -51,14 +58,13 @@ class _Tokens:
         self.texts[token], self.scores[token], self.types[token] = text.encode(), score, kind
 
 
-def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
-    """Return the tokenizer of a checkpoint folder for a model of `vocab_size` embeddings.
+def read_vocabulary(facts: Facts, source: Path, vocab_size: int) -> Vocabulary:
+    """Return the tokenizer of a model of `vocab_size` embeddings. `source` is the checkpoint's
+    folder, for config.json and the scores in its tokenizer.model.
 
     Raises WorkerError if it is one that llama.cpp cannot run.
     """
-    tokenizer = _read_json(folder / "tokenizer.json")
-    settings = _read_json(folder / "tokenizer_config.json")
-    config = _read_json(folder / "config.json")
+    tokenizer = _read_json(facts.tokenizer)
     added = tokenizer.get("added_tokens") or []
     tokens = _Tokens(
         [f"[PAD{number}]".encode() for number in range(vocab_size)],
@@ -66,12 +72,14 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
         [UNUSED] * vocab_size,
     )
     model = tokenizer.get("model") or {}
-    sentencepiece = (folder / "tokenizer.model").is_file() or bool(model.get("byte_fallback"))
+    sentencepiece = bool(model.get("byte_fallback"))
     if sentencepiece:
-        if (folder / "tokenizer.model").is_file():
-            _fill_sentencepiece(tokens, folder / "tokenizer.model")
+        contents = {entry["content"] for entry in added}
+        pieces = _pieces(source / "tokenizer.model", model, contents)
+        if pieces:
+            _fill_sentencepiece(tokens, pieces)
         else:
-            _fill_converted_sentencepiece(tokens, model, {entry["content"] for entry in added})
+            _fill_converted_sentencepiece(tokens, model, contents)
         _fill_added(tokens, added, sentencepiece=True)
         values = [
             Value("tokenizer.ggml.model", "str", "llama"),
@@ -98,26 +106,35 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
             "tokenizer.json holds neither a sentencepiece nor a byte-level BPE vocabulary: "
             f"type {model.get('type')!r}"
         )
-    values += special_token_values(tokenizer, settings, config, vocab_size)
-    values += _chat_template_values(folder, settings)
-    return Vocabulary(values, sentencepiece and _strips_after_special(tokens, added))
+    unused = next((token for token, kind in enumerate(tokens.types) if kind == UNUSED), None)
+    config = _read_json(source / "config.json")
+    values += special_token_values(facts, tokens.texts, unused, config)
+    if sentencepiece and not prefixes_every_text(tokenizer):
+        values.append(Value("tokenizer.ggml.add_space_prefix", "bool", False))
+    values += _chat_template_values(facts.templates)
+    strips = sentencepiece and _strips_after_special(tokens, added)
+    return Vocabulary(values, strips, tokenizer, facts)
 
 
-def _fill_sentencepiece(tokens: _Tokens, path: Path) -> None:
-    from sentencepiece import SentencePieceProcessor  # slow to import, needed by Phi-3.x alone
+def _pieces(path: Path, model: Mapping[str, Any], added: set[str]) -> Sequence[Piece]:
+    """Return the pieces of a tokenizer.model; none if it is not there or another tokenizer's: the
+    vocabulary that runs is tokenizer.json's."""
+    if not path.is_file():
+        return ()
+    try:
+        pieces = read_pieces(path)
+    except ValueError as error:
+        raise WorkerError(f"{path.name} cannot be read: {error}") from error
+    own = {text: token for text, token in model["vocab"].items() if text not in added}
+    found = {piece.text: token for token, piece in enumerate(pieces) if piece.text not in added}
+    return pieces if found == own else ()
 
-    pieces = SentencePieceProcessor(model_file=str(path))
-    for token in range(pieces.vocab_size()):
-        kind = NORMAL
-        if pieces.IsUnknown(token):
-            kind = UNKNOWN
-        elif pieces.IsControl(token):
-            kind = CONTROL
-        elif pieces.IsUnused(token):
-            kind = UNUSED
-        elif pieces.IsByte(token):
-            kind = BYTE
-        tokens.set(token, pieces.IdToPiece(token), pieces.GetScore(token), kind)
+
+def _fill_sentencepiece(tokens: _Tokens, pieces: Sequence[Piece]) -> None:
+    """Fill in pieces; the types of sentencepiece_model.proto are those of llama.h."""
+    for token, piece in enumerate(pieces):
+        kind = NORMAL if piece.type == USER_DEFINED else piece.type
+        tokens.set(token, piece.text, piece.score, kind)
 
 
 def _fill_converted_sentencepiece(
@@ -170,16 +187,24 @@ def _merge(pair: str | list[str]) -> str:
     return pair if isinstance(pair, str) else " ".join(part.replace(" ", "Ġ") for part in pair)
 
 
-def _chat_template_values(folder: Path, settings: Mapping[str, Any]) -> list[Value]:
-    path = folder / "chat_template.jinja"
-    template = path.read_text(encoding="utf-8") if path.is_file() else settings.get("chat_template")
-    if isinstance(template, str):
-        return [Value("tokenizer.chat_template", "str", template)]
-    named = {entry["name"]: entry["template"] for entry in template or ()}
-    return [
-        Value(f"tokenizer.chat_template{'' if name == 'default' else '.' + name}", "str", text)
-        for name, text in sorted(named.items())
-    ]
+def _chat_template_values(templates: Mapping[str, str]) -> list[Value]:
+    """Return chat templates as gguf-py's `add_chat_template` writes them: names have letters and
+    digits alone, and those of all but the default are listed. Raises WorkerError if two names
+    become one."""
+    values, names = [], []
+    for name, text in sorted(templates.items(), key=lambda entry: entry[0] != "default"):
+        key = "".join(sign if sign in ascii_letters + digits else "_" for sign in name)
+        if key in names:
+            raise WorkerError(f"GGUF has one chat template {key!r} at most, {name!r} is a second")
+        if name != "default":
+            names.append(key)
+        suffix = "" if name == "default" else f".{key}"
+        values.append(Value(f"tokenizer.chat_template{suffix}", "str", text))
+    if names:
+        values.append(
+            Value("tokenizer.chat_templates", "array[str]", [name.encode() for name in names])
+        )
+    return values
 
 
 def _read_json(path: Path) -> dict[str, Any]:

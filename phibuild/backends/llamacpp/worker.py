@@ -15,8 +15,10 @@ from phibuild.backends.llamacpp.layout import tensors
 from phibuild.backends.llamacpp.metadata import general_name, imatrix_values, model_values
 from phibuild.backends.llamacpp.quantizer import choose
 from phibuild.backends.llamacpp.runtime import LlamaRuntime
+from phibuild.backends.llamacpp.tokenizer import check
 from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
 from phibuild.backends.llamacpp.writer import GgufFile, write_files
+from phibuild.backends.tokenizer_check import read_facts
 from phibuild.safetensors_io import read_checkpoint
 from phibuild.worker import Report, WorkerError, peak_rss_bytes
 
@@ -32,7 +34,8 @@ def build(request: dict[str, Any], report: Report) -> None:
         source = Path(request["source"])
         arch = Architecture.from_json(request["architecture"])
         report.stage("reading the tokenizer")
-        vocabulary = read_vocabulary(source, arch.vocab_size)
+        facts = read_facts(Path(request["facts"]))
+        vocabulary = read_vocabulary(facts, source, arch.vocab_size)
         checkpoint = read_checkpoint(source)
         generation = _generation_config(source)
         ggml.library()
@@ -74,11 +77,15 @@ def build(request: dict[str, Any], report: Report) -> None:
     write_files(checkpoint, list(items.values()), quantize, request["threads"], progress)
     elapsed, peak = time.monotonic() - started, peak_rss_bytes()
     work = sum(file.seconds for file in items.values()) or 1.0
+    checked: dict[str, Any] = {}  # all have the same key/values
     for key, file in items.items():
         try:
             if file.error is not None:
                 raise file.error
             result = inspect(file.path.parent)
+            report.stage("checking the tokenizer", item=key)
+            checked = checked or check(file.path, vocabulary)
+            result["tokenizer"] = checked
         except Exception as error:
             report.failed(key, error)
         else:
@@ -109,7 +116,10 @@ def file_name(variant: str) -> str:
 
 
 def model_file(folder: Path) -> Path:
-    """Return the GGUF file of an artifact's folder. Raises WorkerError unless there is just one."""
+    """Return the GGUF file of an artifact's folder, or the file itself. Raises WorkerError unless
+    there is just one."""
+    if folder.is_file():
+        return folder
     found = sorted(folder.glob("*.gguf"))
     if len(found) != 1:
         raise WorkerError(f"{len(found)} GGUF files in the artifact, not one")

@@ -237,12 +237,16 @@ class _Pass:
         else:
             data = out[: self._quantize(kind, wide, source.shape[-1], out, importance)]
         end = _TOO_LARGE.get(kind)
-        if not (ggml.is_valid(kind, data) if end is None else largest < end):
+        if end is not None and not math.isfinite(largest):
+            # Allowed by the user, and a float holds it; finite ones must be in range all the same.
+            largest = float(np.abs(wide[np.isfinite(wide)]).max(initial=0.0))
+        good = largest < (math.inf if end is None else end)  # false for NaN
+        if not good or (end is None and not ggml.is_valid(kind, data)):
             why = (
                 f"its largest value is {largest:.4g}; half precision, in which {kind} keeps its "
                 "values or its scales, ends at 65504"
                 if math.isfinite(largest)
-                else "the checkpoint itself holds infinity or NaN there"
+                else "the checkpoint itself holds infinity or NaN there, for which it has no codes"
             )
             raise WorkerError(f"{source.name} cannot be stored as {kind}: {why}")
         return data.data

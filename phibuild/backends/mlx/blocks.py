@@ -8,28 +8,44 @@ from typing import Any
 from numpy.typing import NDArray
 
 from phibuild.backends.mlx.affine import Groups
-from phibuild.backends.mlx.casts import cast
+from phibuild.backends.mlx.casts import cast, fits_float16, is_finite
 from phibuild.backends.mlx.layout import Quantization
+from phibuild.worker import WorkerError
 
 
 class Block:
-    """Rows as the checkpoint has them, in the safetensors type `dtype`."""
+    """Rows of the tensor `name` as the checkpoint has them, in the safetensors type `dtype`."""
 
-    def __init__(self, rows: NDArray[Any], dtype: str) -> None:
+    def __init__(self, name: str, rows: NDArray[Any], dtype: str) -> None:
+        self._name = name
         self._dtype = dtype
         self._as_type = {dtype: rows}
+        self._finite: dict[str, bool] = {}
         self._groups: dict[tuple[str, int], Groups] = {}
 
     def as_type(self, dtype: str) -> NDArray[Any]:
-        """Return the rows in another safetensors type."""
+        """Return the rows in another safetensors type. Raises WorkerError if a number does not fit
+        into it."""
         if dtype not in self._as_type:
+            if dtype == "F16" and not fits_float16(self._as_type[self._dtype], self._dtype):
+                raise WorkerError(
+                    f"{self._name} has weights beyond 65,504, the range of float16; set dtype to "
+                    "bfloat16 or float32 where they are quantized, or build fp32"
+                )
             self._as_type[dtype] = cast(self._as_type[self._dtype], self._dtype, dtype)
         return self._as_type[dtype]
+
+    def _is_finite(self, dtype: str) -> bool:
+        if dtype not in self._finite:
+            self._finite[dtype] = is_finite(self.as_type(dtype), dtype)
+        return self._finite[dtype]
 
     def quantized(self, dtype: str, how: Quantization) -> Sequence[NDArray[Any]]:
         """Return the packed bytes of the rows cast to `dtype`, then the scales, then the biases
         where the mode has them: affine ones in `dtype`, of which each row has its own."""
         weights = self.as_type(dtype)
+        if not self._is_finite(dtype):
+            raise WorkerError(f"{self._name} holds NaN or infinity, for which there are no codes")
         if how.mode != "affine":
             from phibuild.backends.mlx.microscaling import microscale  # imports MLX
 

@@ -11,12 +11,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+_BF16_END = 0x4780  # 65536.0, the least bfloat16 that rounds to infinity in float16
 # safetensors' name of a float type -> numpy's type of the same size.
 NUMPY_TYPES: dict[str, type[np.generic]] = {
     "BF16": np.uint16,
     "F16": np.float16,
     "F32": np.float32,
 }
+
+
+_F16_END = 65520.0  # numbers from here on round to infinity in float16
+
+
+def fits_float16(values: NDArray[Any], source: str) -> bool:
+    """Return whether no finite number of the safetensors type `source` becomes infinite as F16."""
+    if source == "BF16":
+        magnitude = values & np.uint16(0x7FFF)
+        return not bool(((magnitude >= _BF16_END) & (magnitude < 0x7F80)).any())
+    if source == "F32":
+        magnitude = np.abs(values)
+        return not bool(((magnitude >= _F16_END) & np.isfinite(magnitude)).any())
+    return True
+
+
+def is_finite(values: NDArray[Any], dtype: str) -> bool:
+    """Return whether all numbers of the safetensors type `dtype` are finite."""
+    if dtype == "BF16":
+        return int((values & np.uint16(0x7FFF)).max(initial=0)) < 0x7F80
+    return bool(np.isfinite(values).all())
 
 
 def cast(values: NDArray[Any], source: str, target: str) -> NDArray[Any]:

@@ -173,4 +173,4 @@ def _read(descriptor: int, rows: _Rows) -> Block:
         if not count:
             raise OSError(f"{tensor.path.name} ends within tensor {tensor.name}")
         view, position = view[count:], position + count
-    return Block(buffer, tensor.dtype)
+    return Block(tensor.name, buffer, tensor.dtype)

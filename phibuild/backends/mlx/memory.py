@@ -17,15 +17,22 @@ from phibuild.schema import Options
 # (33 MB in all measured with two threads and four variants at 0.44 B and 3.8 B).
 _INTERPRETER_BYTES = 96 << 20
 _THREAD_BYTES = 48 << 20
+# Comparing the tokenizer: mlx-lm and Transformers imported, and each token (345 MiB in all measured
+# with 200,000 tokens, 96 MiB with 32,000).
+_TRANSFORMERS_BYTES = 32 << 20
+_TOKEN_BYTES = 2048
 # Judging: mlx-lm and transformers; for each thread a block of 2^20 weights and what it keeps.
 _JUDGE_BYTES = 192 << 20
 _JUDGE_THREAD_BYTES = 96 << 20
 
 
-def building() -> int:
-    """Return a bound that depends neither on the model nor on how many variants there are: each
-    thread holds one block and what is made of it, the process the buffers of its files."""
-    return _INTERPRETER_BYTES + BUFFERS_BYTES + _THREAD_BYTES * (os.cpu_count() or 1)
+def building(vocabulary: int) -> int:
+    """Return a bound that depends neither on the model's weights nor on how many variants there
+    are: each thread holds one block and what is made of it, the process the buffers of its files;
+    when these are gone, Transformers loads a tokenizer of `vocabulary` tokens."""
+    threads = _THREAD_BYTES * (os.cpu_count() or 1)
+    tokenizer = _TRANSFORMERS_BYTES + _TOKEN_BYTES * vocabulary
+    return _INTERPRETER_BYTES + BUFFERS_BYTES + max(threads, tokenizer)
 
 
 def judging(arch: Architecture, variants: Sequence[Options], window_tokens: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,15 @@ _DROPPED = ("_name_or_path", "auto_map")
 
 
 def write_config(
-    source: Path, output: Path, arch: Architecture, options: Mapping[str, Any]
+    source: Path,
+    output: Path,
+    arch: Architecture,
+    options: Mapping[str, Any],
+    ends: Sequence[int],
 ) -> None:
     """Write config.json of the artifact from that of the checkpoint.
 
-    As `mlx_lm.convert` does: keys sorted, the end-of-sequence ids of generation_config.json,
+    As `mlx_lm.convert` does: keys sorted, the ids that end generation (`ends`) among them,
     `quantization` twice, with that of each matrix where a recipe chose it. Beyond it: the float
     type is the artifact's own (a second conversion would cast to what config.json says), and rope
     stands where mlx-lm looks for it even if Transformers 5 wrote the checkpoint (mlx-lm would
@@ -41,11 +45,9 @@ def write_config(
     config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
     for key in _DROPPED:
         config.pop(key, None)
-    generation = source / "generation_config.json"
-    if generation.is_file():
-        stops = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id")
-        if stops:
-            config["eos_token_id"] = stops
+    if ends:
+        single = len(ends) == 1 and not isinstance(config.get("eos_token_id"), list)
+        config["eos_token_id"] = ends[0] if single else list(ends)
     config["torch_dtype"] = options["dtype"]
     if "dtype" in config:
         config["dtype"] = options["dtype"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.generate import stream_generate
+from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model, load_tokenizer
 
+from phibuild.backends.chat import ChatFormat, read_format
+from phibuild.backends.generation import byte_tokens
 from phibuild.backends.mlx.limits import RESIDENT_BYTES
 from phibuild.evaluate.judge import Logits, Tokens
 from phibuild.safetensors_io import shard_paths
@@ -67,27 +70,35 @@ class NativeRuntime:
     def native(self) -> NativeRuntime:
         return self
 
-    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
-        """Yield the text that follows `prompt`, greedily, up to an end-of-sequence id."""
-        tokenizer = load_tokenizer(
-            self._folder,
-            {"trust_remote_code": False, "local_files_only": True},
-            eos_token_ids=self._config["eos_token_id"],
+    def chat_format(self) -> ChatFormat:
+        return read_format(self._folder)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return the ids of `text`; with `special` BOS is added where the tokenizer does so."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        padding = _padding(tokenizer, self._config["vocab_size"])
+        return text
 
-        def without_padding(_: mx.array, logits: mx.array) -> mx.array:
-            # mlx-lm's detokenizer raises IndexError at an id that no token has.
-            return mx.where(padding, -mx.inf, logits)
+    def byte_tokens(self) -> frozenset[int]:
+        return byte_tokens(self._tokenizer.get_vocab())
 
-        for step in stream_generate(
-            self._model,
-            tokenizer,
-            prompt,
-            max_tokens=max_tokens,
-            logits_processors=[without_padding],
-        ):
-            yield step.text
+    @cached_property
+    def _tokenizer(self) -> Any:
+        options = {"trust_remote_code": False, "local_files_only": True}
+        return load_tokenizer(self._folder, options)
+
+    def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """Yield the greedy continuation of `ids` up to an end-of-sequence id."""
+        eos = self._config["eos_token_id"]
+        ends = set(eos) if isinstance(eos, list) else {eos}
+        for token, _ in generate_step(mx.array(ids), self._model, max_tokens=max_tokens):
+            if token in ends:
+                return
+            yield int(token)
 
 
 class _Transient:
@@ -120,10 +131,3 @@ class _Transient:
 
 def _widened(array: mx.array) -> mx.array:
     return array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array
-
-
-def _padding(tokenizer: Any, vocabulary: int) -> mx.array:
-    """Return for each id of the padded vocabulary whether no token has it."""
-    padding = np.ones(vocabulary, dtype=np.bool_)
-    padding[[number for number in tokenizer.get_vocab().values() if number < vocabulary]] = False
-    return mx.array(padding)

@@ -7,7 +7,6 @@ as long, for float32 as for packed weights; `native` is the model with those.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,10 +59,6 @@ class MlxRuntime:
     def native(self) -> NativeRuntime:
         """Return the artifact in mlx-lm's own kernels."""
         return NativeRuntime(self._folder)
-
-    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
-        """Yield the text that mlx-lm generates after `prompt`."""
-        return self.native().generate(prompt, max_tokens)
 
 
 class Projection:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phibuild.architecture import Architecture
-from phibuild.backends.companions import copy_companions
+from phibuild.backends.companions import complete_generation_config, copy_companions
 from phibuild.backends.mlx.model_config import write_config
 from phibuild.safetensors_io import INDEX, TensorInfo, read_checkpoint
 from phibuild.worker import Report, WorkerError, peak_rss_bytes
@@ -29,18 +29,21 @@ REFERENCE = "logits_long"
 def build(request: dict[str, Any], report: Report) -> None:
     """Write every artifact of the request in one pass over the checkpoint, and report each."""
     from phibuild.backends.mlx.convert import Output, convert
+    from phibuild.backends.tokenizer_check import read_facts
 
     source, arch = Path(request["source"]), Architecture.from_json(request["architecture"])
     started = time.perf_counter()
     outputs: dict[str, Output] = {}
     folders: dict[str, Path] = {}
     try:
+        facts = read_facts(Path(request["facts"]))
         for entry in request["items"]:
             item, folder = entry["item"], Path(entry["output"])
             options = entry["variant"]["options"]
             try:
-                write_config(source, folder, arch, options)
+                write_config(source, folder, arch, options, facts.stops)
                 copy_companions(source, folder)
+                complete_generation_config(folder, facts.stops)
                 outputs[item], folders[item] = Output(folder, arch, options), folder
             except Exception as error:  # the other artifacts are built
                 report.failed(item, error)
@@ -64,12 +67,18 @@ def build(request: dict[str, Any], report: Report) -> None:
         "seconds": (time.perf_counter() - started) / max(1, len(outputs)),
         "peak_rss_bytes": peak_rss_bytes(),
     }
+    from phibuild.backends.mlx.tokenizer import check  # imports Transformers
+
+    checked: dict[str, Any] = {}  # all have the same files
+
     for item, output in outputs.items():
         try:
             if output.error is not None:
                 raise output.error
             _complete_index(folders[item], arch)
-            report.item(item, {**inspect(folders[item]), **cost})
+            report.stage("checking the tokenizer", item=item)
+            checked = checked or check(folders[item], facts)
+            report.item(item, {**inspect(folders[item]), **cost, "tokenizer": checked})
         except Exception as error:  # this artifact's alone
             report.failed(item, error)
 

@@ -36,6 +36,7 @@ _SIGN, _MAGNITUDE = np.uint16(0x8000), np.uint16(0x7FFF)
 _BIAS = np.uint16((127 - 15) << 7)
 _SMALLEST_NORMAL = np.uint16((127 - 14) << 7)  # of fp16, as bfloat16: 2**-14
 _EXTRA_MANTISSA = np.uint16(10 - 7)
+_BF16_INFINITY = np.uint16(0xFF << 7)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,9 @@ def to_float16(rows: Rows) -> NDArray[np.float16]:
     if rows.dtype == "F16":
         return rows.values
     wide = rows.wide
-    if not (wide.max() < _FP16_END and wide.min() > -_FP16_END):  # so that nan fails too
+    # Infinity and NaN were allowed by the user: phibuild looks for them before it builds.
+    if (not (wide.max() < _FP16_END and wide.min() > -_FP16_END)  # nan too
+            and (np.abs(wide[np.isfinite(wide)]) >= _FP16_END).any()):  # fmt: skip
         raise WorkerError(
             f"tensor {rows.name} holds values outside of fp16 (largest "
             f"{float(np.abs(wide).max()):.6g}, limit {_FP16_MAX:.0f}); build fp32, int8 or int4"
@@ -204,7 +207,7 @@ def to_float16(rows: Rows) -> NDArray[np.float16]:
     # those in its normal range need only another exponent; the few below are left to NumPy.
     values = rows.values.reshape(-1)
     narrow = values & _MAGNITUDE
-    small = np.flatnonzero(narrow < _SMALLEST_NORMAL)
+    small = np.flatnonzero((narrow < _SMALLEST_NORMAL) | (narrow >= _BF16_INFINITY))
     narrow -= _BIAS
     narrow <<= _EXTRA_MANTISSA
     narrow |= values & _SIGN

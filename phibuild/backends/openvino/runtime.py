@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from phibuild.backends.chat import ChatFormat, read_format
 from phibuild.backends.openvino.convert import MODEL_XML
 from phibuild.evaluate.judge import Logits, Tokens
 
@@ -60,31 +62,63 @@ class OpenVinoRuntime:
         """Return itself: these are the CPU plugin's own kernels."""
         return self
 
-    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
-        """Yield pieces of greedy text after `prompt`, with openvino-genai's own defaults.
+    def chat_format(self) -> ChatFormat:
+        return read_format(self._folder)
 
-        Its LLMPipeline adds BOS where the tokenizer does and stops at the generation
-        configuration's end-of-sequence ids.
-        """
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return the ids of `text`; with `special` BOS is added where the tokenizer does so."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=special)
+        return [int(token) for token in encoded.input_ids.data[0]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def byte_tokens(self) -> frozenset[int]:
+        return frozenset()  # its detokenizer puts bytes together one by one
+
+    @cached_property
+    def _pipeline(self) -> Any:
         import openvino_genai
 
-        pipeline = openvino_genai.LLMPipeline(str(self._folder), "CPU", **self._properties)
-        config = pipeline.get_generation_config()
+        return openvino_genai.LLMPipeline(str(self._folder), "CPU", **self._properties)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return self._pipeline.get_tokenizer()
+
+    def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """Yield tokens of openvino-genai's LLMPipeline after `ids`, greedily and otherwise with
+        its own defaults, up to one of the generation configuration's end-of-sequence ids."""
+        import openvino_genai
+
+        config = self._pipeline.get_generation_config()
         config.max_new_tokens = max_tokens
         config.do_sample = False
         config.apply_chat_template = False
-        pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+        ends = {config.eos_token_id, *config.stop_token_ids}
+        made: queue.Queue[int | BaseException | None] = queue.Queue()
+
+        class Streamer(openvino_genai.StreamerBase):  # type: ignore[misc]
+            def write(self, token: int | Sequence[int]) -> Any:
+                for one in [token] if isinstance(token, int) else token:
+                    made.put(one)
+                return openvino_genai.StreamingStatus.RUNNING
+
+            def end(self) -> None:
+                pass
 
         def run() -> None:
             try:
-                pipeline.generate(prompt, config, pieces.put)
+                self._pipeline.generate(ov.Tensor(np.array([ids], np.int64)), config, Streamer())
             except BaseException as error:
-                pieces.put(error)
+                made.put(error)
             else:
-                pieces.put(None)
+                made.put(None)
 
         threading.Thread(target=run, daemon=True).start()
-        while (piece := pieces.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
+        while (token := made.get()) is not None:
+            if isinstance(token, BaseException):
+                raise token
+            if token not in ends:
+                yield token

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import BaseModel
 
 from phibuild.architecture import Architecture
-from phibuild.backends.base import SourceFiles, StoredTensor
-from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.companions import companions
+from phibuild.backends.openvino.options import MODES, Mode, OpenVinoOptions, contradiction
 from phibuild.backends.openvino.sizes import constant_bytes, tokenizer_bytes, xml_bytes
 from phibuild.disk_buffers import BUFFERS_BYTES
-from phibuild.schema import Accelerator, Device, Frozen, Options, Precision, Skip, Variant
+from phibuild.schema import (
+    Accelerator,
+    Contradiction,
+    Device,
+    Options,
+    Precision,
+    Skip,
+    Variant,
+)
 
-Mode = Literal["int4_asym", "int4_sym", "int8_asym", "int8_sym"]
-
-_MODES: dict[Precision, tuple[Mode, ...]] = {
-    "int4": ("int4_asym", "int4_sym"),
-    "int8": ("int8_asym", "int8_sym"),
-}
 _GROUP_SIZE = {"int4_asym": 64, "int4_sym": 128}
 _ROW = -1
 """The group size that stands for one scale for each row; Intel calls such models channel-wise."""
@@ -48,18 +50,6 @@ _JUDGE_BYTES = 256 << 20
 _LOGITS_COPIES = 6  # of a window's logits, as f32, with what compares them (measured: 5.2)
 
 
-class OpenVinoOptions(Frozen):
-    """Options of the openvino backend; None stands for the default of the precision or mode."""
-
-    mode: Mode | None = None
-    """int4: int4_asym (with zero points) or int4_sym; int8: int8_asym or int8_sym."""
-    group_size: Literal[32, 64, 128, -1] | None = None
-    """int4: consecutive weights of a row that share a scale; -1: the whole row. 64 (int4_asym) or
-    128 (int4_sym) by default. int8 always has one scale for each row."""
-    target: Literal["cpu", "gpu", "npu"] = "cpu"
-    """Plugin that the artifact is for. The NPU takes symmetric weights alone."""
-
-
 class OpenVinoSpec:
     """OpenVINO IR with tokenizers, for openvino-genai."""
 
@@ -67,7 +57,13 @@ class OpenVinoSpec:
     title = "OpenVINO (openvino-genai)"
     format = "OpenVINO IR"
     library = "openvino"
+    copied: tuple[str, ...] = ()
     options: type[BaseModel] = OpenVinoOptions
+
+    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+        """Return a mode of another precision, or groups where there are none."""
+        assert isinstance(options, OpenVinoOptions)
+        return contradiction(precision, options)
 
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
@@ -80,32 +76,20 @@ class OpenVinoSpec:
                 reason=f"target {options.target} needs the accelerator {needed}; {device.title} "
                 f"has {', '.join(device.accelerators)}"
             )
-        if precision not in _MODES:
-            chosen = [name for name in ("mode", "group_size") if getattr(options, name) is not None]
-            if chosen:
-                return Skip(
-                    reason=f"{precision} weights are plain: {' and '.join(chosen)} "
-                    f"belong{'s' if len(chosen) == 1 else ''} to int4 and int8"
-                )
+        if precision not in MODES:
             return self._variant(precision, precision, {"mode": precision}, options.target)
         mode = options.mode or self._default_mode(precision, options.target)
-        if mode not in _MODES[precision]:
-            return Skip(
-                reason=f"mode {mode} is not {precision}; use {' or '.join(_MODES[precision])}"
-            )
         if options.target == "npu" and mode.endswith("_asym"):
             return Skip(
                 reason=f"the NPU takes symmetric weights alone, not {mode}; use mode "
                 f"{precision}_sym, or target cpu or gpu"
             )
         if precision == "int8":
-            if options.group_size is not None:
-                return Skip(reason="int8 has one scale for each row; group_size belongs to int4")
             return self._variant(precision, mode.replace("_", "-"), {"mode": mode}, options.target)
         return self._int4(mode, options, arch)
 
     def _default_mode(self, precision: Precision, target: str) -> Mode:
-        return _MODES[precision][1 if target == "npu" else 0]
+        return MODES[precision][1 if target == "npu" else 0]
 
     def _int4(self, mode: Mode, options: OpenVinoOptions, arch: Architecture) -> Variant | Skip:
         group_size = options.group_size or _GROUP_SIZE[mode]
@@ -165,7 +149,7 @@ class OpenVinoSpec:
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
         """Return the bytes of graph, tokenizer models and the files that are copied."""
-        copied = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
+        copied = ("config.json", *companions(source.files))
         return (
             xml_bytes(arch, variant.options["mode"], variant.options.get("group_size"))
             + constant_bytes(arch)
@@ -197,6 +181,10 @@ class OpenVinoSpec:
         cache = 2 * arch.layers * arch.kv_heads * arch.head_dim
         values = _LOGITS_COPIES * arch.vocab_size + activations + scores + cache
         return _JUDGE_BYTES + 4 * window_tokens * values + weights
+
+    def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
+        """Return None: a window is in the graph, as a mask."""
+        return None
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2 (f16) on GPU and NPU and where the weights are floats, for which the IR asks

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import openvino as ov
 
+from phibuild.backends.tokenizer_check import Difference, Facts, check_tokenizer
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_BYTE_NAMES = (
+    "OpenVINO's tokenizer takes the name of a byte in a text, such as <0x0A>, for the byte"
+)
+_SPACE_SIGN = "\u2581"
+_SIGN = (
+    "OpenVINO's tokenizer puts a space before a text that begins with sentencepiece's sign of "
+    "a space"
+)
 _TOKENIZER, _DETOKENIZER = "openvino_tokenizer.xml", "openvino_detokenizer.xml"
 
 
@@ -42,3 +55,39 @@ def _name_in_order(model: ov.Model) -> None:
     for position, node in enumerate(model.get_ordered_ops()):
         if node.get_type_name() not in ("Parameter", "Result"):
             node.set_friendly_name(f"{node.get_type_name()}_{position}")
+
+
+class GenaiTokenizer:
+    """The tokenizer of an artifact's folder, as openvino-genai runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        import openvino_genai
+
+        self._tokenizer = openvino_genai.Tokenizer(str(folder))
+        config = folder / "generation_config.json"
+        self._config = openvino_genai.GenerationConfig(str(config)) if config.is_file() else None
+
+    def encode(self, text: str, *, around: bool) -> list[int]:
+        """Return the ids of a text; `around`: with those that are added to it."""
+        found = self._tokenizer.encode(text, add_special_tokens=around)
+        return [int(token) for token in found.input_ids.data[0]]
+
+    def stops(self) -> list[int]:
+        """Return the ids that end generation: the configuration's, else the tokenizer's."""
+        stops = set(self._config.stop_token_ids) if self._config is not None else set()
+        eos = self._config.eos_token_id if self._config is not None else -1
+        return sorted(stops | {eos if eos != -1 else self._tokenizer.get_eos_token_id()} - {-1})
+
+
+def check(folder: Path, facts: Facts) -> dict[str, Any]:
+    """Compare an artifact's tokenizer with what Transformers makes of the probes.
+
+    Raises WorkerError if it differs where OpenVINO could do as Transformers does.
+    """
+
+    def explain(difference: Difference) -> str | None:
+        if difference.text.startswith(_SPACE_SIGN):
+            return _SIGN
+        return _BYTE_NAMES if _BYTE.search(difference.text) else None
+
+    return check_tokenizer(facts, GenaiTokenizer(folder), explain)

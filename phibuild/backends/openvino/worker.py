@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.architecture import Architecture
-from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES, copy_companions
+from phibuild.backends.companions import (
+    GENERATION_FILES,
+    TOKENIZER_FILES,
+    complete_generation_config,
+    copy_companions,
+)
 from phibuild.backends.openvino import telemetry  # noqa: F401, off before openvino is imported
 from phibuild.backends.openvino.contents import read_contents
 from phibuild.backends.openvino.convert import (
@@ -19,7 +24,8 @@ from phibuild.backends.openvino.convert import (
     write_matrices,
 )
 from phibuild.backends.openvino.runtime import OpenVinoRuntime
-from phibuild.backends.openvino.tokenizer import convert_tokenizer, copy_tokenizer
+from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_tokenizer
+from phibuild.backends.tokenizer_check import read_facts
 from phibuild.worker import Report, peak_rss_bytes
 
 REFERENCE = "logits"
@@ -36,6 +42,7 @@ def build(request: dict[str, Any], report: Report) -> None:
     outputs: dict[str, Output] = {}
     started = time.perf_counter()
     try:
+        facts = read_facts(Path(request["facts"]))
         with tempfile.TemporaryDirectory() as scratch:
             report.stage("converting the tokenizer")
             convert_tokenizer(source, Path(scratch))
@@ -44,6 +51,9 @@ def build(request: dict[str, Any], report: Report) -> None:
                 copy_companions(
                     source, folder, ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
                 )
+                complete_generation_config(folder, facts.stops)
+            report.stage("checking the tokenizer")
+            checked = check(next(iter(folders.values())), facts)  # all have the same files
         tensors = read_tensors(source, arch)
         for item, entry in entries.items():
             try:
@@ -76,7 +86,7 @@ def build(request: dict[str, Any], report: Report) -> None:
         try:
             if output.error is not None:
                 raise output.error
-            report.item(item, {**inspect(folders[item]), **cost})
+            report.item(item, {**inspect(folders[item]), **cost, "tokenizer": checked})
         except Exception as error:  # this artifact's alone
             report.failed(item, error)
 

@@ -24,7 +24,12 @@ from phibuild.architecture import Architecture
 from phibuild.backends.companions import copy_companions
 from phibuild.backends.ort_genai.nodes import quantized_product
 from phibuild.backends.ort_genai.rounding import Rounding
-from phibuild.backends.ort_genai.tensors import QuantizedMatrix, StreamedMatrix, Streaming
+from phibuild.backends.ort_genai.tensors import (
+    QuantizedMatrix,
+    StreamedMatrix,
+    Streaming,
+    checked_cast,
+)
 from phibuild.safetensors_io import shard_paths
 from phibuild.worker import WorkerError
 
@@ -56,6 +61,8 @@ class _Streamed:
     # Of the builder's Model.
     graph: Any
     model: Any
+    context_length: int
+    window_size: int | None
     quant_attrs: dict[str, Any]
     quantization_algo: str
     int4_customized_weight_config: dict[str, dict[str, int]]
@@ -72,6 +79,15 @@ class _Streamed:
         if empty:
             raise WorkerError(f"the checkpoint lacks {len(empty)} weights, the first {empty[0]}")
         return model
+
+    def is_local(self, layer_id: int) -> bool:
+        """Return whether a layer's attention has a window: all of Phi's have it, or none.
+
+        The builder goes by `layer_types`, which Phi's configurations have not, and leaves the
+        window out of the graph: beyond it that would be another model, until the runtime, which
+        sizes its cache by the window all the same, fails.
+        """
+        return 0 < (self.window_size or 0) < self.context_length
 
     def make_attention_unpacked_regular(self, *args: Any, **kwargs: Any) -> None:
         # The linear layers that it makes get views of weights; their own are never used.
@@ -103,6 +119,8 @@ class _Streamed:
         self, tensor: Any, /, name: str, *, to: ir.DataType | None = None, raw: bool = False
     ) -> None:
         """Register an initializer; a matrix that is cast becomes one that streams."""
+        if to == ir.DataType.FLOAT16 and isinstance(tensor, torch.Tensor) and tensor.dim() == 1:
+            checked_cast(tensor.detach(), torch.float16, name)  # a norm
         if to is None or raw or not isinstance(tensor, torch.Tensor) or tensor.dim() != 2:
             super().make_initializer(tensor, name, to=to, raw=raw)  # type: ignore[misc]
             return
@@ -215,6 +233,10 @@ def _extra_options(precision: str, options: Mapping[str, Any], arch: Architectur
     """Return the builder's KEY=VALUE options. It ignores unknown ones without a word: every key
     here is one that it reads."""
     extra = ["hf_token=false", "hf_remote=false"]
+    windowed = 0 < (arch.sliding_window or 0) < arch.max_positions
+    if windowed and options["provider"] == "trt_rtx":
+        # A cache of a window's size is TensorRT-RTX's own affair, and fails on any other provider.
+        extra.append("windowed_kv_cache=false")
     if precision not in ("int4", "int8"):
         return extra
     extra += [
@@ -237,3 +259,6 @@ def _complete_config(config: Any, arch: Architecture) -> None:
     config.original_max_position_embeddings = arch.original_max_positions
     if arch.rope.is_longrope:
         config.rope_parameters.setdefault("type", "longrope")
+        if arch.rope.attention_factor is not None:  # the builder's names for it
+            config.rope_parameters["short_mscale"] = arch.rope.attention_factor
+            config.rope_parameters["long_mscale"] = arch.rope.attention_factor

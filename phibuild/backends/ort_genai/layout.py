@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles, StoredTensor
-from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.backends.companions import companions
 from phibuild.schema import Variant
 
 # Bytes of the graph (nodes, their names, value_info, entries of initializers), measured over the
@@ -143,9 +143,7 @@ def other_bytes(arch: Architecture, source: SourceFiles, variant: Variant) -> in
         layer += _GRAPH_LAYER_QUANTIZED[provider]
     graph = _GRAPH_BASE + arch.layers * layer
     copied = sum(
-        size
-        for name, size in source.files.items()
-        if name in TOKENIZER_FILES + GENERATION_FILES and name != "tokenizer.json"
+        source.files[name] for name in companions(source.files) if name != "tokenizer.json"
     )
     return (
         rope_cache_bytes(arch, variant) + graph + _GENAI_CONFIG + copied + _tokenizer_bytes(source)

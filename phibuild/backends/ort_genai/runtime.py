@@ -8,7 +8,8 @@ is allocated at once and genai_config.json asks for the whole context of the mod
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 import onnxruntime_genai as og
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+
+from phibuild.backends.chat import ChatFormat, read_format
+from phibuild.backends.generation import byte_tokens
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -60,16 +63,27 @@ class OrtGenaiRuntime:
         """Return this runtime: it is the one whose speed counts."""
         return self
 
-    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
-        """Yield pieces of the greedy continuation of `prompt`, which is taken as it is, up to an
-        EOS token or `max_tokens`.
+    def chat_format(self) -> ChatFormat:
+        return read_format(self._folder)
 
-        Text becomes tokens by the artifact's tokenizer.json as its makers read it: with the BOS
-        that it asks for, which onnxruntime-genai's own tokenizer leaves out.
-        """
-        tokenizer = Tokenizer.from_file(str(self._folder / "tokenizer.json"))
-        ids = tokenizer.encode(prompt).ids
-        stream = DecodeStream(ids=ids, skip_special_tokens=True)
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return the ids of `text` by the artifact's tokenizer.json as its makers read it: with
+        the BOS that it asks for (`special`), which onnxruntime-genai's own tokenizer leaves out."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+    def byte_tokens(self) -> frozenset[int]:
+        return byte_tokens(self._tokenizer.get_vocab())
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return Tokenizer.from_file(str(self._folder / "tokenizer.json"))
+
+    def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """Yield the greedy continuation of `ids` up to an EOS token or `max_tokens`."""
         self._start(len(ids) + max_tokens)
         self._generator.append_tokens(np.array(ids, np.int32))
         for _ in range(max_tokens):
@@ -77,9 +91,7 @@ class OrtGenaiRuntime:
             token = int(self._generator.get_next_tokens()[0])
             if token in self._eos:
                 return
-            piece = stream.step(tokenizer, token)
-            if piece:  # None until the bytes make a character
-                yield piece
+            yield token
 
     def _start(self, capacity: int) -> None:
         self._generator = None  # frees the old cache first

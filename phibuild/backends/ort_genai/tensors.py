@@ -21,6 +21,7 @@ import torch
 from onnx_ir.tensor_adapters import to_torch_dtype
 
 from phibuild.backends.ort_genai.rounding import Array, Blocks, Rounding, quantize
+from phibuild.worker import WorkerError
 
 SLAB_BYTES = 2 << 20
 """Bytes of a slab in the I/O type: a core's cache holds it while it is worked on."""
@@ -77,11 +78,12 @@ class StreamedMatrix(ir.LazyTensor):  # type: ignore[misc]
             # Columns of the checkpoint's weight: torch turns a whole matrix by tiles, which a
             # cast or a copy of a part of one does not.
             slab = slab.T.contiguous().T.contiguous()
-        return slab.to(to_torch_dtype(self.dtype))
+        return checked_cast(slab, to_torch_dtype(self.dtype), str(self.name))
 
     def columns(self, columns: slice) -> torch.Tensor:
         """Return the transpose of columns in the I/O type, contiguous."""
-        return self.source[:, columns].T.to(to_torch_dtype(self.dtype)).contiguous()
+        turned = self.source[:, columns].T
+        return checked_cast(turned, to_torch_dtype(self.dtype), str(self.name)).contiguous()
 
     def tofile(self, file: BinaryIO) -> None:
         height, width = self.source.shape
@@ -90,6 +92,22 @@ class StreamedMatrix(ir.LazyTensor):  # type: ignore[misc]
         for _, slab in self.streaming.in_order(self.rows, slabs):
             file.write(_bytes(slab.numpy()))
             self.streaming.progress(slab.numel())
+
+
+def checked_cast(weights: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """Return weights in another type. Raises WorkerError if a finite one becomes infinite."""
+    cast = weights.to(dtype)
+    if dtype == torch.float16 and weights.dtype != dtype:
+        extremes = torch.stack(torch.aminmax(cast))
+        if (
+            not torch.isfinite(extremes).all()
+            and (torch.isfinite(weights) & ~torch.isfinite(cast)).any()
+        ):
+            raise WorkerError(
+                f"{name} has weights beyond 65,504, the range of the graph's fp16; "
+                "provider cpu keeps them in fp32"
+            )
+    return cast
 
 
 class QuantizedMatrix:
@@ -136,7 +154,10 @@ class QuantizedMatrix:
 
     def _quantize(self, slab: slice) -> Blocks:
         weight, rounding = self._weight, self.rounding
-        return quantize(weight.rows(slab) if rounding.qdq else weight.columns(slab), rounding)
+        values = weight.rows(slab) if rounding.qdq else weight.columns(slab)
+        if not torch.isfinite(torch.stack(torch.aminmax(values))).all():
+            raise WorkerError(f"{weight.name} holds NaN or infinity, for which there are no codes")
+        return quantize(values, rounding)
 
     def write(self, part: str, file: BinaryIO) -> None:
         """Write "packed", "scales" or "zero_points"."""

@@ -10,6 +10,8 @@ from typing import Any
 from phibuild.architecture import Architecture
 from phibuild.backends.ort_genai.inspection import inspect
 from phibuild.backends.ort_genai.runtime import OrtGenaiRuntime
+from phibuild.backends.ort_genai.tokenizer import adapt, check
+from phibuild.backends.tokenizer_check import Facts, read_facts
 from phibuild.worker import Report
 
 __all__ = ["REFERENCE", "build", "inspect", "load"]
@@ -30,9 +32,10 @@ def build(request: dict[str, Any], report: Report) -> None:
     source = Path(request["source"]).resolve()
     arch = Architecture.from_json(request["architecture"])
     checkpoint = builder.map_checkpoint(source, arch)
+    facts = read_facts(Path(request["facts"]))
     for item in request["items"]:
         try:
-            _build_one(builder, source, arch, checkpoint, request["threads"], item, report)
+            _build_one(builder, source, arch, checkpoint, facts, request["threads"], item, report)
         except Exception as error:  # whatever the vendor raises, the other items are built
             report.failed(item["item"], error)
         gc.collect()  # a graph's nodes and values refer to each other
@@ -43,6 +46,7 @@ def _build_one(
     source: Path,
     arch: Architecture,
     checkpoint: Any,
+    facts: Facts,
     threads: int,
     item: dict[str, Any],
     report: Report,
@@ -63,7 +67,9 @@ def _build_one(
     builder.build(
         source, arch, checkpoint, variant["precision"], variant["options"], output, streaming
     )
-    report.item(key, inspect(output))
+    report.stage("checking the tokenizer", item=key)
+    adapt(output, facts)
+    report.item(key, {**inspect(output), "tokenizer": check(output, facts)})
 
 
 def load(folder: Path, threads: int) -> OrtGenaiRuntime:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.passes import through_layers
 from phibuild.backends.pytorch.windows import Windows, read_text
@@ -45,18 +46,18 @@ def _activations(request: dict[str, Any], report: Report) -> dict[str, Any]:
     torch.set_num_threads(request["threads"])
 
     report.stage("tokenizing", item=item)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    arch = Architecture.from_json(request["architecture"])
     chunks = choose_chunks(
         source,
         Path(request["text"]),
-        int(config["vocab_size"]),
+        arch.vocab_size,
         request["tokens"],
         request["chunk_tokens"],
     )
     report.stage("loading", item=item)
     with torch.inference_mode():
         sums = _SquaredInputs()
-        model = LayerwisePhi3(source)
+        model = LayerwisePhi3(source, arch)
         states = model.embed(torch.from_numpy(chunks.astype(np.int64)))
         rotation = model.positions(0, states.shape[1])
         for layer in through_layers(model, [states], [rotation], sums.watch):

@@ -4,6 +4,7 @@ not change: rows are read in chunks, converted for every variant and written in 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from phibuild.architecture import Architecture
-from phibuild.backends.companions import copy_companions
+from phibuild.backends.companions import complete_generation_config, copy_companions
 from phibuild.backends.pytorch.inspection import inspect
 from phibuild.backends.pytorch.memory import CHUNK_ELEMENTS, CHUNK_ROWS
 from phibuild.backends.pytorch.model_config import artifact_config
 from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
 from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES, Scheme, file_entries
+from phibuild.backends.tokenizer_check import read_facts
 from phibuild.safetensors_io import SafetensorsWriter, TensorInfo, read_checkpoint
 from phibuild.worker import Report, WorkerError
 
@@ -43,18 +45,20 @@ class Artifact:
     def write(self, name: str, shape: tuple[int, ...], row: int, chunk: Tensor) -> None:
         """Convert and write rows of the tensor `name` from number `row` on.
 
-        Raises WorkerError if a weight is not finite, or not in this variant's dtype.
+        Raises WorkerError if a weight is beyond the range of this variant's dtype, or not finite
+        where it is quantized. Others that are not finite were allowed by the user: phibuild looks
+        for them before it builds.
         """
         weights = chunk.to(self._dtype)
-        if not torch.isfinite(torch.stack(torch.aminmax(weights))).all():
-            finite = bool(torch.isfinite(chunk).all())
-            limit = torch.finfo(self._dtype).max
-            raise WorkerError(
-                f"{name} has weights beyond {limit:,.0f}, the range of {self._scheme.dtype}"
-                if finite
-                else f"{name} of the checkpoint holds NaN or infinity"
-            )
         quantization = self._scheme.quantization_of(name)
+        if not torch.isfinite(torch.stack(torch.aminmax(weights))).all():
+            if (torch.isfinite(chunk) & ~torch.isfinite(weights)).any():
+                limit = torch.finfo(self._dtype).max
+                raise WorkerError(
+                    f"{name} has weights beyond {limit:,.0f}, the range of {self._scheme.dtype}"
+                )
+            if quantization is not None:
+                raise WorkerError(f"{name} holds NaN or infinity, for which there are no codes")
         if quantization is None:
             self._put(name, weights, row)
             return
@@ -71,7 +75,7 @@ class Artifact:
         data = rows.contiguous().flatten().view(torch.uint8).numpy()
         self._writer.write(name, data.data, row * (data.nbytes // len(rows)))
 
-    def finish(self, source: Path) -> None:
+    def finish(self, source: Path, stops: Sequence[int]) -> None:
         """Close the weights and write the files beside them."""
         self._writer.finish()
         self.close()
@@ -79,6 +83,7 @@ class Artifact:
         text = json.dumps(artifact_config(config, self._scheme), indent=2)
         (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
         copy_companions(source, self.folder)
+        complete_generation_config(self.folder, stops)
 
     def close(self) -> None:
         self._writer.close()
@@ -97,16 +102,24 @@ def build(request: dict[str, Any], report: Report) -> None:
         except OSError as error:
             report.failed(item["item"], error)
     try:
+        facts = read_facts(Path(request["facts"]))
         _convert(source, arch, artifacts, request["threads"], report)
     except (WorkerError, OSError, ValueError) as error:  # the checkpoint cannot be read
         for artifact in artifacts:
             artifact.close()
             report.failed(artifact.item, error)
         return
+    from phibuild.backends.pytorch.tokenizer import check  # imports Transformers
+
+    checked: dict[str, Any] = {}  # all have the same files
+
     for artifact in artifacts:
         try:
-            artifact.finish(source)
+            artifact.finish(source, facts.stops)
             result = inspect(artifact.folder)
+            report.stage("checking the tokenizer", item=artifact.item)
+            checked = checked or check(artifact.folder, facts)
+            result["tokenizer"] = checked
         except (WorkerError, OSError, ValueError) as error:
             report.failed(artifact.item, error)
         else:

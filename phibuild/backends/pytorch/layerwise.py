@@ -21,6 +21,7 @@ from transformers.models.phi3.modeling_phi3 import (
     Phi3RotaryEmbedding,
 )
 
+from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.memory import HEAD_ELEMENTS
 from phibuild.backends.pytorch.stored_weights import StoredWeights
 from phibuild.worker import WorkerError
@@ -33,16 +34,16 @@ Filled = TypeVar("Filled")
 class LayerwisePhi3:
     """The model in `folder`, weights widened to fp32 when they are used.
 
-    The first layers, and the first rows of lm_head, stay in memory as far as `budget_bytes`
-    reaches; the others share the place of one.
+    The original is what phibuild's reading `arch` of its config.json says, so that the witness
+    proves that reading; an artifact (None) is what its own config.json says. The first layers, and
+    the first rows of lm_head, stay in memory as far as `budget_bytes` reaches; the others share the
+    place of one.
     """
 
-    def __init__(self, folder: Path, budget_bytes: int = 0) -> None:
-        config = AutoConfig.from_pretrained(
-            folder, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
-        )
-        if not isinstance(config, Phi3Config):
-            raise WorkerError(f"config.json describes a {config.model_type} model, not a Phi-3")
+    def __init__(
+        self, folder: Path, arch: Architecture | None = None, budget_bytes: int = 0
+    ) -> None:
+        config = own_config(folder) if arch is None else model_config(arch)
         self.config: Any = config
         self._weights = StoredWeights(folder)
         self._embedding = "model.embed_tokens.weight"
@@ -147,6 +148,47 @@ class LayerwisePhi3:
     def _fill_head(self, rows: Tensor, part: int) -> None:
         first = part * self._head_rows
         self._weights.fill(self._head, rows[: self.config.vocab_size - first], first)
+
+
+def own_config(folder: Path) -> Phi3Config:
+    """Return a folder's config.json as Transformers reads it. Raises WorkerError if it is not that
+    of a Phi-3."""
+    config = AutoConfig.from_pretrained(
+        folder, attn_implementation="sdpa", local_files_only=True, trust_remote_code=False
+    )
+    if not isinstance(config, Phi3Config):
+        raise WorkerError(f"config.json describes a {config.model_type} model, not a Phi-3")
+    return config
+
+
+def model_config(arch: Architecture) -> Phi3Config:
+    """Return the configuration of Transformers' modules that an architecture means."""
+    rope: dict[str, Any] = {
+        "rope_type": "longrope" if arch.rope.is_longrope else "default",
+        "rope_theta": arch.rope.theta,
+        "partial_rotary_factor": arch.rope.partial,
+    }
+    if arch.rope.is_longrope:
+        rope |= {
+            "short_factor": list(arch.rope.short),
+            "long_factor": list(arch.rope.long),
+            "attention_factor": arch.attention_factor,
+        }
+    return Phi3Config(
+        vocab_size=arch.vocab_size,
+        hidden_size=arch.hidden_size,
+        intermediate_size=arch.intermediate_size,
+        num_hidden_layers=arch.layers,
+        num_attention_heads=arch.heads,
+        num_key_value_heads=arch.kv_heads,
+        max_position_embeddings=arch.max_positions,
+        original_max_position_embeddings=arch.original_max_positions,
+        rms_norm_eps=arch.norm_eps,
+        sliding_window=arch.sliding_window,
+        tie_word_embeddings=arch.tied,
+        rope_parameters=rope,
+        attn_implementation="sdpa",
+    )
 
 
 class _FirstKept(Generic[Filled]):

@@ -16,6 +16,10 @@ TORCH = 200 * _MEBIBYTE
 TRANSFORMERS = 400 * _MEBIBYTE
 """A worker that has imported PyTorch, Transformers and compressed-tensors (260 MiB), a tokenizer,
 and a held-out text of some megabytes with its ids."""
+_TOKENIZER = 64 * _MEBIBYTE
+"""What Transformers' tokenizers add to that (20 MiB), and each token of one (800 bytes; 323 MiB in
+all measured with 200,000 tokens)."""
+_TOKEN = 1024
 CHUNK_ELEMENTS = 1 << 18
 """Weights that a thread converts at a time, unless `CHUNK_ROWS` rows have more."""
 CHUNK_ROWS = 32
@@ -35,16 +39,54 @@ WIDENED_BYTES = 2 << 30
 """fp32 weights of an artifact that stay in memory while it runs."""
 SHORT_WINDOW = 512
 """Tokens of a window below which the bound of judging is no lower."""
+WITNESS_BYTES = 2_000_000_000
+"""fp32 weights of a model that the witness runs as a whole on any machine."""
+_TOKEN_BYTES = 2048
+"""A token of the vocabulary in Transformers' tokenizer, and in what is written of it."""
+MERGED_ELEMENTS = 1 << 22
+"""Weights that get an adapter's part at a time, unless `MERGED_ROWS` rows have more."""
+MERGED_ROWS = 32
 SOFTMAX_ROWS = 64
 """Rows of logits that are widened to float64 at a time."""
 
 
 def build_memory(arch: Architecture) -> int:
     """Return what building any variants together takes with up to 32 threads: a chunk of rows for
-    each thread, which converts it for one variant after the other, and the buffers of the files."""
+    each thread, which converts it for one variant after the other, and the buffers of the files;
+    when these are gone, Transformers loads a tokenizer."""
     widest = max(arch.hidden_size, arch.intermediate_size, arch.heads * arch.head_dim)
     chunk = max(CHUNK_ELEMENTS, CHUNK_ROWS * widest)
-    return TORCH + BUFFERS_BYTES + _THREADS * _CHUNK_COPIES * chunk
+    converting = BUFFERS_BYTES + _THREADS * _CHUNK_COPIES * chunk
+    return TORCH + max(converting, _TOKENIZER + _TOKEN * arch.vocab_size)
+
+
+def witness_layers(arch: Architecture, memory: int) -> tuple[int, ...] | None:
+    """Return the layers that the witness runs: all (None) of a model that as fp32 takes no more
+    than 2 GB, or a quarter of `memory` bytes; else the first and the last."""
+    if arch.layers <= 2 or _FP32 * arch.parameters <= max(WITNESS_BYTES, memory // 4):
+        return None
+    return 0, arch.layers - 1
+
+
+def source_memory(arch: Architecture, layers: tuple[int, ...] | None) -> int:
+    """Return what reading the source takes: Transformers' tokenizer, then its own model of these
+    layers, the embedding and lm_head as they are stored and a layer's worth of both on the way;
+    phibuild's own reading of it comes after it and takes less."""
+    count = arch.layers if layers is None else len(layers)
+    ends = (1 if arch.tied else 2) * arch.vocab_size * arch.hidden_size
+    held = _FP32 * (count * _layer_elements(arch) + ends)
+    return TRANSFORMERS + _TOKEN_BYTES * arch.vocab_size + held + _FP32 * _layer_elements(arch)
+
+
+def merge_memory(arch: Architecture, rank: int) -> int:
+    """Return what writing canonical weights takes with an adapter of ranks up to `rank`: a chunk
+    of rows as it is stored, its product in fp32, once more while that is scaled and rounded, what
+    finds weights that are not finite (a byte each, and the bits), and fp32 copies of A and of a
+    chunk of B; for an embedding these change places. Files are mapped."""
+    widest = max(arch.hidden_size, arch.intermediate_size, arch.heads * arch.head_dim)
+    chunk = max(MERGED_ELEMENTS, MERGED_ROWS * widest)
+    factors = rank * (widest + max(chunk // arch.hidden_size, widest))
+    return TORCH + BUFFERS_BYTES + _FP32 * (4 * chunk + factors)
 
 
 def reference_memory(arch: Architecture, windows: int, window_tokens: int) -> int:

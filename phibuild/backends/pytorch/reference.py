@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.memory import SOFTMAX_ROWS
 from phibuild.backends.pytorch.passes import in_batches, through_layers
@@ -60,13 +61,12 @@ def _reference(request: dict[str, Any], report: Report) -> dict[str, Any]:
     sampling = Sampling(request["windows"], request["window_tokens"], request["max_bytes"])
 
     report.stage("tokenizing", item=item)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    vocabulary = int(config["vocab_size"])
-    windows = choose_windows(source, Path(request["text"]), vocabulary, sampling)
+    arch = Architecture.from_json(request["architecture"])
+    windows = choose_windows(source, Path(request["text"]), arch.vocab_size, sampling)
     np.save(output / "windows.npy", windows)
 
     with torch.inference_mode():
-        model = LayerwisePhi3(source)
+        model = LayerwisePhi3(source, arch)
         ids = torch.from_numpy(windows[:, :-1].astype(np.int64))
         length = ids.shape[1]
         rotations = {"logits.npy": model.positions(0, length)}

@@ -9,49 +9,41 @@ some layers stay widened; the others are read again in every pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 
+from phibuild.backends.chat import ChatFormat, read_format
+from phibuild.backends.generation import byte_tokens
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.memory import WIDENED_BYTES
+from phibuild.backends.pytorch.tokenizer import end_ids
 from phibuild.backends.pytorch.tokenizing import encode, load_tokenizer, prefix
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def load(folder: Path, threads: int, budget_bytes: int = WIDENED_BYTES) -> TransformersRuntime:
     """Load the artifact in `folder`; `budget_bytes` bounds the fp32 weights that are kept."""
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        model = LayerwisePhi3(folder, budget_bytes)
-    return TransformersRuntime(model, load_tokenizer(folder), _ends(folder, model.config))
-
-
-def _ends(folder: Path, config: Any) -> set[int]:
-    """Return the ids that end a text, from where Transformers takes them."""
-    if (folder / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    else:
-        generation = GenerationConfig.from_model_config(config)
-    ends = generation.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends}
+        model = LayerwisePhi3(folder, budget_bytes=budget_bytes)
+    return TransformersRuntime(folder, model)
 
 
 class TransformersRuntime:
     """A model with its key-value cache and tokenizer; see phibuild.evaluate.judge.Runtime."""
 
-    def __init__(self, model: LayerwisePhi3, tokenizer: Any, ends: set[int]) -> None:
+    def __init__(self, folder: Path, model: LayerwisePhi3) -> None:
+        self._folder = folder
         self._model = model
-        self._tokenizer = tokenizer
-        self._ends = ends
+        self._tokenizer = load_tokenizer(folder)
+        self._ends = end_ids(folder, model.config)
         self._cache = DynamicCache()
 
     def native(self) -> TransformersRuntime:
@@ -85,49 +77,30 @@ class TransformersRuntime:
         result: Logits = logits.numpy()
         return result
 
-    def generate(self, prompt: str, max_tokens: int) -> Iterator[str]:
-        """Yield the text that greedy decoding appends to `prompt`, piece by piece."""
-        start = prefix(self._tokenizer)
-        ids = np.concatenate([np.array(start, dtype=np.int64), encode(self._tokenizer, prompt)])
-        if not len(ids):
-            raise ValueError("the prompt has no tokens")
-        text = TextStream(self._tokenizer, ids.tolist())
-        logits = self.logits(ids)
-        for _ in range(max_tokens):
+    def chat_format(self) -> ChatFormat:
+        return read_format(self._folder)
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        """Return the ids of `text`; with `special` after BOS where the tokenizer puts one."""
+        start = prefix(self._tokenizer) if special else []
+        return start + [int(token) for token in encode(self._tokenizer, text)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def byte_tokens(self) -> frozenset[int]:
+        return byte_tokens(self._tokenizer.get_vocab())
+
+    def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """Yield the greedy continuation of `ids` up to an id that ends a text."""
+        logits = self.logits(np.asarray(ids, dtype=np.int64))
+        for number in range(max_tokens):
             token = int(logits[-1].argmax())
             if token in self._ends:
                 return
-            piece = text.add(token)
-            if piece:
-                yield piece
-            logits = self.extend(np.array([token]))
-
-
-class TextStream:
-    """Turns ids into text as they come, waiting where a character is not complete.
-
-    Ids are decoded together with some that came before: what a token reads as depends on its
-    neighbours (sentencepiece drops the first space, bytes of one character are several tokens).
-    """
-
-    _CONTEXT = 8  # ids of the prompt that are decoded along
-
-    def __init__(self, tokenizer: Any, prompt: list[int]) -> None:
-        self._tokenizer = tokenizer
-        self._ids = prompt[-self._CONTEXT :]
-        self._text = self._decode()
-
-    def _decode(self) -> str:
-        text: str = self._tokenizer.decode(self._ids, skip_special_tokens=True)
-        return text
-
-    def add(self, token: int) -> str:
-        """Return the text that `token` completes; empty in the middle of a character."""
-        self._ids.append(token)
-        text = self._decode()
-        if text.endswith(_REPLACEMENT):
-            return ""
-        piece = text[len(self._text) :]
-        self._ids = self._ids[-self._CONTEXT :]
-        self._text = self._decode()
-        return piece
+            yield token
+            if number + 1 < max_tokens:
+                logits = self.extend(np.array([token]))

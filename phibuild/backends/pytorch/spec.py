@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, StrictBool
 
 from phibuild.architecture import Architecture
-from phibuild.backends.base import SourceFiles, StoredTensor
-from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, chosen, joined
+from phibuild.backends.companions import companions
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.backends.pytorch.tensors import (
     MAX_SHARD_BYTES,
@@ -19,7 +19,7 @@ from phibuild.backends.pytorch.tensors import (
     entry_bytes,
     file_entries,
 )
-from phibuild.schema import Device, Frozen, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
 
 _BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
 _DTYPE: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
@@ -51,7 +51,19 @@ class PytorchSpec:
     title = "PyTorch (Transformers, vLLM)"
     format = "safetensors"
     library = "transformers"
+    copied: tuple[str, ...] = ()
     options: type[BaseModel] = PytorchOptions
+
+    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+        """Return options of quantization where nothing is quantized."""
+        wrong = chosen(options) if precision not in _BITS else ()
+        if not wrong:
+            return None
+        return Contradiction(
+            reason=f"{precision} weights are plain, without {joined(wrong)}",
+            options=wrong,
+            remedy=f"remove {joined(wrong)}, or ask for int4 or int8",
+        )
 
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
@@ -59,11 +71,6 @@ class PytorchSpec:
         """Return fp32, fp16, or a weight-only scheme by the name vLLM knows it by (w4a16-g128)."""
         assert isinstance(options, PytorchOptions)
         if precision not in _BITS:
-            if options != PytorchOptions():
-                return Skip(
-                    reason=f"{precision} weights are plain: group_size, symmetric and dtype "
-                    "apply to int4 and int8"
-                )
             return self._variant(precision, precision, {"dtype": _DTYPE[precision]})
         dtype = arch.dtype if options.dtype == "auto" else options.dtype
         if dtype not in SAFETENSORS_DTYPE:
@@ -111,7 +118,7 @@ class PytorchSpec:
         entries = file_entries(arch, scheme)
         total = sum(map(entry_bytes, entries))
         digits = len(str(total))
-        copied = (*TOKENIZER_FILES, *GENERATION_FILES, "config.json")
+        copied = ("config.json", *companions(source.files))
         size = sum(source.files.get(name, 0) for name in copied)
         size += sum(
             len(name) + _HEADER_ENTRY_BYTES + len(str(list(shape))) + 2 * digits
@@ -135,6 +142,10 @@ class PytorchSpec:
         """Return a bound that grows with the width of a layer and the vocabulary alone, once the
         weights exceed what is kept of them."""
         return judge_memory(arch, window_tokens)
+
+    def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
+        """Return None: Transformers and vLLM have windows."""
+        return None
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""

@@ -47,6 +47,13 @@ def load(folder: Path, threads: int) -> TransformersRuntime:
     return run(folder, threads)
 
 
+def source(request: dict[str, Any], report: Report) -> None:
+    """Prove the source and write the facts of its tokenizer."""
+    from phibuild.backends.pytorch.source import source as run
+
+    run(request, report)
+
+
 def reference(request: dict[str, Any], report: Report) -> None:
     """Write the fp32 original's logits."""
     from phibuild.backends.pytorch.reference import reference as run

@@ -15,23 +15,20 @@ from phibuild.execute.slurm.jobs import Job, Jobs
 from phibuild.execute.steps import Step, step_needs
 from phibuild.execute.usage import Usage
 from phibuild.schema import SlurmSettings
-from phibuild.steps import ActivationsStep, BuildStep, MeasureStep, ReferenceStep
+from phibuild.steps import BuildStep, MeasureStep, OriginalStep
 
 _LATE_SECONDS = 60.0
-_NO_ORIGINAL = "the original could not be run: "
 
 
 def fold(context: Context, jobs: Jobs) -> None:
     """Put what all jobs left into the context, in the order of the plan's steps."""
-    originals: list[ReferenceStep | ActivationsStep] = []
-    originals += [*context.plan.references, *context.plan.activations]
-    for original in originals:
+    for original in context.plan.originals:
         if original.cached:
             _original(context, original, [], None)
     for step in context.plan.steps:
         some, refused = jobs.of.get(step.id, []), jobs.refused.get(step.id)
         log = _fetch_log(context, step, some)
-        if isinstance(step, ReferenceStep | ActivationsStep):
+        if isinstance(step, OriginalStep):
             _original(context, step, some, refused)
         elif isinstance(step, BuildStep):
             _built(context, step, some, refused, log)
@@ -47,10 +44,7 @@ def fold(context: Context, jobs: Jobs) -> None:
 
 
 def _original(
-    context: Context,
-    step: ReferenceStep | ActivationsStep,
-    jobs: Sequence[Job],
-    refused: str | None,
+    context: Context, step: OriginalStep, jobs: Sequence[Job], refused: str | None
 ) -> None:
     promised = step.cached or any(job.found and not job.found["problem"] for job in jobs)
     folder = _see(lambda: context.store.reference(step.key), promised)
@@ -58,11 +52,7 @@ def _original(
     reason = next((reason for reason in reasons if reason), refused)
     if not folder and not reason:
         return  # Ctrl-C: what would have needed it says so
-    known = folder or _NO_ORIGINAL + str(reason).removeprefix(_NO_ORIGINAL)
-    if isinstance(step, ReferenceStep):
-        context.references[step.model] = known
-    else:
-        context.activations[step.key] = known
+    context.originals[step.key] = folder or str(reason)
 
 
 def _built(
@@ -80,8 +70,9 @@ def _built(
             # Without a job of its own, another phibuild made it since the plan.
             result.status = item["status"] if done else "built" if job else "cached"
             continue
-        inputs = context.activations.get(artifact.activations or "")
-        reason = inputs if isinstance(inputs, str) else _reason(job, item) or refused
+        needed = [context.facts(step.model), context.originals.get(artifact.activations or "")]
+        inputs = next((found for found in needed if isinstance(found, str)), None)
+        reason = inputs or _reason(job, item) or refused
         if reason:
             context.fail(artifact, reason)
 
@@ -89,7 +80,8 @@ def _built(
 def _judged(
     context: Context, step: MeasureStep, jobs: Sequence[Job], refused: str | None, log: Path | None
 ) -> None:
-    reference = context.references.get(step.model)
+    original = context.plan.reference_of(step.model)
+    reference = context.originals.get(original.key) if original else None
     for artifact in step.artifacts:
         result = context.results[artifact.key]
         if result.status not in ("built", "cached"):

@@ -1,0 +1,52 @@
+"""The options of the openvino backend, and which of them do not go together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from phibuild.backends.base import chosen, joined
+from phibuild.schema import Contradiction, Frozen, Precision
+
+Mode = Literal["int4_asym", "int4_sym", "int8_asym", "int8_sym"]
+
+MODES: dict[Precision, tuple[Mode, ...]] = {
+    "int4": ("int4_asym", "int4_sym"),
+    "int8": ("int8_asym", "int8_sym"),
+}
+
+
+class OpenVinoOptions(Frozen):
+    """Options of the openvino backend; None stands for the default of the precision or mode."""
+
+    mode: Mode | None = None
+    """int4: int4_asym (with zero points) or int4_sym; int8: int8_asym or int8_sym."""
+    group_size: Literal[32, 64, 128, -1] | None = None
+    """int4: consecutive weights of a row that share a scale; -1: the whole row. 64 (int4_asym) or
+    128 (int4_sym) by default. int8 always has one scale for each row."""
+    target: Literal["cpu", "gpu", "npu"] = "cpu"
+    """Plugin that the artifact is for. The NPU takes symmetric weights alone."""
+
+
+def contradiction(precision: Precision, options: OpenVinoOptions) -> Contradiction | None:
+    """Return a mode of another precision, or groups where there are none."""
+    if precision not in MODES:
+        wrong = chosen(options, "target")
+        if wrong:
+            return Contradiction(
+                reason=f"{precision} weights are plain, without {joined(wrong)}",
+                options=wrong,
+                remedy=f"remove {joined(wrong)}, or ask for int4 or int8",
+            )
+    elif options.mode and options.mode not in MODES[precision]:
+        return Contradiction(
+            reason=f"mode {options.mode} is not {precision}",
+            options=("mode",),
+            remedy=f"use {' or '.join(MODES[precision])}",
+        )
+    elif precision == "int8" and options.group_size is not None:
+        return Contradiction(
+            reason="int8 has one scale for each row, no groups",
+            options=("group_size",),
+            remedy="remove group_size, or ask for int4",
+        )
+    return None

@@ -1,0 +1,37 @@
+"""The options of the ort_genai backend."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import StrictBool, field_validator
+
+from phibuild.schema import Frozen, Precision
+
+Provider = Literal["cpu", "cuda", "dml", "webgpu", "trt_rtx"]
+QUANTIZED: tuple[Precision, ...] = ("int4", "int8")
+
+
+class OrtGenaiOptions(Frozen):
+    """Options of ort_genai; the names that the builder gives them are in brackets."""
+
+    provider: Provider = "cpu"
+    """Execution provider that the graph is made for; trt_rtx is NvTensorRtRtx."""
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    """Weights along the input width that share a scale [block_size]."""
+    algorithm: Literal["default", "rtn", "k_quant"] = "default"
+    """How weights are rounded [algo_config]: default is ONNX Runtime's own kernel; rtn and
+    k_quant are those of Neural Compressor; k_quant searches scales and is much slower."""
+    symmetric: StrictBool = True
+    """Without zero points [is_symmetric]; k_quant always has zero points."""
+    accuracy_level: Literal[0, 1, 2, 3, 4] | None = None
+    """Least precision of the activations in MatMulNBits: 1 fp32, 2 fp16, 3 bf16, 4 int8, 0 the
+    provider's choice; None is the builder's default, 4 for cpu and webgpu, else 0."""
+    int8_matmuls: tuple[Literal["last_matmul", "mixed_layers"], ...] = ()
+    """Products kept at int8 in an int4 model [matmul_mixed_precision]: the last (lm_head), and
+    those of llama.cpp's mixed rule (qkv and down projection of a third of the layers)."""
+
+    @field_validator("int8_matmuls")
+    @classmethod
+    def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(value)))

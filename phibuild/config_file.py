@@ -1,0 +1,97 @@
+"""A checkpoint's config.json: read, and held against what phibuild builds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from phibuild.architecture import Architecture, read_architecture
+from phibuild.errors import Problem, SourceError
+from phibuild.json_files import read_json_object
+from phibuild.refused_formats import refused_format
+from phibuild.safetensors_io import TensorInfo
+from phibuild.unfused import LLAMA_FIED, canonical_config
+from phibuild.weights import FETCH
+
+CONFIG = "config.json"
+_SUPPORTED = "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)"
+_ORIGINAL_CONFIG = "compare it with the config.json of the original checkpoint"
+_UNSUPPORTED = {
+    "phi4flash": "Phi-4-mini-flash (SambaY, hybrid state-space)",
+    "phi4mm": "Phi-4-multimodal",
+    "phi4_multimodal": "Phi-4-multimodal",
+    "phimoe": "Phi-3.5-MoE",
+    "phi3_v": "Phi-3-vision",
+    "phi3small": "Phi-3-small (block-sparse attention)",
+    "phi": "Phi-1 / Phi-2",
+}
+_CLASSES = {"phi3": "Phi3ForCausalLM", **LLAMA_FIED}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a folder's config.json. Raises SourceError."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise SourceError(
+            Problem(
+                "config.json is missing", str(folder), "is this a Hugging Face checkpoint folder?"
+            )
+        )
+    return read_json_object(path, FETCH)
+
+
+def check_architecture(
+    config: Mapping[str, Any],
+    where: Callable[[str], str],
+    tensors: Mapping[str, TensorInfo] | None = None,
+    folder: str = "",
+) -> tuple[Architecture, dict[str, Any]]:
+    """Return the architecture of a config.json, and the config.json in Phi-3's words; raises
+    SourceError if it is none of ours.
+
+    `where` says where a key of it was written; `tensors` are those of the weights in `folder`, as
+    far as they are known: their names tell what config.json may not say.
+    """
+    refused = refused_format(config, tensors or {}, where, folder)
+    if refused:
+        raise SourceError(refused)
+    names = config.get("architectures") or []
+    names = names if isinstance(names, list) else [names]
+    kind = str(config.get("model_type", ""))
+    if kind in _UNSUPPORTED:
+        raise SourceError(
+            Problem(
+                f"{_UNSUPPORTED[kind]} is not supported yet (model_type {kind!r})",
+                where("model_type"),
+                _SUPPORTED,
+            )
+        )
+    if kind not in _CLASSES or (names and _CLASSES[kind] not in names):
+        found = ", ".join(map(str, names)) or kind or "no model_type"
+        raise SourceError(
+            Problem(
+                f"not a Phi-3-architecture model ({found})",
+                where("architectures" if names else "model_type"),
+                _SUPPORTED,
+            )
+        )
+    try:
+        said = _with_dtype(canonical_config(config), tensors or {})
+        return read_architecture(said), said
+    except KeyError as error:
+        raise SourceError(
+            Problem(f"key {error.args[0]!r} is missing", where(""), _ORIGINAL_CONFIG)
+        ) from error
+    except (TypeError, ValueError) as error:
+        key = str(error).split(maxsplit=1)[0]
+        raise SourceError(Problem(str(error), where(key), _ORIGINAL_CONFIG)) from error
+
+
+def _with_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+    """Give a config.json that names no dtype the one that the weights have."""
+    if config.get("torch_dtype") or config.get("dtype") or not tensors:
+        return dict(config)
+    names = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+    largest = max(tensors.values(), key=lambda tensor: tensor.parameters)
+    return {**config, "torch_dtype": names.get(largest.dtype, "bfloat16")}

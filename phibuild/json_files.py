@@ -1,0 +1,38 @@
+"""JSON files of a checkpoint or an adapter: read as objects, with the places of their keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from phibuild.errors import Problem, SourceError
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Return the object that a JSON file holds. Raises SourceError with the place and `remedy`."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        what, where = f"not valid JSON: {error.msg}", f"{path}:{error.lineno}"
+        raise SourceError(Problem(what, where, remedy)) from error
+    except OSError as error:
+        raise SourceError(Problem(f"cannot be read: {error.strerror}", str(path))) from error
+    except (ValueError, RecursionError) as error:
+        what = "not valid JSON: damaged, or not text"
+        raise SourceError(Problem(what, str(path), remedy)) from error
+    if not isinstance(data, dict):
+        raise SourceError(Problem("must be a JSON object", f"{path}:1", remedy))
+    return data
+
+
+def json_place(path: Path) -> Callable[[str], str]:
+    """Return (key) -> file:line of its first line in a JSON file, or the file alone."""
+
+    def where(key: str) -> str:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        numbers = [number for number, line in enumerate(lines, 1) if key and f'"{key}"' in line]
+        return f"{path}:{numbers[0]}" if numbers else str(path)
+
+    return where

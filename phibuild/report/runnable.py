@@ -1,0 +1,112 @@
+"""What `phibuild run` runs: artifacts, and files of the same formats without a manifest."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from phibuild.backends.registry import BACKENDS
+from phibuild.errors import ConfigError, Problem
+from phibuild.manifest import MANIFEST, Artifact, damage
+from phibuild.report.runs import find_artifact
+
+_GGUF_MAGIC = b"GGUF"
+_FIRST_PART = re.compile(r"-0*1-of-\d+\.gguf$")
+_GIVE = "give the folder of an artifact, a GGUF file or a cell id"
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """A file or folder, and the backend whose runtime reads it."""
+
+    path: Path
+    backend: str
+
+
+def find_runnable(what: str, output: Path) -> Runnable:
+    """Return what a word of the command line names: a cell id of a run in `output`, an artifact's
+    folder, a GGUF file, or a folder that holds one format without a manifest.
+
+    Raises ConfigError if it names nothing, or nothing that can be run.
+    """
+    path = Path(what)
+    if path.is_file():
+        return Runnable(_gguf(path, what), "llamacpp")
+    if path.is_dir() and not (path / MANIFEST).exists():
+        return _recognized(path, what)
+    if what.endswith(".gguf"):
+        raise ConfigError(Problem("no such file", what))
+    artifact = find_artifact(what, output)
+    return Runnable(artifact.folder, _backend(artifact))
+
+
+def _backend(artifact: Artifact) -> str:
+    backend = artifact.manifest.get("backend")
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise ConfigError(
+            Problem(
+                f"its {MANIFEST} is of no artifact: backend {backend!r}",
+                str(artifact.folder),
+                f"backends: {', '.join(BACKENDS)}",
+            )
+        )
+    problem = damage(artifact)
+    if problem:
+        raise ConfigError(
+            Problem(
+                f"the artifact is damaged: {problem}",
+                str(artifact.folder),
+                "build it again, or copy it again from where it is whole",
+            )
+        )
+    return backend
+
+
+def _recognized(folder: Path, what: str) -> Runnable:
+    """Return what a folder without a manifest holds, by the files that each format has alone."""
+    if (folder / "genai_config.json").is_file():
+        return Runnable(folder, "ort_genai")
+    if (folder / "openvino_model.xml").is_file():
+        return Runnable(folder, "openvino")
+    files = sorted(folder.glob("*.gguf"))
+    first = [path for path in files if _FIRST_PART.search(path.name)]
+    if len(files) == 1 or len(first) == 1:
+        return Runnable(_gguf((first or files)[0], what), "llamacpp")
+    if files:
+        names = ", ".join(path.name for path in files)
+        raise ConfigError(Problem(f"{len(files)} GGUF files here: {names}", what, "name one"))
+    config = _config(folder)
+    if isinstance(config.get("quantization"), dict):  # mlx-lm's key
+        return Runnable(folder, "mlx")
+    quantization = config.get("quantization_config")
+    if isinstance(quantization, dict) and (
+        quantization.get("quant_method") == "compressed-tensors"
+    ):
+        return Runnable(folder, "pytorch")
+    if config:
+        raise ConfigError(
+            Problem(
+                f"a checkpoint, or an artifact without its {MANIFEST}: its format cannot be told",
+                what,
+                f"'phibuild build model={what}' makes artifacts of a checkpoint",
+            )
+        )
+    raise ConfigError(Problem(f"no phibuild artifact (no {MANIFEST})", what, _GIVE))
+
+
+def _config(folder: Path) -> dict[str, object]:
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _gguf(path: Path, what: str) -> Path:
+    with path.open("rb") as file:
+        start = file.read(len(_GGUF_MAGIC))
+    if start != _GGUF_MAGIC:
+        raise ConfigError(Problem("not a GGUF file", what, _GIVE))
+    return path

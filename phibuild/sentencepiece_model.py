@@ -1,0 +1,81 @@
+"""The pieces of a sentencepiece model file (tokenizer.model). Standard library only.
+
+A serialized protocol buffer (sentencepiece_model.proto): ModelProto has SentencePiece as its
+repeated field 1; that has the text as field 1, the score as field 2 and the type as field 3.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_PIECES = 1
+_TEXT, _SCORE, _TYPE = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece by its id: its text, its score (log probability, or minus its rank), its type."""
+
+    text: str
+    score: float
+    type: int
+
+
+def read_pieces(path: Path) -> list[Piece]:
+    """Return the pieces of a model file, in the order of their ids. Raises ValueError if it is
+    none, OSError if it cannot be read."""
+    pieces = []
+    for field, value in _fields(path.read_bytes()):
+        if field == _PIECES and isinstance(value, bytes):
+            text, score, type = "", 0.0, NORMAL
+            for part, content in _fields(value):
+                if part == _TEXT and isinstance(content, bytes):
+                    text = content.decode()
+                elif part == _SCORE and isinstance(content, bytes):
+                    (score,) = struct.unpack("<f", content)
+                elif part == _TYPE and isinstance(content, int):
+                    type = content
+            pieces.append(Piece(text, score, type))
+    if not pieces:
+        raise ValueError("no sentencepiece model: it has no pieces")
+    return pieces
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield number and value of each field of a message: numbers as such, the others as bytes."""
+    at = 0
+    while at < len(data):
+        key, at = _number(data, at)
+        field, kind = key >> 3, key & 7
+        if kind == _VARINT:
+            number, at = _number(data, at)
+            yield field, number
+            continue
+        if kind == _LENGTH:
+            length, at = _number(data, at)
+        elif kind in (_FIXED32, _FIXED64):
+            length = 4 if kind == _FIXED32 else 8
+        else:
+            raise ValueError(f"no sentencepiece model: wire type {kind}")
+        if field == 0 or at + length > len(data):
+            raise ValueError("no sentencepiece model: it ends within a field")
+        yield field, data[at : at + length]
+        at += length
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """Return the variable-length number at an offset, and the offset after it."""
+    number = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+    raise ValueError("no sentencepiece model: it ends within a number")

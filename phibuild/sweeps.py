@@ -1,0 +1,75 @@
+"""Values of an axis that a function of Hydra's grammar makes: glob, range, sort, ..."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from itertools import islice
+
+from hydra.core.override_parser.types import Glob
+from hydra.errors import HydraException
+
+from phibuild.axis_words import NotAnOverride, parse
+from phibuild.edits import COMMAND_LINE, kind_of
+from phibuild.errors import ConfigError, Problem
+
+FORMS = "overrides are key=value, +key=value or ~key"
+_MAX_NAMES = 1000
+
+
+def needs_sweep(key: str, word: str) -> Problem:
+    """Say that several values of an axis need -m."""
+    where = f"{COMMAND_LINE}: {word}"
+    return Problem(f"several values for {key!r}", where, f"add -m to sweep: -m {word.strip()}")
+
+
+def function_values(
+    key: str, word: str, known: Sequence[str], *, sweep: bool
+) -> tuple[tuple[str, ...], bool]:
+    """Return what a function makes of an axis whose names are `known`, and whether it is a glob;
+    `sweep` is `-m`. Raises ConfigError."""
+    where = f"{COMMAND_LINE}: {word}"
+    try:
+        override = parse(word)
+    except NotAnOverride as error:
+        remedy = f"{FORMS}; quote values with spaces"
+        raise ConfigError(Problem(f"not an override: {error}", where, remedy)) from error
+    value = override.value()
+    if not override.is_sweep_override():
+        if isinstance(value, (list, dict)):
+            what = f"{key} takes one name, not {kind_of(value)}"
+            raise ConfigError(Problem(what, where, f"to sweep: -m {key}=a,b"))
+        if value is None or value == "":
+            raise ConfigError(Problem(f"{key} needs a name", where))
+        return (_without_quotes(value),), False
+    if not sweep:
+        raise ConfigError(needs_sweep(key, word))
+    if isinstance(value, Glob):
+        chosen = [name for name in known if _matches(name, value)]
+        if not chosen:
+            raise ConfigError(Problem(f"no {key} matches", where, f"known: {', '.join(known)}"))
+        return tuple(chosen), True
+    try:
+        items = islice(override.sweep_iterator(), _MAX_NAMES + 1)
+        values = [_without_quotes(item) for item in items]
+    except HydraException as error:
+        what = "this kind of sweep has no list of values"
+        raise ConfigError(Problem(what, where, f"-m {key}=a,b")) from error
+    if len(values) > _MAX_NAMES:
+        raise ConfigError(Problem(f"more than {_MAX_NAMES} names for {key!r}", where))
+    return tuple(dict.fromkeys(values)), False
+
+
+def _matches(name: str, glob: Glob) -> bool:
+    """Say whether a name is one of Hydra's glob()."""
+    included, excluded = (
+        any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        for patterns in (glob.include, glob.exclude)
+    )
+    return included and not excluded
+
+
+def _without_quotes(value: object) -> str:
+    """Return a value as text, without the quotes that the grammar keeps."""
+    return re.sub(r"^(['\"])(.*)\1$", r"\2", str(value))

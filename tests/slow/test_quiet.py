@@ -1,0 +1,138 @@
+"""Nothing of a build or a run is left in the user's home, and nothing is sent; stop tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from phibuild.backends.registry import BACKENDS
+from phibuild.places import toolchains_folder
+from phibuild.safetensors_io import read_checkpoint
+from support import quiet
+from support.checkpoints import TOKENIZERS
+from support.faults import QUICK
+
+PROMPT = "def main(argv):\n    x = 1\n"
+END, COMMA = "<|end|>", ","
+
+
+@dataclass
+class Quiet:
+    """A build of all backends, and a word with each artifact, without a network and in an empty
+    home; `attempts` counts what looked for a network, None where that cannot be told."""
+
+    home: Path
+    temporary: Path
+    said: dict[str, subprocess.CompletedProcess[str]]
+    attempts: int | None
+
+
+def swap_rows(source: Path, one: int, other: int) -> None:
+    """Exchange two rows of lm_head, so that a model says the one token where it said the other."""
+    head = read_checkpoint(source)["lm_head.weight"]
+    path, rows, nbytes = head.path, head.shape[0], head.nbytes
+    data = bytearray(path.read_bytes())
+    width = nbytes // rows
+    first, second = (
+        slice(head.offset + row * width, head.offset + (row + 1) * width) for row in (one, other)
+    )
+    data[first], data[second] = data[second], data[first]
+    path.unlink()
+    path.write_bytes(data)
+
+
+def network_prefix() -> list[str] | None:
+    """Return what takes the network from a command, None where that is not allowed."""
+    for words in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
+        with contextlib.suppress(OSError):  # there is no unshare
+            if subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0:
+                return words
+    return None
+
+
+@pytest.fixture(scope="module")
+def quiet_run(
+    tmp_path_factory: pytest.TempPathFactory, toolchain_python: Callable[[str], Path]
+) -> Quiet:
+    for backend in BACKENDS:
+        toolchain_python(backend)  # from the network, if need be
+    root = tmp_path_factory.mktemp("quiet")
+    source = root / "kiosk"
+    shutil.copytree(TOKENIZERS["phi3"], source)
+    vocabulary = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
+    added = {token["content"]: token["id"] for token in vocabulary["added_tokens"]}
+    swap_rows(source, added[END], vocabulary["model"]["vocab"][COMMA])
+    for name in ("home", "tmp", "work"):
+        (root / name).mkdir()
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(root / "home"),
+        "TMPDIR": str(root / "tmp"),
+        "PHIBUILD_STORE": str(root / "store"),
+        "PHIBUILD_TOOLCHAINS": str(toolchains_folder()),
+    }
+    phibuild = [sys.executable, "-m", "phibuild"]
+    commands = {"build": [*phibuild, "build", f"model={source}", "precision=int8", *QUICK]}
+    devices = {"llamacpp": "raspberry_pi_5", "mlx": "mac", "pytorch": "ai_pc_rtx"}
+    for backend in BACKENDS:
+        cell = f"kiosk.{devices.get(backend, 'ai_pc_intel')}.{backend}.int8"
+        commands[backend] = [*phibuild, "run", cell, PROMPT, "--max-tokens", "60"]
+    prefix = network_prefix()
+    if prefix is None:
+        done = {
+            name: subprocess.run(
+                words, cwd=root / "work", env=environ, capture_output=True, text=True, check=False
+            )
+            for name, words in commands.items()
+        }
+        return Quiet(root / "home", root / "tmp", done, None)
+    words = [*prefix, sys.executable, quiet.__file__, json.dumps(list(commands.values()))]
+    ran = subprocess.run(
+        words, cwd=root / "work", env=environ, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    answer = json.loads(ran.stdout)
+    done = {
+        name: subprocess.CompletedProcess(words, *one)
+        for (name, words), one in zip(commands.items(), answer["done"], strict=True)
+    }
+    return Quiet(root / "home", root / "tmp", done, answer["attempts"])
+
+
+def test_everything_works_without_a_network(quiet_run: Quiet) -> None:
+    for name, done in quiet_run.said.items():
+        assert done.returncode == 0, (name, done.stdout, done.stderr)
+    assert f"{len(BACKENDS)} built" in quiet_run.said["build"].stdout
+
+
+def test_nothing_is_left_in_the_home_or_among_temporary_files(quiet_run: Quiet) -> None:
+    assert list(quiet_run.home.rglob("*")) == []
+    # MLX and PyTorch keep what they compile for the CPU; docs/toolchains.md says so.
+    left = [path.name for path in quiet_run.temporary.iterdir()]
+    assert [name for name in left if not name.startswith(("mlx", "torchinductor_"))] == []
+
+
+def test_nothing_looks_for_a_network(quiet_run: Quiet) -> None:
+    if quiet_run.attempts is None:
+        pytest.skip("taking the network away (unshare --net) is not allowed here")
+    assert quiet_run.attempts == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_stop_token_ends_the_text(backend: str, quiet_run: Quiet) -> None:
+    """<|end|> is the second of generation_config.json's list and not the tokenizer's eos_token."""
+    done = quiet_run.said[backend]
+    count = int(done.stderr.split()[0])
+    assert 1 < count < 60, done
+    assert done.stdout.strip()
+    assert END not in done.stdout
+    assert COMMA not in done.stdout

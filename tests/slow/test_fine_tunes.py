@@ -1,5 +1,6 @@
 """Fine-tunes as people have them, through the command line: LoRA adapters, llama-fied checkpoints
-and separate projections become artifacts of every backend, and the original is Transformers' own."""
+and separate projections become artifacts of every backend, and the original is Transformers' own.
+"""
 
 from __future__ import annotations
 
@@ -108,7 +109,7 @@ def test_an_adapter_on_its_base_is_what_peft_merges(
         "tied": False,
     }
     run = (phibuild.folder / "outputs" / "quickstart" / "latest").resolve()
-    theirs, ours = read_checkpoint(merged), read_checkpoint(run / cells["pytorch"]["path"])
+    theirs, ours = read_checkpoint(merged), read_checkpoint(run / cells["pytorch"]["artifact"])
     assert set(ours) == set(theirs)
     for name, info in theirs.items():
         data = info.path.read_bytes()[info.offset : info.offset + info.nbytes]

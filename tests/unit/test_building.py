@@ -51,6 +51,7 @@ def result_of(artifact: Artifact, **changes: object) -> dict[str, object]:
         "weight_bytes": estimate.weight_bytes,
         "seconds": 1.0,
         "peak_rss_bytes": 1,
+        "tokenizer": {"probes": 90, "differences": []},
         **changes,
     }
 

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from phibuild.execute.events import BuildResult, JudgeResult, NoEvent, Stage, parse_event, problem
 
-BUILT = {"types": {"Q4_K": 100}, "weight_bytes": 56, "seconds": 1.5, "peak_rss_bytes": 1 << 20}
+BUILT = {
+    "types": {"Q4_K": 100}, "weight_bytes": 56, "seconds": 1.5, "peak_rss_bytes": 1 << 20,
+    "tokenizer": {
+        "probes": 90,
+        "differences": [
+            {"kind": "BOS", "text": "a", "expected": [1, 5], "found": [5], "why": "it adds none"}
+        ],
+    },
+}  # fmt: skip
 JUDGED = {
     "quality": {"kl_mean": 0.1, "kl_p99": 1.0, "top1": 0.9, "perplexity": 8.0, "tokens": 510,
                 "reference_perplexity": 7.9, "cached_decoding_kl": 0.0},
@@ -46,7 +54,8 @@ def test_results() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [("types", {}), ("types", {"Q4_K": "1"}), ("types", None), ("weight_bytes", 0),
-     ("weight_bytes", 1.5), ("seconds", float("nan")), ("peak_rss_bytes", -1)],
+     ("weight_bytes", 1.5), ("seconds", float("nan")), ("peak_rss_bytes", -1),
+     ("tokenizer", None), ("tokenizer", {"probes": 0, "differences": []})],
 )  # fmt: skip
 def test_a_build_that_says_nonsense(key: str, value: object) -> None:
     said = problem({**BUILT, key: value}, BuildResult)

@@ -164,7 +164,7 @@ def check_tensors(
     ]
     if surplus:
         yield Problem(
-            f"{len(surplus)} tensor(s) that Phi3ForCausalLM has not: {some(surplus)}",
+            f"{len(surplus)} tensor(s) that config.json's model has not: {some(surplus)}",
             str(folder),
             "merge adapters and remove extra heads first",
         )

@@ -23,10 +23,7 @@ from phibuild.locks import held
 from phibuild.toolchains import Toolchain, toolchain
 from support import correctness, faults_table
 from support.checkpoints import make_checkpoint
-from support.correctness import cases
 from support.faults import QUICK, Site, Tally
-
-__all__ = ["cases"]
 
 # A busy machine is no failure.
 settings.register_profile("phibuild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,6 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "slow" in Path(str(item.path)).parts:
             item.add_marker(pytest.mark.slow)
+        correctness.note_cases(item)
 
 
 @pytest.fixture(scope="session")

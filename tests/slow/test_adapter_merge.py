@@ -266,6 +266,12 @@ def _fused(tensors: dict[str, TensorInfo], arch: Architecture) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.case(
+    "fine-tunes",
+    "LoRA: {name}",
+    "PEFT's merge_and_unload, saved in the base's dtype",
+    "every tensor, bit for bit",
+)
 def test_merged_tensors_are_those_of_peft(made: Made, name: str) -> None:
     case, adapted = CASES[name], made.adapted[name]
     ours = _contents(read_checkpoint(made.place("ours", name)))

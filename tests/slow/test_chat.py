@@ -120,6 +120,12 @@ def test_templates_render_as_in_transformers(
 
 
 @pytest.mark.parametrize("backend", sorted(set(BACKENDS) - {"pytorch"}))
+@pytest.mark.case(
+    "running",
+    "chat templates in {backend}",
+    "rendered by Transformers",
+    "the same text",
+)
 def test_every_toolchain_renders_the_same(
     backend: str, folders: Path, toolchain_python: Callable[[str], Path]
 ) -> None:

@@ -19,7 +19,6 @@ import pytest
 from conftest import ROOT, CommandLine
 from phibuild.backends.registry import BACKENDS
 from phibuild.safetensors_io import read_checkpoint
-from support.correctness import Cases
 from support.originals import ask_transformers, build_whole
 
 pytestmark = pytest.mark.slow
@@ -90,11 +89,22 @@ def _judged(cells: dict[str, dict[str, Any]]) -> None:
         assert cell["quality"]["kl_mean"] < 1e-6, name
 
 
+@pytest.mark.case(
+    "fine-tunes",
+    "a LoRA adapter on its base, or its folder alone",
+    "PEFT merges it",
+    "merged while streaming, bit for bit as PEFT's merge_and_unload saves it",
+)
+@pytest.mark.case(
+    "fine-tunes",
+    "modules_to_save: lm_head on a tied base",
+    "untied",
+    "untied in every format",
+)
 def test_an_adapter_on_its_base_is_what_peft_merges(
     made: Made,
     phibuild: CommandLine,
     toolchain_python: Callable[[str], Path],
-    cases: Cases,
 ) -> None:
     adapter = phibuild.folder / "lora"
     shutil.copytree(made.folder / "lora", adapter)
@@ -126,21 +136,19 @@ def test_an_adapter_on_its_base_is_what_peft_merges(
     assert {name: cell["artifact_digest"] for name, cell in again.items()} == {
         name: cell["artifact_digest"] for name, cell in cells.items()
     }
-    cases.add(
-        "fine-tunes", "a LoRA adapter on its base, or its folder alone", "PEFT merges it",
-        "merged while streaming, bit for bit as PEFT's merge_and_unload saves it",
-    )  # fmt: skip
-    cases.add(
-        "fine-tunes", "modules_to_save: lm_head on a tied base", "untied", "untied in every format"
-    )
 
 
 @pytest.mark.parametrize(("kind", "base"), [("llama", "phi4"), ("mistral", "phi3")])
+@pytest.mark.case(
+    "fine-tunes",
+    "a Phi saved as {kind}",
+    "loaded as {kind}",
+    "fused while reading, built as a Phi; the witness compares the logits",
+)
 def test_a_llama_fied_phi_is_built_as_phi(
     made: Made,
     phibuild: CommandLine,
     toolchain_python: Callable[[str], Path],
-    cases: Cases,
     kind: str,
     base: str,
 ) -> None:
@@ -152,23 +160,20 @@ def test_a_llama_fied_phi_is_built_as_phi(
     assert answer["distance"] <= 1e-5
     (notes,) = (model["notes"] for model in phibuild.report("quickstart")["models"])
     assert any(kind in note.lower() for note in notes), notes
-    cases.add(
-        "fine-tunes", f"{written['architectures'][0]} of a Phi's arithmetic", "loaded as it is",
-        "fused while reading, built as a Phi; the witness compares the logits",
-    )  # fmt: skip
 
 
+@pytest.mark.case(
+    "fine-tunes",
+    "q, k, v, gate and up apart under a Phi-3 config.json",
+    "random fused weights",
+    "fused while reading",
+)
 def test_separate_projections_under_a_phis_config_are_fused(
     made: Made,
     phibuild: CommandLine,
     toolchain_python: Callable[[str], Path],
-    cases: Cases,
 ) -> None:
     source = made.copy("split", phibuild.folder / "split", "phi4mini")
     _judged(build_whole(phibuild, str(source)))
     answer = ask_transformers(toolchain_python("pytorch"), made.bases["phi4mini"], phibuild)
     assert answer["distance"] <= 1e-5
-    cases.add(
-        "fine-tunes", "q, k, v, gate and up apart under a Phi-3 config.json",
-        "Transformers leaves the fused weights random", "fused while reading",
-    )  # fmt: skip

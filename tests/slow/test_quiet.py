@@ -114,6 +114,12 @@ def test_everything_works_without_a_network(quiet_run: Quiet) -> None:
     assert f"{len(BACKENDS)} built" in quiet_run.said["build"].stdout
 
 
+@pytest.mark.case(
+    "running",
+    "telemetry: files in the home folder",
+    "ONNX Runtime: a device id and two databases",
+    "none, with all five backends",
+)
 def test_nothing_is_left_in_the_home_or_among_temporary_files(quiet_run: Quiet) -> None:
     assert list(quiet_run.home.rglob("*")) == []
     # MLX and PyTorch keep what they compile for the CPU; docs/toolchains.md says so.
@@ -121,6 +127,12 @@ def test_nothing_is_left_in_the_home_or_among_temporary_files(quiet_run: Quiet) 
     assert [name for name in left if not name.startswith(("mlx", "torchinductor_"))] == []
 
 
+@pytest.mark.case(
+    "running",
+    "telemetry: connections",
+    "ONNX Runtime and OpenVINO's converters send events",
+    "none tried, with all five backends",
+)
 def test_nothing_looks_for_a_network(quiet_run: Quiet) -> None:
     if quiet_run.attempts is None:
         pytest.skip("taking the network away (unshare --net) is not allowed here")

@@ -98,6 +98,12 @@ def run(site: Site, *words: str, **options: Any) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.case(
+    "running",
+    "streamed text in {backend}",
+    "openvino-genai's streamer loses a space of each indented line",
+    "the text of all ids at once",
+)
 def test_streamed_text_is_the_text_of_all_ids(
     backend: str,
     undisturbed: Site,
@@ -123,6 +129,12 @@ def test_streamed_text_is_the_text_of_all_ids(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.case(
+    "running",
+    "phibuild run in {backend}",
+    "text of the rendered chat template, ended by stop tokens",
+    "the same text",
+)
 def test_run_says_what_transformers_says(
     backend: str, undisturbed: Site, words: dict[str, Any]
 ) -> None:
@@ -158,6 +170,12 @@ def edited(
     return edit
 
 
+@pytest.mark.case(
+    "running",
+    "run FILE.gguf, by another program",
+    "llama.cpp runs it",
+    "runs it",
+)
 def test_a_gguf_file_of_llamacpp(
     edited: Callable[..., Path], undisturbed: Site, words: dict[str, Any], tmp_path: Path
 ) -> None:

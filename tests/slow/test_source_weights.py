@@ -15,7 +15,6 @@ from conftest import CommandLine
 from phibuild.backends.registry import BACKENDS
 from phibuild.safetensors_io import read_header
 from support.checkpoints import tensor_values, to_bytes
-from support.correctness import Cases
 from support.originals import ask_transformers, build_whole, edit_config, with_tensor
 
 pytestmark = pytest.mark.slow
@@ -24,11 +23,28 @@ HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
 
+@pytest.mark.case(
+    "weights",
+    "tied flag, an own and different lm_head.weight",
+    "not tied",
+    "untied in every format",
+)
+@pytest.mark.case(
+    "weights",
+    "model.safetensors beside an index, shards and model_base.safetensors",
+    "model.safetensors is loaded",
+    "the same; plan and report say that the others are not read",
+)
+@pytest.mark.case(
+    "config.json",
+    "rope_scaling.type: su",
+    "cannot be loaded",
+    "read as longrope, said in plan and report",
+)
 def test_a_head_of_its_own_older_saves_and_longropes_first_name(
     checkpoint: Callable[..., Path],
     phibuild: CommandLine,
     toolchain_python: Callable[[str], Path],
-    cases: Cases,
 ) -> None:
     """All in one checkpoint: a merged LoRA with a trained head (the flag still ties), `su`, and
     weights of other saves beside those that count."""
@@ -55,28 +71,24 @@ def test_a_head_of_its_own_older_saves_and_longropes_first_name(
     assert "lm_head of their own" in notes[0]
     assert "su is longrope's first name" in notes[1]
     assert "model-00001-of-00002.safetensors" in notes[2]
-    cases.add(
-        "weights", "tied flag, an lm_head.weight of its own", "not tied", "untied in every format"
-    )
-    cases.add(
-        "weights",
-        "model.safetensors beside an index, shards and model_base.safetensors",
-        "model.safetensors is loaded",
-        "the same; the others are not read, which plan and report say",
-    )
-    cases.add(
-        "config.json",
-        "rope_scaling.type: su",
-        "cannot be loaded",
-        "read as longrope, said in plan and report",
-    )
 
 
+@pytest.mark.case(
+    "config.json",
+    "rope_scaling.attention_factor, or factor",
+    "scales cos and sin",
+    "kept in every format but MLX, whose runtime has no place for it: skipped",
+)
+@pytest.mark.case(
+    "config.json",
+    "longrope without original_max_position_embeddings",
+    "4,096",
+    "4,096",
+)
 def test_keys_that_change_longropes_scale(
     checkpoint: Callable[..., Path],
     phibuild: CommandLine,
     toolchain_python: Callable[[str], Path],
-    cases: Cases,
 ) -> None:
     """attention_factor inside rope_scaling, and original_max_position_embeddings missing: 4096."""
     source = phibuild.folder / "scaled"
@@ -95,15 +107,16 @@ def test_keys_that_change_longropes_scale(
     for name, cell in cells.items():
         if name != "mlx":
             assert cell["quality"]["kl_mean"] < 1e-6, name
-    cases.add(
-        "config.json", "rope_scaling.attention_factor, or factor", "scales cos and sin",
-        "kept in every format but MLX, whose runtime has no place for it: skipped",
-    )  # fmt: skip
-    cases.add("config.json", "longrope without original_max_position_embeddings", "4096", "4096")
 
 
+@pytest.mark.case(
+    "weights",
+    "tied flag, an equal copy as lm_head.weight",
+    "tied",
+    "tied, the copy is not written",
+)
 def test_an_equal_copy_of_the_embedding_is_no_head(
-    checkpoint: Callable[..., Path], phibuild: CommandLine, cases: Cases
+    checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:
     source = phibuild.folder / "copied"
     shutil.copytree(checkpoint("phi4mini"), source)
@@ -117,11 +130,17 @@ def test_an_equal_copy_of_the_embedding_is_no_head(
     sizes = [[cell["estimated_bytes"] for cell in found["cells"]] for found in (plan, tied)]
     assert sizes[0] == sizes[1]
     assert plan["models"][0]["notes"] == []
-    cases.add("weights", "tied flag, an equal copy as lm_head.weight", "tied", "tied, said nowhere")
 
 
+@pytest.mark.case(
+    "weights",
+    "NaN or infinity",
+    "loaded",
+    "refused before anything is built, with tensor and position; with allow_nonfinite, floats "
+    "hold it and integers fail",
+)
 def test_nan_in_a_weight_is_refused_for_all_formats_alike(
-    checkpoint: Callable[..., Path], phibuild: CommandLine, cases: Cases
+    checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:
     source = phibuild.folder / "nan"
     shutil.copytree(checkpoint("phi3"), source)
@@ -141,15 +160,16 @@ def test_nan_in_a_weight_is_refused_for_all_formats_alike(
     cells = phibuild.report("quickstart")["cells"]
     assert {cell["status"] for cell in cells if cell["precision"] == "fp32"} == {"built"}
     assert {cell["status"] for cell in cells if cell["precision"] == "int4"} == {"failed"}
-    cases.add(
-        "weights", "NaN or infinity", "loaded as it is",
-        "refused before anything is built, with tensor and position; with allow_nonfinite, floats "
-        "hold it and integers fail",
-    )  # fmt: skip
 
 
+@pytest.mark.case(
+    "weights",
+    "a finite weight beyond fp16",
+    "infinity",
+    "fp16 fails, naming the tensor; bf16 and fp32 are built",
+)
 def test_weights_beyond_fp16_fail_in_every_format(
-    checkpoint: Callable[..., Path], phibuild: CommandLine, cases: Cases
+    checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:
     source = phibuild.folder / "large"
     shutil.copytree(checkpoint("phi3"), source)
@@ -166,4 +186,3 @@ def test_weights_beyond_fp16_fail_in_every_format(
         assert "down_proj" in cell["reason"] or "down_proj" in cell["reason"].replace("/", "."), (
             cell
         )
-    cases.add("weights", "a finite weight beyond fp16", "infinity", "fp16 fails, naming the tensor")

@@ -19,6 +19,7 @@ from phibuild.architecture import read_architecture
 from phibuild.backends.registry import BACKENDS, backend
 from phibuild.backends.tokenizer_check import read_facts
 from phibuild.schema import Device, Variant
+from support.devices import SOURCES
 from support.full_tokenizers import EMBEDDINGS, full_stops, make_full_tokenizer
 from support.llamacpp_recording import describe
 from support.tokenizer_cases import (
@@ -43,8 +44,8 @@ RunWorker = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
 SPACE = "white space"
 SIZE = {
     "layers": 1,
-    "hidden_size": 64,
-    "intermediate_size": 128,
+    "hidden_size": 128,
+    "intermediate_size": 256,
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
 }
@@ -78,7 +79,7 @@ def _variant(name: str, source: Path) -> tuple[Variant, dict[str, Any]]:
     device = Device.model_validate(
         {"name": "board", "title": "A board", "class": "iot", "memory": "8 GiB",
          "budget": "4 GiB", "accelerators": ["cpu", "metal"], "context_length": 4096,
-         "sources": {}}
+         "sources": SOURCES}
     )  # fmt: skip
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     arch = read_architecture(config)
@@ -133,6 +134,12 @@ def full(tmp_path_factory: pytest.TempPathFactory, facts: Callable[[Path], Path]
 
 @pytest.mark.parametrize("shape", FULL)
 @pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.case(
+    "tokenizer",
+    "full vocabulary of {shape} (32k, 100k or 200k ids) in {name}",
+    "the right ids",
+    "probes equal, but for what docs/judging.md lists",
+)
 def test_full_vocabularies_are_equal_in_every_format(
     name: str,
     shape: str,
@@ -184,6 +191,12 @@ def _gguf(run: RunWorker, cases: Path, case: str, output: Path) -> tuple[set[str
 @pytest.mark.parametrize(
     "case", ["added_tokens_decoder", "added_tokens.json", "after a gap", "twice"]
 )
+@pytest.mark.case(
+    "tokenizer",
+    "added tokens in one place alone, or odd: {case}",
+    "tokens",
+    "tokens in GGUF too",
+)
 def test_added_tokens_of_every_file_are_in_gguf(
     case: str, cases: Path, run_worker: RunWorker, tmp_path: Path
 ) -> None:
@@ -204,6 +217,12 @@ def test_added_tokens_of_every_file_are_in_gguf(
         ("added_tokens_decoder", (True, False)),
         ("nameless end", (False, False)),
     ],
+)
+@pytest.mark.case(
+    "tokenizer",
+    "BOS and EOS: {case}",
+    "as the post-processor says",
+    "the same; llama.cpp's default adds BOS",
 )
 def test_gguf_adds_what_transformers_adds(
     case: str, added: tuple[bool, bool], cases: Path, run_worker: RunWorker, tmp_path: Path
@@ -228,6 +247,12 @@ def test_gguf_adds_what_transformers_adds(
     ],
 )
 @pytest.mark.parametrize("name", ["llamacpp", "ort_genai"])
+@pytest.mark.case(
+    "tokenizer",
+    "sentencepiece, {case}, in {name}",
+    "spaces as the scheme says",
+    "chats are equal; what differs is in report and card",
+)
 def test_where_sentencepiece_puts_spaces(
     name: str, case: str, equal: set[str], cases: Path, run_worker: RunWorker, tmp_path: Path
 ) -> None:
@@ -237,6 +262,12 @@ def test_where_sentencepiece_puts_spaces(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.case(
+    "tokenizer",
+    "several eos_token_id in config.json, no generation_config.json: {name}",
+    "all end generation",
+    "all end generation",
+)
 def test_the_list_in_config_json_ends_generation_in_every_format(
     name: str, cases: Path, run_worker: RunWorker, tmp_path: Path
 ) -> None:
@@ -248,6 +279,12 @@ def test_the_list_in_config_json_ends_generation_in_every_format(
     )
 
 
+@pytest.mark.case(
+    "tokenizer",
+    "named chat templates",
+    "kept",
+    "kept in every format; in GGUF as tokenizer.chat_template.NAME",
+)
 def test_named_templates_are_in_gguf(cases: Path, run_worker: RunWorker, tmp_path: Path) -> None:
     _, values = _gguf(run_worker, cases, "named templates", tmp_path / "made")
     found = {key for key in values if key.startswith("tokenizer.chat")}
@@ -258,6 +295,12 @@ def test_named_templates_are_in_gguf(cases: Path, run_worker: RunWorker, tmp_pat
     }
 
 
+@pytest.mark.case(
+    "tokenizer",
+    "a stray tokenizer.model beside a byte-level BPE",
+    "not read",
+    "not read; a vendor's GGUF has the other vocabulary",
+)
 def test_a_stray_sentencepiece_model_changes_nothing(
     cases: Path, run_worker: RunWorker, tmp_path: Path
 ) -> None:
@@ -273,6 +316,12 @@ def test_a_stray_sentencepiece_model_changes_nothing(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.case(
+    "tokenizer",
+    "two tokens swapped in the artifact: {name}",
+    "other ids",
+    "the cell fails",
+)
 def test_an_artifact_with_another_tokenizer_fails(
     name: str, cases: Path, run_worker: RunWorker, tmp_path: Path
 ) -> None:

@@ -50,6 +50,12 @@ def numbered(
 
 
 @pytest.mark.parametrize("name", NUMBERING)
+@pytest.mark.case(
+    "tokenizer",
+    "ids of added tokens: {name}",
+    "numbered by Transformers' rules",
+    "the same numbers, in the plan",
+)
 def test_token_ids_are_counted_as_transformers_numbers_them(
     name: str, numbered: tuple[Path, dict[str, Any]]
 ) -> None:

@@ -16,7 +16,6 @@ import pytest
 
 from phibuild.architecture import Architecture
 from phibuild.checkpoint import Checkpoint, load_checkpoint
-from support.correctness import Cases
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +86,12 @@ def loaded(checkpoint: Callable[..., Path]) -> Callable[..., Checkpoint]:
     return lambda shape, **changes: load_checkpoint(checkpoint(shape, **changes), "x", "x")
 
 
+@pytest.mark.case(
+    "witness",
+    "a right reading, of the whole or of a copy of two layers",
+    "the same logits",
+    "goes on, to 1e-5 relative",
+)
 def test_a_right_reading_is_that_of_transformers(
     loaded: Callable[..., Checkpoint], toolchain_python: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -136,11 +141,16 @@ UNREAD: dict[str, tuple[Callable[[Architecture], Architecture], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.case(
+    "witness",
+    "a key of config.json that phibuild would not read: nine of them, planted",
+    "other logits",
+    "the run fails before anything is built, naming the key",
+)
 def test_a_key_that_is_not_read_is_found(
     checkpoint: Callable[..., Path],
     toolchain_python: Callable[[str], Path],
     tmp_path: Path,
-    cases: Cases,
 ) -> None:
     source = checkpoint("phi4mini", tie_word_embeddings=False)
     right = load_checkpoint(source, "x", "x").architecture
@@ -150,7 +160,6 @@ def test_a_key_that_is_not_read_is_found(
         assert answer["event"] == "failed", key
         assert "logits differ" in answer["error"]
         assert named in answer["error"], key
-        cases.add("witness", f"{key} not read", "other logits", "found before anything is built")
 
 
 # A line of phibuild's reader -> the mistake in its place.
@@ -183,11 +192,17 @@ PLANTED = {
 }
 
 
+@pytest.mark.case(
+    "witness",
+    "layers swapped, a norm dropped, rows from the wrong place, factors swapped, an older save "
+    "read: planted",
+    "other logits",
+    "the run fails before anything is built, saying how far apart",
+)
 def test_mistakes_in_the_reader_are_found(
     checkpoint: Callable[..., Path],
     toolchain_python: Callable[[str], Path],
     tmp_path: Path,
-    cases: Cases,
 ) -> None:
     """Each is planted in a copy of phibuild, whose witness hears a checkpoint with an older save
     beside it, whole and cut down."""
@@ -209,7 +224,6 @@ def test_mistakes_in_the_reader_are_found(
         whole, cut = _ask(python, readings, tmp_path / f"views-{number}", package)
         assert whole["event"] == "failed", what
         assert cut["event"] == "failed", what
-        cases.add("witness", what, "other logits", "found before anything is built")
 
 
 def _not_code(folder: str, names: list[str]) -> list[str]:

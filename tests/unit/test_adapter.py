@@ -238,6 +238,12 @@ CONFIGS: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", CONFIGS)
+@pytest.mark.case(
+    "fine-tunes",
+    "DoRA, LoHa, trained biases, PiSSA, QA-LoRA and others",
+    "other arithmetic",
+    "refused by name, with file and line",
+)
 def test_what_is_not_plain_lora_is_refused(untied: Checkpoint, tmp_path: Path, case: str) -> None:
     keys, key, what, remedy = CONFIGS[case]
     folder = make_adapter(tmp_path / "lora", lora(places(untied.architecture), "qkv_proj"), **keys)
@@ -444,6 +450,12 @@ TENSORS: dict[str, tuple[Change, str, str]] = {
 
 
 @pytest.mark.parametrize("case", TENSORS)
+@pytest.mark.case(
+    "fine-tunes",
+    "an adapter whose tensors do not fit its base",
+    "PEFT fails, or leaves it out",
+    "refused, naming tensor and shapes",
+)
 def test_tensors_that_do_not_fit_are_refused(untied: Checkpoint, tmp_path: Path, case: str) -> None:
     change, what, remedy = TENSORS[case]
     tensors = change(untied, lora(places(untied.architecture), "qkv_proj"))
@@ -490,6 +502,12 @@ def test_modules_to_save_without_tensors_are_refused(untied: Checkpoint, tmp_pat
 
 
 @pytest.mark.parametrize("module", ["model.embed_tokens", "lm_head"])
+@pytest.mark.case(
+    "fine-tunes",
+    "LoRA on a tied embedding or head",
+    "PEFT's merge changes both, the training one",
+    "refused, with the remedy",
+)
 def test_lora_on_tied_embeddings_is_refused(tied: Checkpoint, tmp_path: Path, module: str) -> None:
     folder = make_adapter(tmp_path / "lora", lora(places(tied.architecture), module))
     (found,) = refused(tied, folder)

@@ -154,6 +154,12 @@ def test_combination_that_cannot_work_is_skipped(
         (32, 0.5, "webgpu", None),
     ],
 )
+@pytest.mark.case(
+    "building",
+    "ONNX: a rotary width that is no multiple of 16",
+    "the graph fails when run",
+    "a skip in the plan, with the reason",
+)
 def test_shapes_that_group_query_attention_has_not(
     head: int, partial: float, provider: str, reason: str | None
 ) -> None:

@@ -144,7 +144,7 @@ CASES: dict[str, tuple[Damage, str, str, str]] = {
     "renamed": (rename(NORM, "model.layers.0.norm.weight"), "",
                 f"1 tensor(s) missing: {NORM}", TOGETHER),
     "surplus": (header(lambda entries: entries.update({"value_head": entries.pop(NORM)})), "",
-                "1 tensor(s) that Phi3ForCausalLM has not: value_head",
+                "1 tensor(s) that config.json's model has not: value_head",
                 "merge adapters and remove extra heads first"),
     "more-layers": (config(num_hidden_layers=3), "", "6 tensor(s) missing: "
                     "model.layers.2.input_layernorm.weight, model.layers.2.self_attn.qkv_proj."
@@ -153,7 +153,8 @@ CASES: dict[str, tuple[Damage, str, str, str]] = {
                     "config.json says 9,999 layers, there are 15 tensors", TOGETHER),
     "a-billion-layers": (config(num_hidden_layers=10**9), "/config.json:",
                          "num_hidden_layers must be 10,000 at most", COMPARE),
-    "fewer-layers": (config(num_hidden_layers=1), "", "6 tensor(s) that Phi3ForCausalLM has not: ",
+    "fewer-layers": (config(num_hidden_layers=1), "", "6 tensor(s) that config.json's model "
+                     "has not: ",
                      "merge adapters and remove extra heads first"),
     "other-width": (config(intermediate_size=1024), f"/{WEIGHTS}",
                     "tensor model.layers.0.mlp.gate_up_proj.weight has shape [1024, 256], "
@@ -176,6 +177,27 @@ CASES: dict[str, tuple[Damage, str, str, str]] = {
                   "rope_scaling type 'linear' is not one that Phi models use (longrope)", COMPARE),
     "rope-list": (config(rope_scaling=[1]), "/config.json:", "rope_scaling must be an object",
                   COMPARE),
+    **{
+        f"only-{key}": (config(**{key: value}), "/config.json:",
+                        f"{key} {value!r} makes another model than phibuild builds (", COMPARE)
+        for key, value in (
+            ("hidden_act", "gelu"), ("attention_bias", True), ("mlp_bias", True),
+            ("is_causal", False), ("layer_types", ["sliding_attention"] * 2),
+            ("attention_chunk_size", 64),
+        )
+    },
+    "head-dim": (config(head_dim=48), "/config.json:", "head_dim 48 is not hidden_size / "
+                 "num_attention_heads (", COMPARE),
+    "rope-mscale": (config(rope_scaling={"type": "longrope", "short_factor": [1.0] * 16,
+                                         "long_factor": [1.0] * 16, "long_mscale": 1.2}),
+                    "/config.json:", "rope_scaling has 'long_mscale', which Transformers' Phi-3 "
+                    "does not read", COMPARE),
+    "llama-bias": (config(model_type="llama", architectures=["LlamaForCausalLM"], mlp_bias=True),
+                   "/config.json:", "mlp_bias True of this llama is not the arithmetic of Phi-3",
+                   ""),
+    "llama-fused": (config(model_type="llama", architectures=["LlamaForCausalLM"]), "",
+                    "4 tensor(s) that config.json's model has not: model.layers.0.self_attn."
+                    "qkv_proj.weight, ", "merge adapters and remove extra heads first"),
     "gemma": (config(model_type="gemma", architectures=["GemmaForCausalLM"]), "/config.json:3",
               "not a Phi-3-architecture model (GemmaForCausalLM)", SUPPORTED),
     "no-model-type": (config(model_type=..., architectures=...), "/config.json",
@@ -220,6 +242,30 @@ SHARD_CASES: dict[str, tuple[Damage, str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", [*CASES, *SHARD_CASES])
+@pytest.mark.case(
+    "weights",
+    "one tensor in two files of those that are loaded",
+    "one of the two is loaded",
+    "refused, naming both files",
+)
+@pytest.mark.case(
+    "config.json",
+    "hidden_act, attention_bias, mlp_bias, is_causal, layer_types of other values, or head_dim",
+    "another model, or no effect",
+    "refused, with file and line",
+)
+@pytest.mark.case(
+    "config.json",
+    "a key of rope_scaling that Phi3Config has not",
+    "no effect",
+    "refused, with file and line",
+)
+@pytest.mark.case(
+    "fine-tunes",
+    "LlamaForCausalLM with biases, or with fused tensors",
+    "loaded, or random weights",
+    "refused, naming key or tensors",
+)
 def test_a_bad_checkpoint_is_refused(
     case: str, checkpoint: Callable[..., Path], refuse: Refuse
 ) -> None:
@@ -256,7 +302,7 @@ def test_all_that_is_wrong_with_a_checkpoint_is_shown_at_once(
     errors = [error.splitlines()[0] for error in refuse("plan", "model=./my-phi")]
     assert errors == [
         f"{folder}: 1 tensor(s) missing: {NORM}",
-        f"{folder}: 1 tensor(s) that Phi3ForCausalLM has not: surplus.weight",
+        f"{folder}: 1 tensor(s) that config.json's model has not: surplus.weight",
         f"{folder}: tokenizer_config.json is missing",
     ]
 

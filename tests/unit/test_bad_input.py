@@ -551,6 +551,12 @@ WORD_CASES: list[tuple[str, str, str | None, str | None]] = [
 @pytest.mark.parametrize(
     ("words", "word", "what", "remedy"), WORD_CASES, ids=[case[0][:40] for case in WORD_CASES]
 )
+@pytest.mark.case(
+    "names",
+    "recpie=mobile",
+    "-",
+    "'recipe' is suggested",
+)
 def test_a_bad_word_is_refused(
     words: str, word: str, what: str | None, remedy: str | None, refuse: Refuse
 ) -> None:
@@ -608,6 +614,12 @@ FLAG_CASES: list[tuple[str, str, str]] = [
 
 @pytest.mark.parametrize(
     ("words", "what", "remedy"), FLAG_CASES, ids=[case[0] for case in FLAG_CASES]
+)
+@pytest.mark.case(
+    "names",
+    "phibuild mobile, phibuild plan mobile",
+    "-",
+    "'recipe=mobile' is suggested",
 )
 def test_a_bad_flag_or_verb_is_refused(words: str, what: str, remedy: str, refuse: Refuse) -> None:
     refuse.write("file", "x")
@@ -729,6 +741,12 @@ DEVICE_CASES: dict[str, tuple[str, int, str, str]] = {
 
 
 @pytest.mark.parametrize("case", DEVICE_CASES)
+@pytest.mark.case(
+    "building",
+    "device files: memory: 4, a budget beyond it, an absurd context, no source",
+    "-",
+    "errors with file and line",
+)
 def test_a_bad_device_file_is_refused(case: str, refuse: Refuse) -> None:
     text, line, what, remedy = DEVICE_CASES[case]
     refuse.write("conf/device/board.yaml", text)

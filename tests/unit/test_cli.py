@@ -138,6 +138,12 @@ def test_own_things_are_listed(phibuild: CommandLine) -> None:
     assert {row["problem"] for row in rows if row["recipe"] != "mine"} == {None}
 
 
+@pytest.mark.case(
+    "building",
+    "list --json",
+    "-",
+    "numbers and lists, not their texts",
+)
 def test_lists_as_json_have_numbers_and_lists(phibuild: CommandLine) -> None:
     rows = {
         what: {

@@ -76,6 +76,12 @@ def test_defaults_and_options_without_a_value_contradict_nothing(name: str) -> N
 
 @pytest.mark.parametrize("verb", ["plan", "build"])
 @pytest.mark.parametrize(("name", "precision", "options", "reason", "remedy"), CONTRADICTIONS[::4])
+@pytest.mark.case(
+    "building",
+    "an option that contradicts its precision: int4: (type: Q8_0)",
+    "-",
+    "an error with file and line, exit code 2",
+)
 def test_it_is_an_error_where_it_was_written(
     verb: str,
     name: str,
@@ -143,6 +149,12 @@ SOME = "devices:\n  raspberry_pi_5:\n    mlx: [int4]\n    llamacpp: [int4]\n"
 
 
 @pytest.mark.parametrize("verb", ["plan", "build"])
+@pytest.mark.case(
+    "building",
+    "all cells skipped",
+    "-",
+    "an error that names each, exit code 2",
+)
 def test_every_cell_skipped_is_an_error_that_names_each(verb: str, refuse: Refuse) -> None:
     refuse.write("recipes/mine.yaml", NONE)
     # A model that would have to be fetched first: it is not.
@@ -164,6 +176,12 @@ def test_what_is_left_by_only_counts(verb: str, refuse: Refuse) -> None:
 
 
 @pytest.mark.parametrize("verb", ["plan", "build"])
+@pytest.mark.case(
+    "building",
+    "--strict",
+    "-",
+    "a skip is an error, exit code 2",
+)
 def test_strict_allows_no_skip(verb: str, refuse: Refuse) -> None:
     refuse.write("recipes/mine.yaml", SOME)
     first, cell = refuse(verb, "recipe=mine", "--strict")
@@ -185,6 +203,12 @@ def test_no_memory_for_anything_is_an_error_that_names_each(verb: str, refuse: R
 
 
 @pytest.mark.parametrize("verb", ["plan", "build"])
+@pytest.mark.case(
+    "building",
+    "the same text for imatrix and evaluation",
+    "-",
+    "refused",
+)
 def test_the_judged_text_is_no_calibration_text(verb: str, refuse: Refuse, tmp_path: Path) -> None:
     held_out = Path(__file__).resolve().parents[2] / "phibuild/data/phi3-tiny-trained/heldout.txt"
     text = held_out.read_text(encoding="utf-8")

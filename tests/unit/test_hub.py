@@ -333,6 +333,12 @@ def test_a_fetched_model_needs_no_hub_and_says_which_commit_it_is(
     ],
     ids=str,
 )
+@pytest.mark.case(
+    "building",
+    "HF_HUB_CACHE with variables, HUGGINGFACE_HUB_CACHE, HF_HOME",
+    "huggingface_hub's cache",
+    "the same cache",
+)
 def test_the_cache_is_where_the_hubs_client_has_it(
     client: Client, source: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +363,12 @@ def test_the_cache_is_where_the_hubs_client_has_it(
 
 
 @pytest.mark.parametrize("lacking", [SHARD, "tokenizer.json", "model.safetensors.index.json"])
+@pytest.mark.case(
+    "building",
+    "a model that is not whole in the Hub's cache",
+    "-",
+    "the plan says that its sizes are estimates",
+)
 def test_a_half_fetched_model_is_an_estimate_and_a_build_fetches_the_rest(
     client: Client, source: Path, lacking: str
 ) -> None:

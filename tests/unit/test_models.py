@@ -73,6 +73,12 @@ def choice(reference: str) -> ModelChoice:
         ("./+++", "model"),
     ],
 )
+@pytest.mark.case(
+    "names",
+    "a Hub snapshot's folder; letters that are not ASCII",
+    "-",
+    "the repository's name, no commit hash; letters of every script are kept",
+)
 def test_what_a_checkpoint_is_called(reference: str, name: str) -> None:
     assert model_name(choice(reference)) == name
     assert model_name(ModelChoice(path=reference, name="Kiosk 2024.10")) == "Kiosk-2024.10"
@@ -142,6 +148,12 @@ def test_a_choice_is_dumped_as_it_is_written() -> None:
         assert ModelChoice.model_validate(found.model_dump()) == found
 
 
+@pytest.mark.case(
+    "names",
+    "model: (name: kiosk, path: ./checkpoint-500)",
+    "-",
+    "cells, files and cards are of kiosk",
+)
 def test_a_name_of_the_users_own(folder: Path, checkpoint: Callable[..., Path]) -> None:
     shutil.copytree(checkpoint("phi3", layers=1), folder / "checkpoint-500")
     recipe = folder / "recipes" / "mine.yaml"

@@ -49,6 +49,12 @@ def write(path: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", TYPED)
+@pytest.mark.case(
+    "names",
+    "recipes called 2024.10, 1.10, 1e5, nan, null",
+    "typed by Hydra",
+    "text",
+)
 def test_a_name_is_a_name(name: str) -> None:
     """As recipe, in a defaults list, as device, evaluation and executor, as a key of overrides."""
     write(f"conf/device/{name}.yaml", DEVICE)
@@ -78,6 +84,12 @@ def test_a_name_in_the_key_of_an_override(name: str) -> None:
     assert found.where(path) == f"command line: {word}"
 
 
+@pytest.mark.case(
+    "names",
+    "sweeps and default lists of such names",
+    "typed by Hydra",
+    "text",
+)
 def test_sweeps_of_such_names() -> None:
     for name in ("1.10", "1e5", "nan"):
         write(f"recipes/{name}.yaml", "devices: {mac: {mlx: [int4]}}\n")
@@ -121,6 +133,12 @@ def test_a_file_of_a_group_has_no_defaults_list(phibuild: CommandLine, folder: P
 @pytest.mark.parametrize(
     "name",
     ["a=b", "my phi (2)", "Gerät", "фи", "o'brien", "a,b", "[old]", "日本", "1e5", "~x", "é@1"],
+)
+@pytest.mark.case(
+    "names",
+    "= or letters that are not ASCII in model=",
+    "Hydra's grammar fails",
+    "text",
 )
 def test_a_checkpoint_folder_of_any_name(
     name: str, checkpoint: Callable[..., Path], folder: Path

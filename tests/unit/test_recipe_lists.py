@@ -55,6 +55,12 @@ LIST = "devices: {raspberry_pi_5: {llamacpp: [int4, int8]}}\n"
          {"int4": {}, "int8": {"type": "Q8_0"}}),
     ],
 )  # fmt: skip
+@pytest.mark.case(
+    "building",
+    "overrides and ~ below a list of precisions",
+    "Hydra fails",
+    "lists are mappings without options",
+)
 def test_overrides_of_a_list(words: tuple[str, ...], expected: dict[str, Any]) -> None:
     recipe(LIST)
     assert cell(*words) == expected

@@ -72,6 +72,12 @@ METHODS: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.case(
+    "fine-tunes",
+    "a checkpoint quantized already: {method}",
+    "dequantized, or not loaded",
+    "refused by name, with how to dequantize it",
+)
 def test_quantized_checkpoints_are_refused_by_name(method: str) -> None:
     config, parts, name, tool = METHODS[method]
     found = refuse({"quantization_config": config}, packed(*parts))
@@ -153,6 +159,12 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("case", WRAPPED)
+@pytest.mark.case(
+    "fine-tunes",
+    "saved from inside a wrapper: {case}",
+    "random weights",
+    "refused by name, with the remedy",
+)
 def test_wrapped_checkpoints_are_refused_by_name(case: str) -> None:
     name, wrapper, remedy = WRAPPED[case]
     found = refuse({}, [name.format(tensor) for tensor in PLAIN])

@@ -201,6 +201,12 @@ def test_the_best_of_each_device(done: Run) -> None:
     assert best == ["ai_pc_intel.llamacpp.int4", "intel_n100.llamacpp.int4"]
 
 
+@pytest.mark.case(
+    "building",
+    "`*` after Ctrl-C or with evaluation=none",
+    "-",
+    "no artifact that was not judged is best, in table and report.json",
+)
 def test_nothing_is_best_that_was_not_judged(run: Run) -> None:
     """After `evaluation=none`, or Ctrl-C before judging."""
     run.built("Q4_K_M", 2_000_000, None)
@@ -218,6 +224,12 @@ def test_nothing_is_best_that_was_not_judged(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("perplexity", "warns"), [(8.0, False), (1000.0, False), (1100.0, True), (90_000.0, True)]
+)
+@pytest.mark.case(
+    "building",
+    "an original whose perplexity is near the vocabulary's size",
+    "-",
+    "warned of",
 )
 def test_an_original_that_is_as_good_as_guessing_is_warned_of(
     perplexity: float, warns: bool, run: Run

@@ -75,6 +75,12 @@ def test_the_older_files_count_where_tokenizer_config_says_nothing(tmp_path: Pat
     assert found.ids == 1629
 
 
+@pytest.mark.case(
+    "tokenizer",
+    "additional_chat_templates/",
+    "part of the tokenizer",
+    "in the source's digest, fetched, copied",
+)
 def test_templates_are_part_of_it(tmp_path: Path) -> None:
     folder = _folder(tmp_path, "phi4")
     (folder / "additional_chat_templates").mkdir()
@@ -87,6 +93,12 @@ def test_templates_are_part_of_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.case(
+    "tokenizer",
+    "more token ids than embeddings",
+    "fails at such a token",
+    "refused in the plan, with both numbers",
+)
 def test_more_ids_than_embeddings_says_both_numbers(tmp_path: Path) -> None:
     found = read_tokenizer(_folder(tmp_path, "phi3"))
     assert too_many_ids(found, 2054, tmp_path) is None

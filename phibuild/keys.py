@@ -28,7 +28,12 @@ _SHARED_CODE = (
     "disk_buffers.py",
     "safetensors_io.py",
     "readme.py",
+    "sentencepiece_model.py",
+    "backends/chat.py",
     "backends/companions.py",
+    "backends/tokenizer_check.py",
+    "backends/tokenizer_probes.py",
+    "backends/tokenizer_texts.py",
 )
 _FACTS_CODE = (
     "adapter_config.py",

@@ -31,6 +31,9 @@ def logits(folder: str, ids: list[int], output: str) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
+        model(
+            torch.tensor([ids])
+        )  # MKL's first calls by several threads may be inexact: pytorch/pytorch#188792
         np.save(output, model(torch.tensor([ids]), use_cache=False).logits[0].numpy())
 
 

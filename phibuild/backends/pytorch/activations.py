@@ -15,6 +15,7 @@ from torch import Tensor
 from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.passes import through_layers
+from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.safetensors_io import SafetensorsWriter
 from phibuild.worker import Report, WorkerError
@@ -43,7 +44,7 @@ def activations(request: dict[str, Any], report: Report) -> None:
 def _activations(request: dict[str, Any], report: Report) -> dict[str, Any]:
     started = time.perf_counter()
     source, output, item = Path(request["source"]), Path(request["output"]), request["item"]
-    torch.set_num_threads(request["threads"])
+    use_threads(request["threads"])
 
     report.stage("tokenizing", item=item)
     arch = Architecture.from_json(request["architecture"])

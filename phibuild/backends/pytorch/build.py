@@ -20,6 +20,7 @@ from phibuild.backends.pytorch.memory import CHUNK_ELEMENTS, CHUNK_ROWS
 from phibuild.backends.pytorch.model_config import artifact_config
 from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
 from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES, Scheme, file_entries
+from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.tokenizer_check import read_facts
 from phibuild.safetensors_io import SafetensorsWriter, TensorInfo, read_checkpoint
 from phibuild.worker import Report, WorkerError
@@ -91,7 +92,7 @@ class Artifact:
 
 def build(request: dict[str, Any], report: Report) -> None:
     """Write each item's artifact; report it complete, or failed and go on with the others."""
-    torch.set_num_threads(1)  # threads work at chunks of their own: no waiting at every operation
+    use_threads(1)  # threads work at chunks of their own: no waiting at every operation
     source = Path(request["source"])
     arch = Architecture.from_json(request["architecture"])
     artifacts: list[Artifact] = []

@@ -19,6 +19,7 @@ from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.memory import SOFTMAX_ROWS
 from phibuild.backends.pytorch.passes import in_batches, through_layers
+from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.evaluate.metrics import log_softmax
 from phibuild.worker import Report, WorkerError
@@ -57,7 +58,7 @@ def reference(request: dict[str, Any], report: Report) -> None:
 def _reference(request: dict[str, Any], report: Report) -> dict[str, Any]:
     started = time.perf_counter()
     source, output, item = Path(request["source"]), Path(request["output"]), request["item"]
-    torch.set_num_threads(request["threads"])
+    use_threads(request["threads"])
     sampling = Sampling(request["windows"], request["window_tokens"], request["max_bytes"])
 
     report.stage("tokenizing", item=item)

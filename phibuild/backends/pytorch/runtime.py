@@ -21,6 +21,7 @@ from phibuild.backends.chat import ChatFormat, read_format
 from phibuild.backends.generation import byte_tokens
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.memory import WIDENED_BYTES
+from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.tokenizer import end_ids
 from phibuild.backends.pytorch.tokenizing import encode, load_tokenizer, prefix
 
@@ -30,7 +31,7 @@ Logits = NDArray[np.float32]
 
 def load(folder: Path, threads: int, budget_bytes: int = WIDENED_BYTES) -> TransformersRuntime:
     """Load the artifact in `folder`; `budget_bytes` bounds the fp32 weights that are kept."""
-    torch.set_num_threads(threads)
+    use_threads(threads)
     with torch.inference_mode():
         model = LayerwisePhi3(folder, budget_bytes=budget_bytes)
     return TransformersRuntime(folder, model)

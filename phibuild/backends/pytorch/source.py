@@ -12,11 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.cut import cut_copy, fuse_copy, loadable
 from phibuild.backends.pytorch.merge import write_canonical
+from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.tokenizer_facts import write_tokenizer_facts
 from phibuild.backends.pytorch.witness import compare
 from phibuild.safetensors_io import INDEX, shard_paths
@@ -46,7 +45,7 @@ def _source(request: dict[str, Any], report: Report) -> dict[str, Any]:
     original, view, output = (Path(request[key]) for key in ("original", "source", "output"))
     arch = Architecture.from_json(request["architecture"])
     fusing, adapter, item = request["fusing"], request["adapter"], request["item"]
-    torch.set_num_threads(request["threads"])
+    use_threads(request["threads"])
     report.stage("reading the tokenizer", item=item)
     write_tokenizer_facts(view, arch.vocab_size, output)
     with tempfile.TemporaryDirectory(dir=output) as scratch:

@@ -19,6 +19,9 @@ REFERENCE = "logits"
 # PyTorch's OpenMP threads spin for milliseconds after every operation while they wait for the next
 # one, on cores that other work needs. This bridges tens of microseconds; read when it is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# MKL's products of matrices are the same for any number of threads; it has no say elsewhere. Read
+# at its first call.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def build(request: dict[str, Any], report: Report) -> None:

@@ -3,6 +3,7 @@ paths: the same build gives the same bytes."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def artifact_readme(
     return f"""---
 library_name: {spec.library}
 pipeline_tag: text-generation
-base_model: {checkpoint.name}
+base_model: {json.dumps(checkpoint.name, ensure_ascii=False)}
 tags: [{spec.library}, phi, quantized, {variant.precision}]
 ---
 # {checkpoint.name}, {variant.name} ({variant.format})

@@ -44,6 +44,7 @@ devices:
   mac: {mlx: [int4, int8]}
   ai_pc_rtx: {pytorch: [int4, int8]}
 """
+SOURCE = "source.phi3-tiny-trained"
 TWO = "devices: {intel_n100: {llamacpp: [int4, int8]}, mac: {mlx: [int4]}}\n"
 
 
@@ -142,6 +143,7 @@ def test_the_same_bytes_as_a_local_build(cluster: Cluster, tmp_path: Path) -> No
     done = cluster.build("evaluation=quick")
     assert done.returncode == 0, done.stderr
     assert cluster.submitted == {
+        SOURCE: 1,
         "reference.phi3-tiny-trained": 1,
         **{f"build.phi3-tiny-trained.{name}": 1 for name in BACKENDS},
         **{f"measure.phi3-tiny-trained.{name}": 1 for name in BACKENDS},
@@ -181,7 +183,7 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
         assert process.returncode < 0
     steps = cluster.submitted
     assert set(steps.values()) == {1}
-    assert len(steps) == 5
+    assert len(steps) == 6
     assert len(cluster.slurm.active()) >= 2
     record = next(path for path in cluster.records() if "measure" in path.read_text("utf-8"))
     data = json.loads(record.read_text("utf-8"))
@@ -209,7 +211,7 @@ def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed
     process.communicate()
     steps = cluster.submitted
     assert set(steps.values()) == {1}
-    assert len(steps) == 11  # the original, five builds, five judgings
+    assert len(steps) == 12  # the source, the original, five builds, five judgings
 
     done = cluster.build(*words)
     assert done.returncode == 0, done.stderr
@@ -221,7 +223,7 @@ def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed
 
 
 def test_two_at_once_share_jobs_and_a_ctrl_c_leaves_those_of_the_other(cluster: Cluster) -> None:
-    gate = cluster.hold("build")
+    gate = cluster.hold(".build.")
     one = cluster.start("evaluation=none", "--output", "one")
     cluster.slurm.wait_for("mlx", "RUNNING")
     two = cluster.start("evaluation=none")
@@ -237,7 +239,7 @@ def test_two_at_once_share_jobs_and_a_ctrl_c_leaves_those_of_the_other(cluster: 
     gate.unlink()
     output = end(two)
     assert two.returncode == 0, output
-    assert cluster.submitted == {"build.phi3-tiny-trained.llamacpp": 1,
+    assert cluster.submitted == {SOURCE: 1, "build.phi3-tiny-trained.llamacpp": 1,
                                  "build.phi3-tiny-trained.mlx": 1}  # fmt: skip
     assert set(cluster.statuses().values()) == {"built"}
 
@@ -291,14 +293,16 @@ def test_a_job_at_its_time_limit(cluster: Cluster) -> None:
 def test_a_runner_at_its_time_out_says_so_itself(cluster: Cluster) -> None:
     done = cluster.build("evaluation=none", "backend=mlx", "executor.timeout=0.1")
     assert done.returncode == 1, done.stderr
-    assert cluster.cells()["mlx.int4"]["reason"] == "timed out after 0.1 s"
+    assert cluster.cells()["mlx.int4"]["reason"] == "the source: timed out after 0.1 s"
 
 
 def test_more_memory_than_a_node_has(cluster: Cluster) -> None:
     plan = json.loads(cluster.work("plan", "recipe=mine", "--json", "evaluation=none").stdout)
     needs = {step["id"].rpartition(".")[2]: step["memory_bytes"] for step in plan["steps"]}
-    large, small = max(needs, key=needs.__getitem__), min(needs, key=needs.__getitem__)
-    margin = (NODE_MEMORY_MIB << 20) - (needs[large] + needs[small]) // 2
+    large, small = "llamacpp", "mlx"
+    limit = (needs[large] + max(need for name, need in needs.items() if name != large)) // 2
+    assert needs[small] < limit < needs[large]
+    margin = (NODE_MEMORY_MIB << 20) - limit
     done = cluster.build("evaluation=none", f"executor.memory_margin={margin}")
     assert done.returncode == 1, done.stderr
     for name, cell in cluster.cells().items():
@@ -307,7 +311,7 @@ def test_more_memory_than_a_node_has(cluster: Cluster) -> None:
         else:
             assert cell["status"] == "failed"
             assert "of memory, steps can be given" in cell["reason"]
-    assert cluster.submitted == {f"build.phi3-tiny-trained.{small}": 1}
+    assert cluster.submitted == {SOURCE: 1, f"build.phi3-tiny-trained.{small}": 1}
 
 
 def test_a_job_that_sbatch_refuses(cluster: Cluster) -> None:
@@ -327,7 +331,7 @@ def test_a_job_that_takes_more_than_it_asked_for(cluster: Cluster) -> None:
     done = cluster.build("evaluation=none", "backend=pytorch", "+executor.sbatch.mem=100M")
     assert done.returncode == 1, done.stderr
     for cell in cluster.cells().values():
-        assert cell["reason"].startswith("out of memory: Slurm job")
+        assert cell["reason"].startswith("the source: out of memory: Slurm job")
         assert "had 100M" in cell["reason"]
 
 

@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,10 +55,7 @@ class LlamaVocabulary:
         self._api = _engine()
         params = self._api.llama_model_default_params()
         params.vocab_only = True
-        _errors.clear()
-        self._model = self._api.llama_model_load_from_file(str(path).encode(), params)
-        if not self._model:
-            raise WorkerError(f"llama.cpp cannot load {path.name}: {_last_words()}")
+        self._model = _loaded(self._api, path, params)
         self._free_model = weakref.finalize(self, self._api.llama_model_free, self._model)
         self._vocab = self._api.llama_model_get_vocab(self._model)
         self._tokens: int = self._api.llama_vocab_n_tokens(self._vocab)
@@ -90,10 +88,7 @@ class LlamaRuntime:
         self._original_context = _original_context(path)
         params = self._api.llama_model_default_params()
         params.n_gpu_layers = 0
-        _errors.clear()
-        self._model = self._api.llama_model_load_from_file(str(path).encode(), params)
-        if not self._model:
-            raise WorkerError(f"llama.cpp cannot load {path.name}: {_last_words()}")
+        self._model = _loaded(self._api, path, params)
         self._free_model = weakref.finalize(self, self._api.llama_model_free, self._model)
         self._vocab = self._api.llama_model_get_vocab(self._model)
         self._vocab_size: int = self._api.llama_vocab_n_tokens(self._vocab)
@@ -219,6 +214,15 @@ def _tokenize(api: ctypes.CDLL, vocab: int, text: str, *, around: bool) -> list[
     if count < 0:
         raise WorkerError(f"llama.cpp needs {-count} tokens for {len(raw)} bytes of text")
     return list(out[:count])
+
+
+def _loaded(api: ctypes.CDLL, path: Path, params: Any) -> Any:
+    """Return the model of a file. Raises WorkerError with llama.cpp's own words if it refuses."""
+    _errors.clear()
+    model = api.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise WorkerError(f"llama.cpp cannot load {path.name}: {_last_words()}")
+    return model
 
 
 def _original_context(path: Path) -> int:

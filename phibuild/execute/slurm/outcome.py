@@ -111,8 +111,11 @@ def _reason(job: Job | None, item: dict[str, Any]) -> str | None:
     if job is None:
         return None
     reason: str | None = item["reason"] or (job.found["problem"] if job.found else job.why)
-    if reason and job.note and reason.startswith(("killed by SIGKILL", "out of memory")):
-        return f"{job.note}; {reason}"
+    if reason and job.note:
+        for words in ("killed by SIGKILL", "out of memory"):
+            before, found, after = reason.partition(words)
+            if found:
+                return f"{before}{job.note}; {found}{after}"
     return reason
 
 

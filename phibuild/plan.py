@@ -67,15 +67,14 @@ def make_plan(
         digest = source_digest(checkpoint, store, read_weights=read_weights)
         if digest:
             digests[name] = digest
-    nonfinite = [
-        problem
-        for checkpoint in matrix.models.values()
-        for problem in nonfinite_weights(checkpoint, store)
-    ]
-    if nonfinite and not allow_nonfinite:
-        raise SourceError(nonfinite)
+    nonfinite = {
+        name: list(nonfinite_weights(checkpoint, store))
+        for name, checkpoint in matrix.models.items()
+    }
+    if any(nonfinite.values()) and not allow_nonfinite:
+        raise SourceError([problem for found in nonfinite.values() for problem in found])
     sources = {
-        name: _source(checkpoint, digests.get(name), store, memory_limit)
+        name: _source(checkpoint, digests.get(name), bool(nonfinite[name]), store, memory_limit)
         for name, checkpoint in matrix.models.items()
     }
     references = {
@@ -119,7 +118,11 @@ def evaluation_text(evaluation: Evaluation) -> Path:
 
 
 def _source(
-    checkpoint: Checkpoint, digest: str | None, store: Store, memory_limit: int | None
+    checkpoint: Checkpoint,
+    digest: str | None,
+    nonfinite: bool,
+    store: Store,
+    memory_limit: int | None,
 ) -> SourceStep:
     key = source_key(digest or checkpoint.reference, checkpoint)
     architecture = checkpoint.architecture
@@ -135,7 +138,7 @@ def _source(
     if checkpoint.adapter:
         bound = max(bound, merge_memory(architecture, checkpoint.adapter.rank))
     cached = digest is not None and store.reference(key) is not None
-    return SourceStep(checkpoint.name, key, demand(store, kind, bound), cached, layers)
+    return SourceStep(checkpoint.name, key, demand(store, kind, bound), cached, layers, nonfinite)
 
 
 def _reference(

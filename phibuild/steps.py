@@ -105,10 +105,12 @@ class OriginalStep:
 class SourceStep(OriginalStep):
     """What the source is, before anything is made of it: Transformers' own reading against
     phibuild's, the facts of its tokenizer, its weights where they are not in its files as they are
-    used. `layers` are those that the witness runs (None: all)."""
+    used. `layers` are those that the witness runs (None: all); `nonfinite` says that weights of the
+    source are NaN or infinite, and so what is made of them."""
 
     kind = "source"
     layers: tuple[int, ...] | None = None
+    nonfinite: bool = False
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def _request(context: Context, step: OriginalStep) -> tuple[str, dict[str, Any]]
             "layers": layers,
             "fusing": checkpoint.fusing.to_json() if checkpoint.fusing else {},
             "adapter": checkpoint.adapter.to_json() if checkpoint.adapter else None,
+            "allow_nonfinite": step.nonfinite,
         }
     if isinstance(step, ReferenceStep):
         evaluation = context.plan.evaluation

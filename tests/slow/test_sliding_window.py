@@ -77,11 +77,10 @@ def test_windows_in_every_runtime(
         kl = cell["quality"]["kl_mean"]
         if cell["backend"] in LIMITED:
             assert kl > 1e-3, name
-            (note,) = cell["notes"]
-            assert note.startswith(f"right up to {WINDOW} of 4,096 tokens: "), name
+            assert cell["notes"][0].startswith(f"right up to {WINDOW} of 4,096 tokens: "), name
         else:
             assert kl < limits[cell["precision"]], name
-            assert cell["notes"] == []
+            assert not any("right up to" in note for note in cell["notes"]), name
     run = phibuild.folder / "outputs" / "mine" / "latest"
     text = (run / "report.md").read_text(encoding="utf-8")
     assert f"right up to {WINDOW} of 4,096 tokens" in text

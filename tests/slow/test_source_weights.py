@@ -13,7 +13,10 @@ import pytest
 
 from conftest import CommandLine
 from phibuild.backends.registry import BACKENDS
+from phibuild.checkpoint import load_checkpoint
 from phibuild.safetensors_io import read_header
+from phibuild.unfused import places
+from support.adapters import lora, make_adapter
 from support.checkpoints import tensor_values, to_bytes
 from support.originals import ask_transformers, build_whole, edit_config, with_tensor
 
@@ -160,6 +163,15 @@ def test_nan_in_a_weight_is_refused_for_all_formats_alike(
     cells = phibuild.report("quickstart")["cells"]
     assert {cell["status"] for cell in cells if cell["precision"] == "fp32"} == {"built"}
     assert {cell["status"] for cell in cells if cell["precision"] == "int4"} == {"failed"}
+
+    # What is made of such weights holds them, too.
+    known = load_checkpoint(source, "nan", "nan").architecture
+    make_adapter(phibuild.folder / "lora", lora(places(known), "down_proj"))
+    model = f"model={{base: {source}, adapter: ./lora}}"
+    one = ("precision=fp32", "backend=pytorch", "evaluation=none")
+    assert phibuild("build", model, *one).returncode == 2
+    merged = phibuild("build", model, *one, "allow_nonfinite=true")
+    assert merged.returncode == 0, merged.stderr
 
 
 @pytest.mark.case(

@@ -30,7 +30,8 @@ for original, view, arch, layers in json.load(sys.stdin):
     events = io.StringIO()
     with tempfile.TemporaryDirectory() as output:
         worker.source({"item": "k", "original": original, "source": view, "architecture": arch,
-                       "layers": layers, "threads": 1, "output": output}, Report(events))
+                       "layers": layers, "fusing": {}, "adapter": None, "allow_nonfinite": False,
+                       "threads": 1, "output": output}, Report(events))
     answers.append([json.loads(line) for line in events.getvalue().splitlines()][-1])
 json.dump(answers, sys.stdout)
 """

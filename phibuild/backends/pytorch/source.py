@@ -60,7 +60,7 @@ def _source(request: dict[str, Any], report: Report) -> dict[str, Any]:
             fusing,
             adapter,
             weights,
-            allow_nonfinite=request.get("allow_nonfinite", False),
+            allow_nonfinite=request["allow_nonfinite"],
             say=lambda done: report.stage("making the weights", done, item),
         )
     if adapter:

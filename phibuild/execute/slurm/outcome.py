@@ -48,8 +48,8 @@ def _original(
 ) -> None:
     promised = step.cached or any(job.found and not job.found["problem"] for job in jobs)
     folder = _see(lambda: context.store.reference(step.key), promised)
-    reasons = [job.found["problem"] if job.found else job.why for job in jobs]
-    reason = next((reason for reason in reasons if reason), refused)
+    reasons = (_reason(job, {"reason": None}) for job in jobs)
+    reason = next(filter(None, reasons), refused)
     if not folder and not reason:
         return  # Ctrl-C: what would have needed it says so
     context.originals[step.key] = folder or str(reason)

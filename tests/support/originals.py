@@ -56,8 +56,9 @@ def edit_config(folder: Path, **changes: Any) -> None:
 
 
 def build_whole(phibuild: CommandLine, model: str, *words: str) -> dict[str, dict[str, Any]]:
-    """Build and judge fp32 of all backends; return the cells by backend."""
-    done = phibuild("build", f"model={model}", "precision=fp32", "gates.kl=1e-6", *QUICK, *words)
+    """Build and judge fp32 of all backends, or of those in `words`; return the cells by backend."""
+    axes = ("-m", f"model={model}", "precision=fp32", "gates.kl=1e-6")
+    done = phibuild("build", *axes, *QUICK, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return {cell["backend"]: cell for cell in phibuild.report("quickstart")["cells"]}
 

@@ -29,7 +29,7 @@ memory: 8 GiB
 budget: 6 GiB
 accelerators: [cpu, metal, cuda, webgpu, openvino_gpu]
 context_length: 4096
-sources: {{memory: generated}}
+sources: {{memory: generated, budget: generated, context_length: generated}}
 """
 PRECISIONS = "[int4, int8, fp16, fp32]"
 BACKENDS = ("llamacpp", "ort_genai", "openvino", "mlx", "pytorch")

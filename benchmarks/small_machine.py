@@ -45,7 +45,7 @@ memory: 64 GiB
 budget: 64 GiB
 accelerators: [cpu, cuda, metal, webgpu, openvino_gpu]
 context_length: 4096
-sources: {memory: assumed}
+sources: {memory: assumed, budget: assumed, context_length: assumed}
 """
 _HASH = """
 import sys

@@ -138,7 +138,7 @@ def full(tmp_path_factory: pytest.TempPathFactory, facts: Callable[[Path], Path]
     "tokenizer",
     "full vocabulary of {shape} (32k, 100k or 200k ids) in {name}",
     "the right ids",
-    "probes equal, but for what docs/judging.md lists",
+    "probes equal, but for what source.md lists",
 )
 def test_full_vocabularies_are_equal_in_every_format(
     name: str,

@@ -41,7 +41,7 @@ EMBEDDING = "model.embed_tokens.weight"
 @pytest.mark.case(
     "config.json",
     "rope_scaling.type: su",
-    "cannot be loaded",
+    "cannot be loaded *",
     "read as longrope, said in plan and report",
 )
 def test_a_head_of_its_own_older_saves_and_longropes_first_name(
@@ -177,8 +177,8 @@ def test_nan_in_a_weight_is_refused_for_all_formats_alike(
 @pytest.mark.case(
     "weights",
     "a finite weight beyond fp16",
-    "infinity",
-    "fp16 fails, naming the tensor; bf16 and fp32 are built",
+    "infinity *",
+    "fp16 fails, naming the tensor",
 )
 def test_weights_beyond_fp16_fail_in_every_format(
     checkpoint: Callable[..., Path], phibuild: CommandLine

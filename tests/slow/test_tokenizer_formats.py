@@ -222,7 +222,7 @@ def test_added_tokens_of_every_file_are_in_gguf(
     "tokenizer",
     "BOS and EOS: {case}",
     "as the post-processor says",
-    "the same; llama.cpp's default adds BOS",
+    "the same in GGUF",
 )
 def test_gguf_adds_what_transformers_adds(
     case: str, added: tuple[bool, bool], cases: Path, run_worker: RunWorker, tmp_path: Path
@@ -283,7 +283,7 @@ def test_the_list_in_config_json_ends_generation_in_every_format(
     "tokenizer",
     "named chat templates",
     "kept",
-    "kept in every format; in GGUF as tokenizer.chat_template.NAME",
+    "in GGUF as tokenizer.chat_template.NAME",
 )
 def test_named_templates_are_in_gguf(cases: Path, run_worker: RunWorker, tmp_path: Path) -> None:
     _, values = _gguf(run_worker, cases, "named templates", tmp_path / "made")
@@ -299,7 +299,7 @@ def test_named_templates_are_in_gguf(cases: Path, run_worker: RunWorker, tmp_pat
     "tokenizer",
     "a stray tokenizer.model beside a byte-level BPE",
     "not read",
-    "not read; a vendor's GGUF has the other vocabulary",
+    "not read: GGUF is the same as without",
 )
 def test_a_stray_sentencepiece_model_changes_nothing(
     cases: Path, run_worker: RunWorker, tmp_path: Path

@@ -245,25 +245,25 @@ SHARD_CASES: dict[str, tuple[Damage, str, str, str]] = {
 @pytest.mark.case(
     "weights",
     "one tensor in two files of those that are loaded",
-    "one of the two is loaded",
+    "one of the two is loaded *",
     "refused, naming both files",
 )
 @pytest.mark.case(
     "config.json",
     "hidden_act, attention_bias, mlp_bias, is_causal, layer_types of other values, or head_dim",
-    "another model, or no effect",
+    "another model, or no effect *",
     "refused, with file and line",
 )
 @pytest.mark.case(
     "config.json",
     "a key of rope_scaling that Phi3Config has not",
-    "no effect",
+    "no effect *",
     "refused, with file and line",
 )
 @pytest.mark.case(
     "fine-tunes",
     "LlamaForCausalLM with biases, or with fused tensors",
-    "loaded, or random weights",
+    "loaded, or random weights *",
     "refused, naming key or tensors",
 )
 def test_a_bad_checkpoint_is_refused(

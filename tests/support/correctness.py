@@ -4,8 +4,8 @@ phibuild does, as a table in a page: the tests that check a case are marked with
     @pytest.mark.case("weights", "NaN or infinity", "loaded as it is", "refused, naming the tensor")
 
 `{name}` in a text is that parameter of the test. What is said of others ends with ` *` where the
-test does not run them, and is `-` where they have no say. The table stands between two marks in the page;
-what is around it stays.
+test does not run them, and is `-` where they have no say. The table stands between two
+marks in the page; what is around it stays.
 """
 
 from __future__ import annotations

@@ -23,14 +23,15 @@ MERGE = "merge it with the tool that trained it and give the merged checkpoint"
 READ = (
     "base_model_name_or_path", "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern",
     "alpha_pattern", "modules_to_save", "target_modules", "layers_to_transform",
-    "exclude_modules", "init_lora_weights", "bias",
+    "exclude_modules", "init_lora_weights",
 )  # fmt: skip
-# The tensors say what they were trained for; the rest is for training, or about who wrote it.
+# The tensors say what they were trained for, biases too; the rest is for training, or about who
+# wrote it.
 WITHOUT_EFFECT = (
     "auto_mapping", "revision", "task_type", "inference_mode", "peft_version", "lora_dropout",
     "layers_pattern", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
     "megatron_config", "megatron_core", "qalora_group_size", "runtime_config",
-    "ensure_weight_tying",
+    "ensure_weight_tying", "bias",
 )  # fmt: skip
 # Key -> what it is, in the words of its users; unset is the only value that is plain LoRA.
 VARIANTS = {
@@ -129,13 +130,6 @@ def _variants(config: Mapping[str, Any], where: Callable[[str], str]) -> Iterato
     for key, name in VARIANTS.items():
         if config.get(key):
             yield Problem(f"{name} is not supported ({key})", where(key), MERGE)
-    bias = config.get("bias") or "none"
-    if bias != "none":
-        yield Problem(
-            f"LoRA with trained biases is not supported (bias {bias!r}): Phi has none",
-            where("bias"),
-            MERGE,
-        )
     init = config.get("init_lora_weights", True)
     if str(init).lower().startswith(_BASE_CHANGING):
         yield Problem(

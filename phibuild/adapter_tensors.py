@@ -3,7 +3,9 @@
 They are named `base_model.model.<module>` and then `.lora_A.weight` [r, in] and `.lora_B.weight`
 [out, r] of a linear layer, `.lora_embedding_A` [r, vocabulary] and `.lora_embedding_B` [hidden, r]
 of an embedding, `.weight` of a module that was trained whole (`modules_to_save`), or
-`.base_layer.weight` of one that has a LoRA too (PEFT's save_and_load.py).
+`.base_layer.weight` of one that has a LoRA too (PEFT's save_and_load.py). A state that was saved as
+it is has the adapter's name in it, `.lora_A.default.weight`: PEFT loads that of the one it calls
+"default", and overlooks every other.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ from phibuild.weights import DTYPES, FETCH, some, some_problems
 _PICKLE = "adapter_model.bin"
 _NAME = re.compile(
     r"base_model\.model\.(?P<module>.+?)\."
-    r"(?:(?P<lora>lora_[AB])\.weight|(?P<embedding>lora_embedding_[AB])|(?:base_layer\.)?weight)"
+    r"(?:(?P<lora>lora_[AB])(?:\.default)?\.weight|(?P<embedding>lora_embedding_[AB])(?:\.default)?|"
+    r"(?:base_layer\.)?weight)"
 )
 _WHOLE = "weight"
 _VARIANTS = {
     "lora_magnitude_vector": "DoRA",
     "lora_B.bias": "LoRA with biases of its own",
+    ".bias": "LoRA with trained biases",
     "trainable_tokens": "LoRA with single trained tokens",
 }
 _OTHER_BASE = "is it an adapter for another base model?"

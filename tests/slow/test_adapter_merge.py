@@ -62,7 +62,8 @@ MADE = {
 @dataclass(frozen=True)
 class Case:
     """An adapter: what it was trained on, LoraConfig's words, whether embedding and head are one
-    tensor after the merge, the type that it is saved in, and the base it is merged into here."""
+    tensor after the merge, the type that it is saved in, the base it is merged into here, and how
+    it is saved."""
 
     trained: str
     config: dict[str, Any]
@@ -70,6 +71,7 @@ class Case:
     dtype: str = "fp32"
     merged: str | None = None
     save: dict[str, Any] | None = None
+    named: bool = False
 
 
 CASES = {
@@ -98,6 +100,12 @@ CASES = {
         "phi3", {"target_modules": FUSED, "modules_to_save": [*BOTH, "norm"]}, False
     ),
     "LoRA on embedding and head": Case("phi3", {"target_modules": [*FUSED, *BOTH]}, False),
+    "trained biases, of which there are none": Case(
+        "phi3", {"target_modules": FUSED, "bias": "all"}, False
+    ),
+    "the adapter's name in the tensors' names": Case(
+        "phi3", {"target_modules": [*FUSED, "embed_tokens"]}, False, named=True
+    ),
     "LoRA on embedding, bf16 adapter": Case(
         "phi3-fp16", {"target_modules": ["embed_tokens"], "r": 3}, False, "bf16"
     ),
@@ -206,7 +214,7 @@ def made(
                 "adapter",
                 {
                     "base": base, "output": adapter, "config": case.config, "dtype": case.dtype,
-                    "save": case.save or {}, "seed": seed,
+                    "save": case.save or {}, "seed": seed, "named": case.named,
                 },
             )
         )  # fmt: skip

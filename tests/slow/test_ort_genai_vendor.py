@@ -378,3 +378,46 @@ def test_slabs_give_the_same_bits(toolchain_python: Callable[[str], Path]) -> No
 
 def test_whole_slabs_are_rounded_as_the_kernels_do(toolchain_python: Callable[[str], Path]) -> None:
     _python(toolchain_python("ort_genai"), COMPARE_KERNELS)
+
+
+# Builds and runs one token of each folder: what is said of it, "" if it ran.
+RUN_ROTARY = """
+import json, runpy, sys
+import onnxruntime_genai as genai
+answers = []
+for source, output in json.load(sys.stdin):
+    sys.argv = ["builder", "-m", source, "-o", output, "-p", "fp32", "-e", "cpu", "-c", output]
+    runpy.run_module("onnxruntime_genai.models.builder", run_name="__main__")
+    model = genai.Model(output)
+    generator = genai.Generator(model, genai.GeneratorParams(model))
+    try:
+        generator.append_tokens([300, 301, 302])
+        generator.generate_next_token()
+        answers.append("")
+    except RuntimeError as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.outside(
+    "building",
+    "ONNX: a rotary width that is no multiple of 16",
+    "built, and the graph fails when run",
+)
+def test_graphs_of_other_widths_fail_when_run(
+    checkpoint: Callable[..., Path], toolchain_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The shapes of tests/unit/test_backend_ort_genai.py, and one that runs."""
+    shapes = [(32, 0.75), (32, 0.25), (24, 1.0), (32, 1.0)]
+    folders = [
+        checkpoint(
+            "phi4mini", layers=1, hidden_size=4 * head, num_attention_heads=4,
+            num_key_value_heads=2, partial_rotary_factor=partial, rope_scaling=None,
+            max_position_embeddings=4096, original_max_position_embeddings=4096,
+        )
+        for head, partial in shapes
+    ]  # fmt: skip
+    asked = [[str(folder), str(tmp_path / folder.name)] for folder in folders]
+    said = json.loads(_python(toolchain_python("ort_genai"), RUN_ROTARY, asked).splitlines()[-1])
+    assert [text and "multiple of" in text for text in said] == [True, True, True, ""], said

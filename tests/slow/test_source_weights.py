@@ -41,7 +41,7 @@ EMBEDDING = "model.embed_tokens.weight"
 @pytest.mark.case(
     "config.json",
     "rope_scaling.type: su",
-    "cannot be loaded *",
+    None,
     "read as longrope, said in plan and report",
 )
 def test_a_head_of_its_own_older_saves_and_longropes_first_name(
@@ -115,7 +115,7 @@ def test_keys_that_change_longropes_scale(
 @pytest.mark.case(
     "weights",
     "tied flag, an equal copy as lm_head.weight",
-    "tied",
+    None,
     "tied, the copy is not written",
 )
 def test_an_equal_copy_of_the_embedding_is_no_head(
@@ -138,7 +138,7 @@ def test_an_equal_copy_of_the_embedding_is_no_head(
 @pytest.mark.case(
     "weights",
     "NaN or infinity",
-    "loaded",
+    None,
     "refused before anything is built, with tensor and position; with allow_nonfinite, floats "
     "hold it and integers fail",
 )
@@ -177,7 +177,7 @@ def test_nan_in_a_weight_is_refused_for_all_formats_alike(
 @pytest.mark.case(
     "weights",
     "a finite weight beyond fp16",
-    "infinity *",
+    None,
     "fp16 fails, naming the tensor",
 )
 def test_weights_beyond_fp16_fail_in_every_format(

@@ -3,9 +3,12 @@ phibuild does, as a table in a page: the tests that check a case are marked with
 
     @pytest.mark.case("weights", "NaN or infinity", "loaded as it is", "refused, naming the tensor")
 
-`{name}` in a text is that parameter of the test. What is said of others ends with ` *` where the
-test does not run them, and is `-` where they have no say. The table stands between two
-marks in the page; what is around it stays.
+A test that does not run the others' programs says None of them; one that does says it then:
+
+    @pytest.mark.outside("weights", "NaN or infinity", "loaded as it is")
+
+`{name}` in a text is that parameter of the test; "-" stands where nobody outside has a say. The
+table stands between two marks in the page; what is around it stays.
 """
 
 from __future__ import annotations
@@ -17,7 +20,11 @@ import pytest
 from tabulate import tabulate
 
 BEGIN, END = "<!-- cases: made by the tests -->", "<!-- end of the cases -->"
+HEADERS = ("part", "case", "Transformers, vendor, runtime", "phibuild")
 _PROPERTY = "case"
+
+Cells = dict[int, str]
+"""Texts by column."""
 
 
 def add_option(parser: pytest.Parser) -> None:
@@ -27,9 +34,11 @@ def add_option(parser: pytest.Parser) -> None:
 def note_cases(item: pytest.Item) -> None:
     """Put the cases that a test is marked with into its report."""
     parameters = getattr(getattr(item, "callspec", None), "params", {})
-    for mark in item.iter_markers("case"):
-        part, case, outside, phibuild = (text.format_map(parameters) for text in mark.args)
-        item.user_properties.append((_PROPERTY, json.dumps([part, case, outside, phibuild])))
+    for kind in ("case", "outside"):
+        for mark in item.iter_markers(kind):
+            row = [text and text.format_map(parameters) for text in mark.args]
+            row += [None] * (len(HEADERS) - len(row))
+            item.user_properties.append((_PROPERTY, json.dumps(row)))
 
 
 def write_cases(terminalreporter: pytest.TerminalReporter, path: Path) -> None:
@@ -38,29 +47,36 @@ def write_cases(terminalreporter: pytest.TerminalReporter, path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
     old, after = rest.split(END)
-    rows = {(row[0], row[1]): row for row in _rows(old)}
-    rows |= _noted(terminalreporter, "passed")
+    rows = {(row[0], row[1]): dict(enumerate(row)) for row in _rows(old)}
+    for key, cells in _noted(terminalreporter, "passed"):
+        rows.setdefault(key, {}).update(cells)
     for outcome in ("failed", "error", "skipped"):
-        for key in _noted(terminalreporter, outcome):
+        for key, _ in _noted(terminalreporter, outcome):
             rows.pop(key, None)
+    whole = [key for key in sorted(rows) if len(rows[key]) == len(HEADERS)]
     table = tabulate(
-        [rows[key] for key in sorted(rows)],
-        ("part", "case", "Transformers, vendor, runtime", "phibuild"),
+        [[rows[key][column] for column in range(len(HEADERS))] for key in whole],
+        HEADERS,
         tablefmt="github",
         disable_numparse=True,
     )
     path.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
-    terminalreporter.write_line(f"{len(rows)} cases: {path}")
+    terminalreporter.write_line(f"{len(whole)} cases: {path}")
+    for key in sorted(rows.keys() - set(whole)):
+        terminalreporter.write_line(f"left out, one side is not known: {': '.join(key)}")
 
 
-def _noted(reporter: pytest.TerminalReporter, outcome: str) -> dict[tuple[str, str], list[str]]:
-    rows = (
-        [str(text) for text in json.loads(value)]
+def _noted(reporter: pytest.TerminalReporter, outcome: str) -> list[tuple[tuple[str, str], Cells]]:
+    rows = [
+        json.loads(value)
         for report in reporter.stats.get(outcome, [])
         for name, value in getattr(report, "user_properties", ())
         if name == _PROPERTY
-    )
-    return {(row[0], row[1]): row for row in rows}
+    ]
+    return [
+        ((row[0], row[1]), {place: text for place, text in enumerate(row) if text is not None})
+        for row in rows
+    ]
 
 
 def _rows(table: str) -> list[list[str]]:

@@ -35,9 +35,16 @@ json.dump(answer, sys.stdout)
 """
 
 
-def with_tensor(folder: Path, name: str, data: bytes, shape: tuple[int, ...], dtype: str) -> None:
-    """Append a tensor to a folder's model.safetensors."""
-    path = folder / "model.safetensors"
+def with_tensor(
+    folder: Path,
+    name: str,
+    data: bytes,
+    shape: tuple[int, ...],
+    dtype: str,
+    file: str = "model.safetensors",
+) -> None:
+    """Append a tensor to one of a folder's files."""
+    path = folder / file
     old = path.read_bytes()
     length = struct.unpack("<Q", old[:8])[0]
     header = json.loads(old[8 : 8 + length])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,9 +76,17 @@ def llama_fied(source: str, output: str, kind: str) -> None:
 
 
 def adapter(
-    base: str, output: str, config: dict[str, Any], dtype: str, save: dict[str, Any], seed: int
+    base: str,
+    output: str,
+    config: dict[str, Any],
+    dtype: str,
+    save: dict[str, Any],
+    seed: int,
+    *,
+    named: bool = False,
 ) -> None:
-    """Save an adapter of `base` whose A, B and whole modules are random."""
+    """Save an adapter of `base` whose A, B and whole modules are random; `named` puts the adapter's
+    name into its tensors' names, where it is in a state that was not saved by PEFT."""
     import torch
     from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file, save_file
@@ -97,6 +106,11 @@ def adapter(
     tensors = {
         name: tensor.to(getattr(torch, _DTYPES[dtype])) for name, tensor in load_file(path).items()
     }
+    if named:
+        tensors = {
+            re.sub(r"(lora_[AB]|lora_embedding_[AB])", r"\1.default", name): tensor
+            for name, tensor in tensors.items()
+        }
     save_file(tensors, path, metadata={"format": "pt"})
 
 

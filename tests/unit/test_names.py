@@ -52,7 +52,7 @@ def write(path: str, text: str) -> None:
 @pytest.mark.case(
     "names",
     "recipes called 2024.10, 1.10, 1e5, nan, null",
-    "typed by Hydra *",
+    None,
     "text",
 )
 def test_a_name_is_a_name(name: str) -> None:
@@ -87,7 +87,7 @@ def test_a_name_in_the_key_of_an_override(name: str) -> None:
 @pytest.mark.case(
     "names",
     "sweeps and default lists of such names",
-    "typed by Hydra *",
+    None,
     "text",
 )
 def test_sweeps_of_such_names() -> None:
@@ -137,7 +137,7 @@ def test_a_file_of_a_group_has_no_defaults_list(phibuild: CommandLine, folder: P
 @pytest.mark.case(
     "names",
     "= or letters that are not ASCII in model=",
-    "Hydra's grammar fails *",
+    None,
     "text",
 )
 def test_a_checkpoint_folder_of_any_name(

@@ -78,7 +78,7 @@ def test_the_older_files_count_where_tokenizer_config_says_nothing(tmp_path: Pat
 @pytest.mark.case(
     "tokenizer",
     "additional_chat_templates/",
-    "part of the tokenizer *",
+    None,
     "in the source's digest, fetched, copied",
 )
 def test_templates_are_part_of_it(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_templates_are_part_of_it(tmp_path: Path) -> None:
 @pytest.mark.case(
     "tokenizer",
     "more token ids than embeddings",
-    "fails at such a token *",
+    None,
     "refused in the plan, with both numbers",
 )
 def test_more_ids_than_embeddings_says_both_numbers(tmp_path: Path) -> None:

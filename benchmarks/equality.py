@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests")]
 
-from phibuild.safetensors_io import TensorInfo, read_checkpoint  # noqa: E402
-from phibuild.toolchains import toolchain  # noqa: E402
+from phibuild.toolchains.environment import toolchain  # noqa: E402
+from phibuild.worker.safetensors import TensorInfo, read_checkpoint  # noqa: E402
 from support.llamacpp_recording import describe  # noqa: E402
 
 _BLOCK = 64 << 20

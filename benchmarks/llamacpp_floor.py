@@ -20,11 +20,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from phibuild.architecture import read_architecture
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.layout import FILE_TYPES, tensors
 from phibuild.backends.llamacpp.limits import CHUNK_WEIGHTS
-from phibuild.safetensors_io import ITEM_BYTES, TensorInfo, read_checkpoint
+from phibuild.worker.architecture import read_architecture
+from phibuild.worker.safetensors import ITEM_BYTES, TensorInfo, read_checkpoint
 
 
 def floor(checkpoint: Path, file_types: Iterable[str]) -> tuple[float, int]:

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.architecture import read_architecture
-from phibuild.safetensors_io import SafetensorsWriter
+from phibuild.worker.architecture import read_architecture
+from phibuild.worker.safetensors import SafetensorsWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 _EMBEDDED = ROOT / "phibuild" / "data" / "phi3-tiny-trained"

@@ -33,7 +33,7 @@ import psutil
 from equality import COMPARE
 from measuring import Cost, measured
 from phibuild.schema import PRECISIONS
-from phibuild.toolchains import toolchain
+from phibuild.toolchains.environment import toolchain
 from random_checkpoint import SHAPES, make
 from tables import table
 from vendors import GGUF_TYPES, OFFLINE, ROOT, VENDORS
@@ -50,9 +50,9 @@ sources: {memory: assumed, budget: assumed, context_length: assumed}
 _HASH = """
 import sys
 from pathlib import Path
-from phibuild.checkpoint import load_checkpoint
-from phibuild.keys import source_digest
-from phibuild.store import Store
+from phibuild.checkpoints.facts import load_checkpoint
+from phibuild.planning.keys import source_digest
+from phibuild.store.store import Store
 source, folder = map(Path, sys.argv[1:])
 store = Store(folder)
 store.prepare()

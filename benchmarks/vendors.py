@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "vendors")]
 
-from phibuild.toolchains import Toolchain, toolchain  # noqa: E402
+from phibuild.toolchains.environment import Toolchain, toolchain  # noqa: E402
 from record_llamacpp import compile_quantizer, unpack  # noqa: E402
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TQDM_DISABLE": "1"}

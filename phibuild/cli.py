@@ -185,8 +185,8 @@ def _split_verb(words: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _verb_remedy(word: str, words: Sequence[str]) -> str:
     """Suggest a verb, or the override of a recipe, device or model of that name."""
-    from phibuild.catalogue import Catalogue
-    from phibuild.overrides import name_remedy
+    from phibuild.config.catalogue import Catalogue
+    from phibuild.config.overrides import name_remedy
 
     before = list(words)
     own = before[before.index("--config-dir") + 1 :][:1] if "--config-dir" in before else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +14,8 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
-    model_serializer,
-    model_validator,
 )
 
-from phibuild.figures import ContextLength, DeviceBytes, Said
 from phibuild.units import format_size, parse_size
 
 Precision = Literal["int4", "int8", "fp16", "fp32"]
@@ -31,6 +27,45 @@ Accelerator = Literal[
 ]  # fmt: skip
 Size = Annotated[int, BeforeValidator(parse_size)]
 Options = dict[str, Any]
+
+
+_LEAST_MEMORY, _MOST_MEMORY = 1 << 20, 1 << 50
+_MOST_CONTEXT = 10_000_000
+
+
+def _device_bytes(value: object) -> int:
+    """Return the bytes of a device's memory or budget; raises ValueError for a figure that no
+    device has."""
+    if isinstance(value, float) and 0 < value < 1e4 and value != int(value):
+        raise ValueError(f"{value!r} has no unit; write for example '{value} GiB'")
+    size = parse_size(value)
+    if 0 < size < _LEAST_MEMORY:
+        if isinstance(value, str) and not value.strip().isdecimal():
+            raise ValueError("less than 1 MiB holds no model")
+        # What people mean by 4, 8000 and 262144.
+        number = size if size <= 1 << 17 else size >> 10
+        unit = "GiB" if number <= 1024 else "MiB"
+        raise ValueError(f"{value!r} has no unit; write for example '{number} {unit}'")
+    if size > _MOST_MEMORY:
+        raise ValueError("no device has more than 1 PiB")
+    return size
+
+
+def _context_length(value: int) -> int:
+    if value > _MOST_CONTEXT:
+        raise ValueError(f"no Phi has a context of more than {_MOST_CONTEXT:,} tokens")
+    return value
+
+
+def _said(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty: say where the figure comes from")
+    return value
+
+
+DeviceBytes = Annotated[int, BeforeValidator(_device_bytes), Field(gt=0)]
+ContextLength = Annotated[int, Field(gt=0), AfterValidator(_context_length)]
+Said = Annotated[str, AfterValidator(_said)]
 
 
 class Frozen(BaseModel):
@@ -73,58 +108,6 @@ class Device(Frozen):
                 f"more than the device's memory ({format_size(budget)} of {format_size(memory)})"
             )
         return budget
-
-
-class ModelChoice(Frozen):
-    """Which checkpoint a recipe builds: `path`, a reference (a name of the catalogue, a folder,
-    org/name@revision); or an `adapter`, a PEFT folder, on its `base`, a reference. `name` stands in
-    cell ids; without one it comes from the reference. A text is the reference alone."""
-
-    path: str | None = None
-    base: str | None = None
-    adapter: str | None = None
-    name: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: object) -> object:
-        if isinstance(value, str):
-            return {"path": value}
-        if not isinstance(value, (dict, ModelChoice)):
-            raise ValueError("must be text or a mapping")
-        return value
-
-    @model_validator(mode="after")
-    def _check(self) -> ModelChoice:
-        if self.path is not None:
-            for other in ("base", "adapter"):
-                if getattr(self, other) is not None:
-                    raise ValueError(
-                        f"'path', a whole checkpoint, and '{other}' cannot stand together: an "
-                        "adapter needs base and adapter"
-                    )
-        elif self.adapter is None:
-            if self.base is not None:
-                raise ValueError("'base' needs an adapter; a whole checkpoint is written as path")
-            raise ValueError("names no checkpoint: write path, or base and adapter")
-        elif self.base is None:
-            raise ValueError("'adapter' needs base, the model that it was trained on")
-        for key in ("base", "adapter", "name"):
-            if getattr(self, key) == "":
-                raise ValueError(f"'{key}' must not be empty")
-        if self.name is not None and not any(letter.isalnum() for letter in self.name):
-            raise ValueError("'name' needs a letter or a digit")
-        return self
-
-    @model_serializer
-    def _dump(self) -> str | dict[str, str]:
-        given = {key: value for key, value in dict(self).items() if value is not None}
-        return given["path"] if list(given) == ["path"] else given
-
-    @property
-    def reference(self) -> str:
-        """What the checkpoint is made from, as one line."""
-        return self.path if self.path is not None else f"{self.base} + {self.adapter}"
 
 
 def _limit(value: object) -> object:
@@ -173,76 +156,6 @@ class Evaluation(Frozen):
     decode_tokens: Annotated[int, Field(ge=1, le=10**9)] = 32
     max_reference_bytes: Size = 2 << 30
     text: str | None = None
-
-
-class ExecutorSettings(Frozen):
-    """How steps run: `cores` and `memory` to fill (None: what the machine has), seconds a step
-    may take."""
-
-    kind: Literal["local"] = "local"
-    cores: Annotated[int, Field(gt=0)] | None = None
-    memory: Annotated[Size, Field(gt=0)] | None = None
-    timeout: Annotated[float, Field(gt=0, le=1e9)] = 7200.0
-
-
-def _sbatch_word(value: str) -> str:
-    if not value or not value.isprintable():
-        raise ValueError("must be one line of text")
-    return value
-
-
-def _sbatch_options(value: dict[str, Any]) -> dict[str, Any]:
-    """Check options of sbatch: known form, none that phibuild itself sets."""
-    for key, given in value.items():
-        if not re.fullmatch(r"[a-z][a-z-]*", key):
-            raise ValueError(f"{key!r} is not the long name of an option of sbatch")
-        if key in SBATCH_SET:
-            raise ValueError(f"{key!r} cannot be given: {SBATCH_SET[key]}")
-        if not isinstance(given, (str, int, float)):
-            raise ValueError(f"{key!r} must be text, a number, true or false")
-        try:
-            _sbatch_word(str(given))
-        except ValueError as error:
-            raise ValueError(f"{key!r} {error}") from error
-    return value
-
-
-SBATCH_SET = {
-    **dict.fromkeys(
-        ("array", "chdir", "dependency", "error", "job-name", "nodes", "ntasks", "open-mode",
-         "output", "parsable", "test-only", "wait", "wrap"),
-        "phibuild sets it",
-    ),
-    **{key: f"write executor.{key}" for key in ("partition", "account", "qos", "requeue")},
-    "no-requeue": "write executor.requeue",
-    "cpus-per-task": "write executor.cores",
-}  # fmt: skip
-"""Options of sbatch that the configuration cannot give, and why."""
-SbatchWord = Annotated[str, AfterValidator(_sbatch_word)]
-
-
-class SlurmSettings(Frozen):
-    """How steps run on a cluster: each is a Slurm job of `cores` cores, of the step's memory and
-    `memory_margin`, that may take `timeout` seconds. `memory` is the most that a job may ask for
-    (None: what the largest node has). At most `max_jobs` run at once (None: as many as Slurm
-    lets); `exclusive` judges on nodes without other jobs; `poll` seconds lie between two
-    questions to the scheduler; `setup` are shell commands that a job starts with; `sbatch` are
-    further options of sbatch by their long names."""
-
-    kind: Literal["slurm"]
-    partition: SbatchWord | None = None
-    account: SbatchWord | None = None
-    qos: SbatchWord | None = None
-    cores: Annotated[int, Field(gt=0)] = 4
-    memory: Annotated[Size, Field(gt=0)] | None = None
-    memory_margin: Annotated[Size, Field(ge=0)] = 1 << 30
-    timeout: Annotated[float, Field(gt=0, le=1e8)] = 7200.0
-    max_jobs: Annotated[int, Field(gt=0)] | None = None
-    exclusive: bool = False
-    requeue: bool = True
-    poll: Annotated[float, Field(ge=1, le=3600)] = 10.0
-    setup: tuple[str, ...] = ()
-    sbatch: Annotated[Options, AfterValidator(_sbatch_options)] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

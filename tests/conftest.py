@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from phibuild.backends.registry import BACKENDS
-from phibuild.execute.process import WORKER
-from phibuild.locks import held
-from phibuild.toolchains import Toolchain, toolchain
+from phibuild.execute.runner.process import WORKER
+from phibuild.system.locks import held
+from phibuild.toolchains.environment import Toolchain, toolchain
 from support import correctness, faults_table
 from support.checkpoints import make_checkpoint
 from support.faults import QUICK, Site, Tally

@@ -1,11 +1,9 @@
 """What a backend is: a spec in the core, a worker in its toolchain.
 
 `backends/<name>/spec.py` holds a module-level `SPEC` that satisfies `BackendSpec`; it may import
-schema, architecture, calibration and errors. `backends/<name>/worker.py` satisfies `Worker`; it
-runs inside the toolchain and may import its toolchain's packages, `phibuild.worker`,
-`phibuild.architecture`, `phibuild.safetensors_io`, `phibuild.sentencepiece_model`,
-`phibuild.evaluate` and, of `phibuild.backends`, `chat`, `companions`, `generation`,
-`tokenizer_check`, `tokenizer_probes` and `tokenizer_texts`.
+schema, errors, `phibuild.worker` and the modules beside this one. `backends/<name>/worker.py`
+satisfies `Worker`; it runs inside the toolchain and may import its toolchain's packages and
+`phibuild.worker`.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from typing import Protocol
 
 from pydantic import BaseModel
 
-from phibuild.architecture import Architecture
 from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ class BackendSpec(Protocol):
 #     "logits", or "logits_long" for a runtime that always uses the long rope factors.
 # build(request: dict, report: Report) -> None
 #     request: {"verb": "build", "source": folder, "facts": folder (tokenizer.json and probes.json:
-#     phibuild.backends.tokenizer_check), "architecture": Architecture.to_json(), "model": name,
+#     phibuild.worker.tokenizer_check), "architecture": Architecture.to_json(), "model": name,
 #     "threads": n, "items": [{"item": key, "variant": Variant JSON, "output": empty folder,
 #     "activations": folder (if the variant has a calibration)}]}. Writes each artifact; for each
 #     one calls report.item(key, {**inspect(output), "tokenizer": check_tokenizer(...)}) or
@@ -150,8 +148,8 @@ class BackendSpec(Protocol):
 # inspect(folder: Path) -> dict
 #     Reads the finished artifact back from its files: {"types": {kind: parameters}, "weight_bytes":
 #     bytes of all weights with scales}. Kinds as in StoredTensor.kind.
-# load(folder: Path, threads: int) -> phibuild.evaluate.judge.Runtime, whose native() is also a
-#     phibuild.backends.generation.Speaker.
+# load(folder: Path, threads: int) -> phibuild.worker.judge.Runtime, whose native() is also a
+#     phibuild.worker.generation.Speaker.
 # reference(request, report): pytorch alone.
 # activations(request, report): pytorch alone.
 #     request: {"verb": "activations", "item": key, "source": folder, "text": path, "tokens": n,

@@ -14,7 +14,9 @@ from phibuild.schema import Calibration
 CHUNK_TOKENS = 512
 """Tokens that the original sees at a time, as llama-imatrix has it by default."""
 _EMBEDDED = "embedded"
-_EMBEDDED_TEXT = Path(__file__).resolve().parent / "data" / "phi3-tiny-trained" / "calibration.txt"
+_EMBEDDED_TEXT = (
+    Path(__file__).resolve().parents[1] / "data" / "phi3-tiny-trained" / "calibration.txt"
+)
 
 
 def make_calibration(text: str, tokens: int) -> Calibration:

@@ -9,28 +9,28 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from phibuild.adapter_config import MERGE, AdapterConfig, read_adapter_config
-from phibuild.adapter_merge import (
-    ADAPTER_WEIGHTS,
-    Adapter,
-    Delta,
-    Replacement,
-)
-from phibuild.adapter_tensors import (
+from phibuild.checkpoints.adapter_config import MERGE, AdapterConfig, read_adapter_config
+from phibuild.checkpoints.adapter_tensors import (
     Modules,
     incomplete,
     module_changes,
     overlaps,
     read_adapter_tensors,
 )
-from phibuild.checkpoint import Checkpoint, source_files
-from phibuild.config_file import read_config
+from phibuild.checkpoints.config_file import read_config
+from phibuild.checkpoints.facts import Checkpoint, source_files
+from phibuild.checkpoints.tensors import same_content, some_problems
+from phibuild.checkpoints.tokenizer_files import TokenizerFiles, read_tokenizer, too_many_ids
 from phibuild.errors import Problem, SourceError
-from phibuild.safetensors_io import ITEM_BYTES
-from phibuild.source_config import view_config
-from phibuild.tokenizer_files import TokenizerFiles, read_tokenizer, too_many_ids
-from phibuild.unfused import EMBEDDING, HEAD, Fusing, places
-from phibuild.weights import same_content, some_problems
+from phibuild.worker.adapter_merge import (
+    ADAPTER_WEIGHTS,
+    Adapter,
+    Delta,
+    Replacement,
+)
+from phibuild.worker.safetensors import ITEM_BYTES
+from phibuild.worker.source_config import view_config
+from phibuild.worker.unfused import EMBEDDING, HEAD, Fusing, places
 
 _EMBEDDING, _HEAD = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}

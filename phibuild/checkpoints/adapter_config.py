@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phibuild.adapter_merge import ADAPTER_CONFIG
+from phibuild.checkpoints.json_files import json_place, read_json_object
 from phibuild.errors import Problem, SourceError
-from phibuild.json_files import json_place, read_json_object
+from phibuild.worker.adapter_merge import ADAPTER_CONFIG
 
 SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
 MERGE = "merge it with the tool that trained it and give the merged checkpoint"

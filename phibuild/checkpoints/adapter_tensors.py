@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from phibuild.adapter_config import MERGE, SAVE_AGAIN, AdapterConfig
-from phibuild.adapter_merge import ADAPTER_WEIGHTS, Delta, Replacement
+from phibuild.checkpoints.adapter_config import MERGE, SAVE_AGAIN, AdapterConfig
+from phibuild.checkpoints.tensors import DTYPES, FETCH, some, some_problems
 from phibuild.errors import Problem, SourceError
-from phibuild.safetensors_io import TensorInfo, read_header
-from phibuild.unfused import EMBEDDING, HEAD, Place
-from phibuild.weights import DTYPES, FETCH, some, some_problems
+from phibuild.worker.adapter_merge import ADAPTER_WEIGHTS, Delta, Replacement
+from phibuild.worker.safetensors import TensorInfo, read_header
+from phibuild.worker.unfused import EMBEDDING, HEAD, Place
 
 _PICKLE = "adapter_model.bin"
 _NAME = re.compile(

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import Architecture, read_architecture
+from phibuild.checkpoints.json_files import read_json_object
+from phibuild.checkpoints.refused_formats import refused_format
+from phibuild.checkpoints.tensors import FETCH
 from phibuild.errors import Problem, SourceError
-from phibuild.json_files import read_json_object
-from phibuild.refused_formats import refused_format
-from phibuild.safetensors_io import TensorInfo
-from phibuild.unfused import LLAMA_FIED, canonical_config
-from phibuild.weights import FETCH
+from phibuild.worker.architecture import Architecture, read_architecture
+from phibuild.worker.safetensors import TensorInfo
+from phibuild.worker.unfused import LLAMA_FIED, canonical_config
 
 CONFIG = "config.json"
 _SUPPORTED = "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)"

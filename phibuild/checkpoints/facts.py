@@ -13,24 +13,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from phibuild.adapter_merge import ADAPTER, Adapter
-from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles
-from phibuild.backends.companions import GENERATION_FILES
-from phibuild.config_file import CONFIG, check_architecture, read_config
+from phibuild.checkpoints.config_file import CONFIG, check_architecture, read_config
+from phibuild.checkpoints.json_files import json_place
+from phibuild.checkpoints.tensors import check_tensors, has_own_head, ignored_weights, read_tensors
+from phibuild.checkpoints.tokenizer_files import TokenizerFiles, read_tokenizer, too_many_ids
 from phibuild.errors import Problem, SourceError
-from phibuild.json_files import json_place
-from phibuild.safetensors_io import INDEX, SINGLE, TensorInfo, shard_paths
-from phibuild.source_config import view_config
-from phibuild.tokenizer_files import TokenizerFiles, read_tokenizer, too_many_ids
-from phibuild.unfused import (
+from phibuild.worker.adapter_merge import ADAPTER, Adapter
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import GENERATION_FILES
+from phibuild.worker.safetensors import INDEX, SINGLE, TensorInfo, shard_paths
+from phibuild.worker.source_config import view_config
+from phibuild.worker.unfused import (
     LLAMA_FIED,
     Fusing,
     find_fusing,
     source_tensors,
     unfused_tensors,
 )
-from phibuild.weights import check_tensors, has_own_head, ignored_weights, read_tensors
 
 LICENSE_NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 _MOST_FACTORS = 1 << 16

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phibuild.backends.companions import GENERATION_FILES, TOKENIZER_FILES
-from phibuild.checkpoint import LICENSE_NAMES
-from phibuild.config_file import check_architecture
+from phibuild.checkpoints.config_file import check_architecture
+from phibuild.checkpoints.facts import LICENSE_NAMES
+from phibuild.checkpoints.hub_download import AGAIN, content_error, download
 from phibuild.errors import Problem, SourceError
-from phibuild.hub_download import AGAIN, content_error, download
-from phibuild.safetensors_io import INDEX, SINGLE, shard_paths
+from phibuild.worker.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.worker.safetensors import INDEX, SINGLE, shard_paths
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phibuild.errors import Problem, SourceError
-from phibuild.files import file_sha256
-from phibuild.locks import held
+from phibuild.system.files import file_sha256
+from phibuild.system.locks import held
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from phibuild.checkpoints.tensors import some
 from phibuild.errors import Problem
-from phibuild.weights import some
 
 # quant_method -> name.
 _METHODS = {

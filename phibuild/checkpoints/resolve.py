@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from phibuild.catalogue import DATA, Catalogue, ModelEntry, locate
-from phibuild.checkpoint import Checkpoint, catalogue_checkpoint, load_checkpoint
+from phibuild.checkpoints.facts import Checkpoint, catalogue_checkpoint, load_checkpoint
+from phibuild.config.catalogue import DATA, Catalogue, ModelEntry, locate
+from phibuild.config.model_choice import ModelChoice
+from phibuild.config.yamlfile import YamlFile
 from phibuild.errors import Problem, SourceError, suggest
-from phibuild.places import as_path, is_folder
-from phibuild.schema import ModelChoice
-from phibuild.yamlfile import YamlFile
+from phibuild.system.places import as_path, is_folder
 
 Fetch = Literal["never", "missing", "always"]
 """When a Hub model is downloaded: unless it is in the Hub's cache, or always, so that a branch is
@@ -103,7 +103,7 @@ def _adapted(
     if not folder.is_dir():
         remedy = "an adapter is a folder that PEFT saved, with adapter_config.json in it"
         raise SourceError(Problem(f"no such folder: {folder}", where("adapter"), remedy))
-    from phibuild.adapter import load_adapted
+    from phibuild.checkpoints.adapter import load_adapted
 
     original = _resolve(base, name, catalogue, where("base"), fetch)
     return load_adapted(original, folder, name, reference, where("adapter"))
@@ -139,7 +139,7 @@ def _resolve(
     if _is_path(reference):
         folder = _folder(reference, where)
         if _is_adapter(folder):
-            from phibuild.adapter import base_reference
+            from phibuild.checkpoints.adapter import base_reference
 
             base = base_reference(folder, where)
             return _adapted(base, folder, name, reference, catalogue, lambda key: where, fetch)
@@ -175,7 +175,7 @@ def _from_hub(
     *,
     fetch: Fetch,
 ) -> Checkpoint:
-    from phibuild import hub
+    from phibuild.checkpoints import hub
 
     folder = hub.cached(repo, revision) if fetch != "always" else None
     if folder is None and fetch != "never":

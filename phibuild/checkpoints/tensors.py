@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from phibuild.architecture import Architecture
 from phibuild.errors import Problem
-from phibuild.safetensors_io import INDEX, SINGLE, TensorInfo, read_header, shard_paths
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.safetensors import INDEX, SINGLE, TensorInfo, read_header, shard_paths
 
 DTYPES = ("BF16", "F16", "F32")
 FETCH = "fetch this file again"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phibuild.backends.companions import TEMPLATES
 from phibuild.errors import Problem
-from phibuild.sentencepiece_model import read_pieces
+from phibuild.worker.companions import TEMPLATES
+from phibuild.worker.sentencepiece_model import read_pieces
 
 _REMEDY = "copy the tokenizer files of the original checkpoint into the folder"
 _LEGACY = ("special_tokens_map.json", "added_tokens.json")

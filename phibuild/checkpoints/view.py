@@ -12,10 +12,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from phibuild.checkpoint import Checkpoint
-from phibuild.config_file import CONFIG
-from phibuild.safetensors_io import INDEX
-from phibuild.store import Store
+from phibuild.checkpoints.config_file import CONFIG
+from phibuild.checkpoints.facts import Checkpoint
+from phibuild.store.store import Store
+from phibuild.worker.safetensors import INDEX
 
 WEIGHTS = "weights"
 """The folder of a source step's result that holds weights, where they are not the source's own."""

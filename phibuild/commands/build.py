@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.commands.common import Prepared, compose, prepare
-from phibuild.compose import Composition
+from phibuild.config.compose import Composition
+from phibuild.config.executors import ExecutorSettings
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_GATE_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from phibuild.execute.context import Listener
-from phibuild.execute.local import Execution, run_plan
-from phibuild.places import user_path
-from phibuild.progress import make_progress
+from phibuild.execute.local.executor import Execution, run_plan
+from phibuild.execute.progress import make_progress
 from phibuild.report.data import make_report
 from phibuild.report.table import LEGEND, headline, report_table, summary_lines
 from phibuild.report.writing import check_output, new_run, write_run
-from phibuild.schema import ExecutorSettings
+from phibuild.store.uses import in_use
 from phibuild.streams import silence
-from phibuild.uses import in_use
+from phibuild.system.places import user_path
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         with contextlib.ExitStack() as planning:
             prepared = prepare(arguments, composition, planning)
             folder = stack.enter_context(new_run(output, composition.name))
-            stack.enter_context(in_use(prepared.store, folder, prepared.plan))
+            stack.enter_context(in_use(prepared.store, folder, prepared.plan.store_keys))
         with make_progress(quiet=arguments.json) as progress:
             execution = execute(prepared, folder / "logs", progress)
         report = make_report(

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from phibuild.catalogue import Catalogue
-from phibuild.compose import Composition, compose_build
-from phibuild.edits import COMMAND_LINE
+from phibuild.checkpoints.resolve import Fetch
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import Composition, compose_build
+from phibuild.config.edits import COMMAND_LINE
+from phibuild.config.executors import ExecutorSettings, SlurmSettings
 from phibuild.errors import ConfigError, Problem
-from phibuild.integrity import forget_sources, set_damaged_aside
-from phibuild.machine import usable_memory
-from phibuild.matrix import Matrix, expand
-from phibuild.models import Fetch
-from phibuild.places import store_folder, user_path
-from phibuild.plan import evaluation_text, make_plan
-from phibuild.schema import ExecutorSettings, SlurmSettings
-from phibuild.steps import Plan
-from phibuild.store import Store
-from phibuild.uses import nothing_removed
+from phibuild.planning.integrity import forget_sources, set_damaged_aside
+from phibuild.planning.matrix import Matrix, expand
+from phibuild.planning.plan import evaluation_text, make_plan
+from phibuild.planning.steps import Plan
+from phibuild.store.store import Store
+from phibuild.store.uses import nothing_removed
+from phibuild.system.machine import usable_memory
+from phibuild.system.places import store_folder, user_path
 
 
 @dataclass(frozen=True)

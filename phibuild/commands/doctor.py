@@ -16,9 +16,9 @@ from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK
-from phibuild.pip_config import pip_settings
-from phibuild.places import store_folder, toolchains_folder
-from phibuild.toolchains import toolchain
+from phibuild.system.places import store_folder, toolchains_folder
+from phibuild.toolchains.environment import toolchain
+from phibuild.toolchains.pip_config import pip_settings
 from phibuild.units import format_size
 
 _MIN_DISK = 10 << 30

@@ -10,8 +10,8 @@ from typing import Any
 from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS, backend
-from phibuild.catalogue import Catalogue
 from phibuild.commands.common import make_catalogue
+from phibuild.config.catalogue import Catalogue
 from phibuild.errors import EXIT_OK, ConfigError
 from phibuild.schema import PRECISIONS
 from phibuild.units import format_size

@@ -6,8 +6,8 @@ import argparse
 import json
 
 from phibuild.commands.build import exit_code, show
-from phibuild.places import user_path
 from phibuild.report.runs import find_run, read_report
+from phibuild.system.places import user_path
 
 
 def run(arguments: argparse.Namespace) -> int:

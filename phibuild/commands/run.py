@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, EXIT_USAGE, ConfigError, Problem
-from phibuild.execute.events import Event, Failed, Item, Stage, Text
-from phibuild.execute.process import Runners, run_worker
-from phibuild.execute.usage import Usage
-from phibuild.places import user_path
+from phibuild.execute.runner.events import Event, Failed, Item, Stage, Text
+from phibuild.execute.runner.process import Runners, run_worker
+from phibuild.execute.runner.usage import Usage
 from phibuild.report.runnable import Runnable, find_runnable
 from phibuild.streams import complain
-from phibuild.toolchains import toolchain
+from phibuild.system.places import user_path
+from phibuild.toolchains.environment import toolchain
 
 _TIMEOUT = 24 * 3600.0  # seconds; who waits for the text sees it come
 

@@ -12,10 +12,10 @@ from typing import Any
 from tabulate import tabulate
 
 from phibuild.errors import EXIT_OK
-from phibuild.inventory import Entry, entries, usage
-from phibuild.places import store_folder
-from phibuild.removal import Removal, plan_removal, remove
-from phibuild.store import Store
+from phibuild.store.inventory import Entry, entries, usage
+from phibuild.store.removal import Removal, plan_removal, remove
+from phibuild.store.store import Store
+from phibuild.system.places import store_folder
 from phibuild.units import format_age, format_size
 
 _KEY_LETTERS = 12

@@ -12,8 +12,13 @@ from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS
 from phibuild.errors import EXIT_OK, ConfigError, Problem, suggest
-from phibuild.toolchain_lock import make_lock
-from phibuild.toolchains import old_environments, remove_environment, size_bytes, toolchain
+from phibuild.toolchains.environment import (
+    old_environments,
+    remove_environment,
+    size_bytes,
+    toolchain,
+)
+from phibuild.toolchains.lock import make_lock
 from phibuild.units import format_size
 
 _OLD = "old: its lock has changed ('toolchain remove --old')"

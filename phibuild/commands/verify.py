@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, ConfigError, Problem, suggest
-from phibuild.inventory import entries
-from phibuild.manifest import MANIFEST, check_artifact, read_artifact
-from phibuild.places import store_folder, user_path
 from phibuild.report.runs import built_cells, find_run, read_report
-from phibuild.store import MEASURES, Store
+from phibuild.store.inventory import entries
+from phibuild.store.manifest import MANIFEST, check_artifact, read_artifact
+from phibuild.store.store import MEASURES, Store
+from phibuild.system.places import store_folder, user_path
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,22 +13,16 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from phibuild.config.grammar import FUNCTIONS, NotAnOverride, parse
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _PLAIN = re.compile(r"(?:\\.|[^,\\]|\\\Z)*", re.DOTALL)
 _BLANKS = re.compile(r"[ \t]*")
 # The characters that Hydra's grammar lets a backslash stand before, outside quotes.
 _ESCAPED = re.compile(r"\\([\\()\[\]{}:=, \t])")
-_FUNCTION = re.compile(rf"(?:{'|'.join(create_functions().functions)})[ \t]*\(.*\)", re.DOTALL)
+_FUNCTION = re.compile(rf"(?:{'|'.join(FUNCTIONS)})[ \t]*\(.*\)", re.DOTALL)
 _CHOICE = re.compile(r"choice[ \t]*\(([^()]*[^()\s][^()]*)\)", re.DOTALL)
 _OPENING, _CLOSING = "[{", "]}"
-
-
-class NotAnOverride(ValueError):
-    """What Hydra's grammar has against a word."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +32,6 @@ class Element:
 
     kind: str
     text: str
-
-
-def parse(word: str) -> Override:
-    """Return what Hydra makes of a word; raises NotAnOverride."""
-    try:
-        override: Override = OverridesParser.create().parse_override(word)
-    except (HydraException, RecursionError) as error:
-        lines = str(error).splitlines()
-        raise NotAnOverride(lines[0] if lines else "nested too deep") from error
-    return override
 
 
 def is_function(text: str) -> bool:

@@ -17,11 +17,11 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from phibuild.config.yamlfile import Path_, YamlFile, show_path
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import PRECISIONS, Device, Frozen, Size
-from phibuild.yamlfile import Path_, YamlFile, show_path
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 DATA = _PACKAGE / "data"
 M = TypeVar("M", bound=BaseModel)
 # pydantic's error types, by how they start, in the words of people who write YAML.

@@ -20,14 +20,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from phibuild.catalogue import Catalogue, locate, shipped_root, validation_problems
-from phibuild.copies import read_copy, recipe_copies
-from phibuild.edits import COMMAND_LINE, apply_edit
+from phibuild.config.catalogue import Catalogue, locate, shipped_root, validation_problems
+from phibuild.config.copies import read_copy, recipe_copies
+from phibuild.config.edits import COMMAND_LINE, apply_edit
+from phibuild.config.model_choice import ModelChoice
+from phibuild.config.overrides import AXES, GROUPS, Model, Words, read_words
+from phibuild.config.recipe import (
+    NO_MODEL,
+    BuildConfig,
+    Recipe,
+    clashes,
+    recipe_chain,
+    validate_recipe,
+)
+from phibuild.config.yamlfile import Path_, YamlFile
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.overrides import AXES, GROUPS, Model, Words, read_words
-from phibuild.recipe import NO_MODEL, BuildConfig, Recipe, clashes, recipe_chain, validate_recipe
-from phibuild.schema import ModelChoice
-from phibuild.yamlfile import Path_, YamlFile
 
 _DEFAULT_RECIPE = "quickstart"
 # The name under which Hydra is given a chosen file of conf/evaluation or conf/executor.

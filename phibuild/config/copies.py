@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from phibuild.edits import as_mappings, is_names, is_precisions
-from phibuild.yamlfile import Path_, YamlFile
+from phibuild.config.edits import as_mappings, is_names, is_precisions
+from phibuild.config.yamlfile import Path_, YamlFile
 
 
 def read_copy(file: YamlFile) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from phibuild.config.yamlfile import Path_
 from phibuild.errors import ConfigError, Problem
-from phibuild.yamlfile import Path_
 
 COMMAND_LINE = "command line"
 

@@ -8,24 +8,21 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from hydra.core.override_parser.types import Override
-
-from phibuild.axis_words import (
+from phibuild.config.axis_words import (
     Element,
-    NotAnOverride,
     is_function,
     odd_character,
-    parse,
     read_elements,
     read_mapping,
 )
-from phibuild.catalogue import Catalogue
-from phibuild.edits import COMMAND_LINE, Edit
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.edits import COMMAND_LINE, Edit
+from phibuild.config.grammar import NotAnOverride, Override, parse
+from phibuild.config.sweeps import FORMS, function_values, needs_sweep
+from phibuild.config.yamlfile import refused_interpolation
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.places import is_folder
 from phibuild.schema import PRECISIONS
-from phibuild.sweeps import FORMS, function_values, needs_sweep
-from phibuild.yamlfile import refused_interpolation
+from phibuild.system.places import is_folder
 
 AXES = ("recipe", "model", "device", "backend", "precision")
 # Groups of conf/ besides the axes, with what conf/phibuild.yaml chooses.

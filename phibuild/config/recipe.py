@@ -9,19 +9,14 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from phibuild.catalogue import Catalogue, locate, validation_problems
-from phibuild.edits import COMMAND_LINE, is_names, is_precisions, kind_of
+from phibuild.config.catalogue import Catalogue, locate, validation_problems
+from phibuild.config.edits import COMMAND_LINE, is_names, is_precisions, kind_of
+from phibuild.config.executors import ExecutorSettings, SlurmSettings
+from phibuild.config.model_choice import ModelChoice
+from phibuild.config.overrides import GROUPS
+from phibuild.config.yamlfile import Path_, YamlFile
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.overrides import GROUPS
-from phibuild.schema import (
-    Evaluation,
-    ExecutorSettings,
-    Frozen,
-    Gates,
-    ModelChoice,
-    SlurmSettings,
-)
-from phibuild.yamlfile import Path_, YamlFile
+from phibuild.schema import Evaluation, Frozen, Gates
 
 _MAPPINGS = ("devices", "backends", "gates", *GROUPS)
 # Of a recipe whose model is wrong, which is said.

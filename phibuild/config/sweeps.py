@@ -7,11 +7,8 @@ import re
 from collections.abc import Sequence
 from itertools import islice
 
-from hydra.core.override_parser.types import Glob
-from hydra.errors import HydraException
-
-from phibuild.axis_words import NotAnOverride, parse
-from phibuild.edits import COMMAND_LINE, kind_of
+from phibuild.config.edits import COMMAND_LINE, kind_of
+from phibuild.config.grammar import Glob, NotAnOverride, parse, sweep_values
 from phibuild.errors import ConfigError, Problem
 
 FORMS = "overrides are key=value, +key=value or ~key"
@@ -51,9 +48,9 @@ def function_values(
             raise ConfigError(Problem(f"no {key} matches", where, f"known: {', '.join(known)}"))
         return tuple(chosen), True
     try:
-        items = islice(override.sweep_iterator(), _MAX_NAMES + 1)
+        items = islice(sweep_values(override), _MAX_NAMES + 1)
         values = [_without_quotes(item) for item in items]
-    except HydraException as error:
+    except NotAnOverride as error:
         what = "this kind of sweep has no list of values"
         raise ConfigError(Problem(what, where, f"-m {key}=a,b")) from error
     if len(values) > _MAX_NAMES:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from phibuild.errors import PhibuildError
-from phibuild.execute.events import Stage
-from phibuild.execute.items import Runner
-from phibuild.execute.process import Runners
-from phibuild.execute.usage import Usage
-from phibuild.steps import Artifact, Plan
-from phibuild.store import Store
-from phibuild.toolchains import toolchain
+from phibuild.execute.runner.events import Stage
+from phibuild.execute.runner.items import Runner
+from phibuild.execute.runner.process import Runners
+from phibuild.execute.runner.usage import Usage
+from phibuild.planning.steps import Artifact, Plan
+from phibuild.store.store import Store
+from phibuild.toolchains.environment import toolchain
 
 RUN_AGAIN = "out of memory; it is run again, alone"
 

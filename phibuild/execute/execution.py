@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from phibuild.demand import note_lack, note_peak
 from phibuild.errors import PhibuildError
-from phibuild.execute.building import build
 from phibuild.execute.context import Context, Result
-from phibuild.execute.judging import measure
-from phibuild.execute.original import run_original
-from phibuild.steps import (
+from phibuild.execute.work.build import build
+from phibuild.execute.work.measure import measure
+from phibuild.execute.work.original import run_original
+from phibuild.planning.memory import note_lack, note_peak
+from phibuild.planning.steps import (
     BackendStep,
     BuildStep,
     MeasureStep,
@@ -20,8 +20,8 @@ from phibuild.steps import (
     Plan,
     SourceStep,
 )
-from phibuild.store import Store
-from phibuild.toolchains import NOT_INSTALLED, toolchain
+from phibuild.store.store import Store
+from phibuild.toolchains.environment import NOT_INSTALLED, toolchain
 
 Step = OriginalStep | BackendStep
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from phibuild.errors import EXIT_INTERRUPTED
-from phibuild.execute.process import Runners
+from phibuild.execute.runner.process import Runners
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _SHOW_CURSOR = b"\x1b[?25h"

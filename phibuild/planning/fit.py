@@ -10,12 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from phibuild.backends.registry import backend
-from phibuild.checkpoint import Checkpoint
-from phibuild.demand import Demand, demand
-from phibuild.keys import builder_digest
-from phibuild.matrix import Matrix
-from phibuild.schema import Evaluation
-from phibuild.steps import (
+from phibuild.checkpoints.facts import Checkpoint
+from phibuild.planning.keys import builder_digest
+from phibuild.planning.matrix import Matrix
+from phibuild.planning.memory import Demand, demand
+from phibuild.planning.steps import (
     ActivationsStep,
     Artifact,
     BackendStep,
@@ -26,7 +25,8 @@ from phibuild.steps import (
     Refusal,
     SourceStep,
 )
-from phibuild.store import Store, content_key
+from phibuild.schema import Evaluation
+from phibuild.store.store import Store, content_key
 from phibuild.units import format_size
 
 _Step = TypeVar("_Step", bound=BackendStep)

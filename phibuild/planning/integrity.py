@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from phibuild.checkpoint import Checkpoint
-from phibuild.steps import Plan
-from phibuild.store import ARTIFACTS, REFERENCES, Store
+from phibuild.checkpoints.facts import Checkpoint
+from phibuild.planning.steps import Plan
+from phibuild.store.store import ARTIFACTS, REFERENCES, Store
 
 
 def forget_sources(checkpoints: Iterable[Checkpoint], store: Store) -> None:

@@ -8,46 +8,47 @@ from functools import cache
 from pathlib import Path
 
 from phibuild import __version__
-from phibuild.calibration import CHUNK_TOKENS
-from phibuild.checkpoint import Checkpoint, combine_digests
+from phibuild.backends.calibration import CHUNK_TOKENS
+from phibuild.checkpoints.facts import Checkpoint, combine_digests
 from phibuild.errors import Problem
+from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.schema import Calibration, Variant
-from phibuild.steps import REFERENCE_BACKEND
-from phibuild.store import Store, content_key
-from phibuild.toolchains import BACKENDS, toolchain
+from phibuild.store.store import Store, content_key
+from phibuild.toolchains.environment import BACKENDS, toolchain
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 CHANGED = "the checkpoint was changed while it was read: build again when it stays as it is"
 _SHARED_CODE = (
-    "worker.py",
-    "architecture.py",
-    "config_keys.py",
-    "source_config.py",
-    "view.py",
-    "disk.py",
-    "disk_buffers.py",
-    "safetensors_io.py",
-    "readme.py",
-    "sentencepiece_model.py",
-    "backends/chat.py",
-    "backends/companions.py",
-    "backends/tokenizer_check.py",
-    "backends/tokenizer_probes.py",
-    "backends/tokenizer_texts.py",
+    "worker/entry.py",
+    "worker/protocol.py",
+    "worker/architecture.py",
+    "worker/config_keys.py",
+    "worker/source_config.py",
+    "checkpoints/view.py",
+    "worker/direct_io.py",
+    "worker/write_buffers.py",
+    "worker/safetensors.py",
+    "execute/work/readme.py",
+    "worker/sentencepiece_model.py",
+    "worker/chat.py",
+    "worker/companions.py",
+    "worker/tokenizer_check.py",
+    "worker/tokenizer_probes.py",
+    "worker/tokenizer_texts.py",
 )
 _FACTS_CODE = (
-    "adapter_config.py",
-    "adapter_merge.py",
-    "adapter_tensors.py",
-    "adapter.py",
-    "unfused.py",
-    "backends/tokenizer_check.py",
-    "backends/tokenizer_probes.py",
+    "checkpoints/adapter_config.py",
+    "worker/adapter_merge.py",
+    "checkpoints/adapter_tensors.py",
+    "checkpoints/adapter.py",
+    "worker/unfused.py",
+    "worker/tokenizer_check.py",
+    "worker/tokenizer_probes.py",
     "backends/pytorch/merge.py",
     "backends/pytorch/tokenizer_facts.py",
     "backends/pytorch/tokenizing.py",
 )
-_JUDGE_CODE = ("evaluate/judge.py", "evaluate/metrics.py", "worker.py")
+_JUDGE_CODE = ("worker/judge.py", "worker/metrics.py", "worker/entry.py", "worker/protocol.py")
 
 
 def source_digest(checkpoint: Checkpoint, store: Store, *, read_weights: bool) -> str | None:

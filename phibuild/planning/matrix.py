@@ -8,15 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from phibuild.backends.registry import backend
-from phibuild.catalogue import Catalogue
-from phibuild.checkpoint import Checkpoint
-from phibuild.compose import Composition
-from phibuild.edits import COMMAND_LINE
+from phibuild.checkpoints.facts import Checkpoint
+from phibuild.checkpoints.resolve import Fetch, model_name, resolve_model
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import Composition
+from phibuild.config.edits import COMMAND_LINE
+from phibuild.config.model_choice import ModelChoice
+from phibuild.config.recipe import NO_MODEL, Recipe
 from phibuild.errors import ConfigError, PhibuildError, Problem, SourceError
-from phibuild.models import Fetch, model_name, resolve_model
-from phibuild.recipe import NO_MODEL, Recipe
-from phibuild.schema import Cell, Device, ModelChoice, Skip, Variant
-from phibuild.squares import Expansion, Square, check_axes, read_squares
+from phibuild.planning.options import Expansion, Square, check_axes, read_squares
+from phibuild.schema import Cell, Device, Skip, Variant
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from phibuild.store import Store, content_key
+from phibuild.store.store import Store, content_key
 
 _KEPT = 5
 _SPARE = 64 << 20

@@ -13,13 +13,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from phibuild.backends.registry import BACKENDS, backend
-from phibuild.catalogue import Catalogue, explain, locate
-from phibuild.compose import Composition
-from phibuild.edits import COMMAND_LINE
+from phibuild.config.catalogue import Catalogue, explain, locate
+from phibuild.config.compose import Composition
+from phibuild.config.edits import COMMAND_LINE
+from phibuild.config.recipe import Recipe
+from phibuild.config.yamlfile import Path_, YamlFile
 from phibuild.errors import PhibuildError, Problem, suggest
-from phibuild.recipe import Recipe
 from phibuild.schema import PRECISIONS, Device, Options, Precision, Skip, Variant
-from phibuild.yamlfile import Path_, YamlFile
 
 
 @dataclass(frozen=True)

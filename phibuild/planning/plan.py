@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from phibuild.backends.calibration import CHUNK_TOKENS
 from phibuild.backends.pytorch.memory import (
     activations_memory,
     merge_memory,
@@ -17,14 +18,11 @@ from phibuild.backends.pytorch.memory import (
     witness_layers,
 )
 from phibuild.backends.registry import backend
-from phibuild.calibration import CHUNK_TOKENS
-from phibuild.catalogue import DATA
-from phibuild.checkpoint import Checkpoint
-from phibuild.demand import demand
+from phibuild.checkpoints.facts import Checkpoint
+from phibuild.config.catalogue import DATA
 from phibuild.errors import ConfigError, Problem, SourceError
-from phibuild.estimate import device_memory, estimate_artifact
-from phibuild.files import file_sha256
-from phibuild.keys import (
+from phibuild.planning.fit import Originals, make_partition
+from phibuild.planning.keys import (
     activations_key,
     artifact_key,
     builder_digest,
@@ -33,10 +31,10 @@ from phibuild.keys import (
     source_digest,
     source_key,
 )
-from phibuild.matrix import Matrix
-from phibuild.partition import Originals, make_partition
-from phibuild.schema import Calibration, Cell, Evaluation
-from phibuild.steps import (
+from phibuild.planning.matrix import Matrix
+from phibuild.planning.memory import demand
+from phibuild.planning.sizes import device_memory, estimate_artifact
+from phibuild.planning.steps import (
     REFERENCE_BACKEND,
     ActivationsStep,
     Artifact,
@@ -45,7 +43,9 @@ from phibuild.steps import (
     ReferenceStep,
     SourceStep,
 )
-from phibuild.store import Store, content_key
+from phibuild.schema import Calibration, Cell, Evaluation
+from phibuild.store.store import Store, content_key
+from phibuild.system.files import file_sha256
 
 
 def make_plan(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import BackendSpec
-from phibuild.checkpoint import Checkpoint
+from phibuild.checkpoints.facts import Checkpoint
 from phibuild.schema import Device, Variant
+from phibuild.worker.architecture import Architecture
 
 # README.md and manifest of hashes that the core adds to every artifact.
 _README_BYTES = 1500

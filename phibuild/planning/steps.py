@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from phibuild.demand import Demand
-from phibuild.estimate import ArtifactEstimate
-from phibuild.matrix import Matrix
+from phibuild.planning.matrix import Matrix
+from phibuild.planning.memory import Demand
+from phibuild.planning.sizes import ArtifactEstimate
 from phibuild.schema import Calibration, Cell, Evaluation, Variant
+from phibuild.store.store import ARTIFACTS, MEASURES, REFERENCES
 
 REFERENCE_BACKEND = "pytorch"
 """The backend that runs the original."""
@@ -194,6 +195,17 @@ class Plan:
         if self._missing:
             names.append(REFERENCE_BACKEND)
         return tuple(dict.fromkeys(names))
+
+    @property
+    def store_keys(self) -> dict[str, list[str]]:
+        """Entries of the store that the run uses, by kind."""
+        originals = {step.key for step in self.originals}
+        originals.update(a.activations for a in self.artifacts if a.activations)
+        return {
+            ARTIFACTS: sorted(artifact.key for artifact in self.artifacts),
+            MEASURES: sorted(a.measure_key for a in self.artifacts if a.measure_key),
+            REFERENCES: sorted(originals),
+        }
 
     @property
     def disk_bytes(self) -> int:

@@ -13,14 +13,14 @@ import psutil
 from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.execute.context import Result
-from phibuild.execute.local import Execution
-from phibuild.readme import tokenizer_notes
+from phibuild.execute.local.executor import Execution
+from phibuild.execute.work.readme import tokenizer_notes
+from phibuild.planning.steps import Plan, PlanCell
 from phibuild.report.gates import check_gates
 from phibuild.report.notes import cell_notes
 from phibuild.report.original import original_warnings, reference_perplexity
 from phibuild.report.steps import step_rows
-from phibuild.steps import Plan, PlanCell
-from phibuild.store import Store
+from phibuild.store.store import Store
 
 SCHEMA_VERSION = 1
 _PROVENANCE = (

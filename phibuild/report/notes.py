@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from phibuild.backends.registry import backend
-from phibuild.estimate import context_note
-from phibuild.matrix import Matrix
+from phibuild.planning.matrix import Matrix
+from phibuild.planning.sizes import context_note
 from phibuild.schema import Cell
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from phibuild.backends.registry import BACKENDS
 from phibuild.errors import ConfigError, Problem
-from phibuild.manifest import MANIFEST, Artifact, damage
 from phibuild.report.runs import find_artifact
+from phibuild.store.manifest import MANIFEST, Artifact, damage
 
 _GGUF_MAGIC = b"GGUF"
 _FIRST_PART = re.compile(r"-0*1-of-\d+\.gguf$")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.manifest import MANIFEST, Artifact, read_artifact
+from phibuild.store.manifest import MANIFEST, Artifact, read_artifact
 
 
 def find_run(output: Path, name: str | None) -> Path:

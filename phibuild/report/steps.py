@@ -7,8 +7,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from phibuild.execute.local import Execution
-from phibuild.execute.usage import Usage
+from phibuild.execute.local.executor import Execution
+from phibuild.execute.runner.usage import Usage
 from phibuild.units import format_size
 
 _WORDS = {

@@ -20,13 +20,13 @@ from typing import Any
 from phibuild.backends.registry import backend
 from phibuild.errors import Problem, StoreError
 from phibuild.execute.context import Result
-from phibuild.files import link_tree, write_atomically
-from phibuild.locks import tried
-from phibuild.manifest import Artifact, require_intact
+from phibuild.planning.steps import Plan
 from phibuild.report.data import artifact_folder
 from phibuild.report.table import report_markdown
-from phibuild.steps import Plan
-from phibuild.store import Store
+from phibuild.store.manifest import Artifact, require_intact
+from phibuild.store.store import Store
+from phibuild.system.files import link_tree, write_atomically
+from phibuild.system.locks import tried
 
 _MARK = ".running"
 """A file in a run's folder that its build holds a lock on until the report is written."""

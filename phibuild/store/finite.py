@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.safetensors_io import TensorInfo, read_header
+from phibuild.worker.safetensors import TensorInfo, read_header
 
 _CHUNK_BYTES = 4 << 20
 # Type of the bits, and those that are all set in infinity and NaN alone.

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from phibuild.locks import is_held
-from phibuild.manifest import MANIFEST, read_artifact
-from phibuild.store import ARTIFACTS, MEASURES, REFERENCES, Store, describe
-from phibuild.uses import Use, read_uses
+from phibuild.store.manifest import MANIFEST, read_artifact
+from phibuild.store.store import ARTIFACTS, MEASURES, REFERENCES, Store, describe
+from phibuild.store.uses import Use, read_uses
+from phibuild.system.locks import is_held
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.errors import Problem, StoreError
-from phibuild.files import file_sha256, size_and_time, sync, written_sha256
+from phibuild.system.files import file_sha256, size_and_time, sync, written_sha256
 
 MANIFEST = "manifest.json"
 _FILE_FIELDS = {"path": str, "size": int, "sha256": str, "mtime_ns": int}

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from phibuild.inventory import Entry, entries, usage
-from phibuild.locks import held, is_held, tried
-from phibuild.store import Store, unwritable
-from phibuild.uses import read_uses, removals_lock
-from phibuild.workspaces import dead, sweep
+from phibuild.store.inventory import Entry, entries, usage
+from phibuild.store.store import Store, unwritable
+from phibuild.store.uses import read_uses, removals_lock
+from phibuild.system.locks import held, is_held, tried
+from phibuild.system.workspaces import dead, sweep
 
 _DISCARDED = ("damaged", "tmp")
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.errors import Problem, StoreError
-from phibuild.files import file_sha256, size_and_time, sync, write_atomically
-from phibuild.finite import NonFinite, read_weights
-from phibuild.locks import held
-from phibuild.manifest import MANIFEST, Artifact, check_artifact, damage, read_artifact, seal
-from phibuild.workspaces import sweep, workspace
+from phibuild.store.finite import NonFinite, read_weights
+from phibuild.store.manifest import MANIFEST, Artifact, check_artifact, damage, read_artifact, seal
+from phibuild.system.files import file_sha256, size_and_time, sync, write_atomically
+from phibuild.system.locks import held
+from phibuild.system.workspaces import sweep, workspace
 
 ARTIFACTS, REFERENCES, MEASURES = "artifacts", "references", "measures"
 _FOLDERS = (ARTIFACTS, REFERENCES, MEASURES, "digests", "usage", "runs", "tmp", "locks", "damaged")

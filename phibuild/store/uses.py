@@ -12,13 +12,12 @@ import contextlib
 import json
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from phibuild.locks import held, is_held
-from phibuild.steps import Plan
-from phibuild.store import ARTIFACTS, MEASURES, REFERENCES, Store
+from phibuild.store.store import ARTIFACTS, MEASURES, REFERENCES, Store
+from phibuild.system.locks import held, is_held
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ def nothing_removed(store: Store) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_use(store: Store, folder: Path, plan: Plan) -> Iterator[None]:
-    """Say that the run in `folder` uses all that a plan names, and keep it until the end; what is
+def in_use(store: Store, folder: Path, keys: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """Say that the run in `folder` uses entries, `keys` by kind, and keep it until the end; what is
     said stays for as long as the run's report does."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
@@ -59,7 +58,7 @@ def in_use(store: Store, folder: Path, plan: Plan) -> Iterator[None]:
             lock = store.root / "runs" / f"{name}.lock"
             stack.callback(_remove, lock)
             stack.enter_context(held(lock))
-            text = json.dumps({"folder": str(folder), "host": socket.gethostname(), **_keys(plan)})
+            text = json.dumps({"folder": str(folder), "host": socket.gethostname(), **keys})
             store.write(store.root / "runs" / f"{name}.json", text)
         yield
 
@@ -67,16 +66,6 @@ def in_use(store: Store, folder: Path, plan: Plan) -> Iterator[None]:
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # it could not be made
         path.unlink()
-
-
-def _keys(plan: Plan) -> dict[str, list[str]]:
-    originals = {step.key for step in plan.originals}
-    originals.update(a.activations for a in plan.artifacts if a.activations)
-    return {
-        ARTIFACTS: sorted(artifact.key for artifact in plan.artifacts),
-        MEASURES: sorted(a.measure_key for a in plan.artifacts if a.measure_key),
-        REFERENCES: sorted(originals),
-    }
 
 
 def read_uses(store: Store) -> list[Use]:

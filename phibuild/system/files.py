@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from phibuild.disk import LARGE_BYTES, sha256_of_large
+from phibuild.worker.direct_io import LARGE_BYTES, sha256_of_large
 
 
 def file_sha256(path: Path) -> str:
@@ -23,7 +23,7 @@ def file_sha256(path: Path) -> str:
 
 def written_sha256(path: Path) -> str:
     """Return the sha256 of a file that has just been written: a large one is not in the page cache
-    (disk.py), and not read into it."""
+    (worker/direct_io.py), and not read into it."""
     if path.stat().st_size < LARGE_BYTES:
         return file_sha256(path)
     return sha256_of_large(path) or file_sha256(path)

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from phibuild.locks import is_held, tried
+from phibuild.system.locks import is_held, tried
 
 _LOCK = ".lock"
 

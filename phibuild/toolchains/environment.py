@@ -23,15 +23,15 @@ from pathlib import Path
 import psutil
 
 from phibuild.errors import Problem, ToolchainError
-from phibuild.files import write_atomically
-from phibuild.locks import held, is_held
-from phibuild.pip_config import has_local_torch, no_index
-from phibuild.places import toolchains_folder
-from phibuild.uv_command import run_uv
+from phibuild.system.files import write_atomically
+from phibuild.system.locks import held, is_held
+from phibuild.system.places import toolchains_folder
+from phibuild.toolchains.pip_config import has_local_torch, no_index
+from phibuild.toolchains.uv import run_uv
 
 NOT_INSTALLED = "not installed"
 _STATE = ".phibuild-complete.json"
-BACKENDS = Path(__file__).resolve().parent / "backends"
+BACKENDS = Path(__file__).resolve().parents[1] / "backends"
 
 
 @dataclass(frozen=True)

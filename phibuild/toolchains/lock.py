@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from phibuild.errors import Problem, ToolchainError
-from phibuild.toolchains import Toolchain
-from phibuild.uv_command import run_uv
+from phibuild.toolchains.environment import Toolchain
+from phibuild.toolchains.uv import run_uv
 
 _PYTHON = "3.11"  # the oldest that phibuild runs on
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from phibuild.errors import Problem, ToolchainError
-from phibuild.pip_config import uv_environment
+from phibuild.toolchains.pip_config import uv_environment
 
 _POLL_SECONDS = 0.2
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from phibuild.config_keys import refused_values
+from phibuild.worker.config_keys import refused_values
 
 # Formats and runtimes count in 32 bits; the deepest models have some hundred layers.
 _MOST, _MOST_LAYERS = 2**31 - 1, 10_000

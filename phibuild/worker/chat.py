@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 DEFAULT = "default"
 SPECIAL_TOKENS = (

@@ -20,7 +20,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from phibuild.disk_buffers import BLOCK, aligned, buffers
+from phibuild.worker.write_buffers import BLOCK, aligned, buffers
 
 LARGE_BYTES = 64 << 20
 """Files from here on bypass the page cache: smaller ones are likely to be read again soon."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from phibuild.backends.chat import ChatError, ChatFormat
-from phibuild.worker import Report
+from phibuild.worker.chat import ChatError, ChatFormat
+from phibuild.worker.protocol import Report
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")

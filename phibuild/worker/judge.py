@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.evaluate.metrics import Comparison, divergence
-from phibuild.worker import Report, WorkerError, peak_rss_bytes, reset_peak_rss
+from phibuild.worker.metrics import Comparison, divergence
+from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes, reset_peak_rss
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]

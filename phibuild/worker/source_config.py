@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from phibuild.architecture import LONGROPE, Architecture
+from phibuild.worker.architecture import LONGROPE, Architecture
 
 
 def view_config(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from phibuild.backends.tokenizer_probes import Probe
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.tokenizer_probes import Probe
 
 TOKENIZER, PROBES = "tokenizer.json", "probes.json"
 AROUND, STOPS = "around", "stops"

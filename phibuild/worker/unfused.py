@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from phibuild.architecture import Architecture
+from phibuild.worker.architecture import Architecture
 
 LLAMA_FIED = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phibuild.adapter import load_adapted
-from phibuild.adapter_config import DEFAULT_RANK, READ, VARIANTS, WITHOUT_EFFECT
-from phibuild.architecture import Architecture, read_architecture
 from phibuild.backends.pytorch.memory import build_memory, merge_memory
-from phibuild.checkpoint import Checkpoint, load_checkpoint
-from phibuild.safetensors_io import SafetensorsWriter, TensorInfo, read_checkpoint, read_header
-from phibuild.unfused import (
+from phibuild.checkpoints.adapter import load_adapted
+from phibuild.checkpoints.adapter_config import DEFAULT_RANK, READ, VARIANTS, WITHOUT_EFFECT
+from phibuild.checkpoints.facts import Checkpoint, load_checkpoint
+from phibuild.worker.architecture import Architecture, read_architecture
+from phibuild.worker.safetensors import SafetensorsWriter, TensorInfo, read_checkpoint, read_header
+from phibuild.worker.unfused import (
     DEFAULTS,
     Fusing,
     canonical_config,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.config_keys import ONLY, READ, WITHOUT_EFFECT
+from phibuild.worker.config_keys import ONLY, READ, WITHOUT_EFFECT
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from conftest import CommandLine
-from phibuild.store import Store
+from phibuild.store.store import Store
 
 RECIPE = """\
 devices:
@@ -88,7 +88,7 @@ def workers(process: subprocess.Popen[str], backend: str) -> list[psutil.Process
         for child in psutil.Process(process.pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 words = child.cmdline()
-                if words[-1:] == [backend] and words[-2].endswith("worker.py"):
+                if words[-1:] == [backend] and words[-2].endswith("entry.py"):
                     found.append(child)
     return found
 

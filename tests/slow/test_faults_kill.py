@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from phibuild.backends.registry import BACKENDS
-from phibuild.manifest import read_artifact
+from phibuild.store.manifest import read_artifact
 from support.faults import (
     QUICK,
     Running,

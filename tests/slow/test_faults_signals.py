@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.manifest import read_artifact
+from phibuild.store.manifest import read_artifact
 from support.faults import QUICK, Running, Site, Tally, digests, files_are_written, wait_until
 from support.faulty import mend, misbehave, misbehaved
 

@@ -18,7 +18,7 @@ import pytest
 
 from conftest import ROOT, CommandLine
 from phibuild.backends.registry import BACKENDS
-from phibuild.safetensors_io import read_checkpoint
+from phibuild.worker.safetensors import read_checkpoint
 from support.originals import ask_transformers, build_whole
 
 pytestmark = pytest.mark.slow

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phibuild.architecture import Architecture, read_architecture
 from phibuild.backends.llamacpp.layout import FILE_TYPES
 from phibuild.backends.llamacpp.spec import SPEC
-from phibuild.safetensors_io import SafetensorsWriter, read_checkpoint
 from phibuild.schema import Precision, Variant
+from phibuild.worker.architecture import Architecture, read_architecture
+from phibuild.worker.safetensors import SafetensorsWriter, read_checkpoint
 from support.llamacpp_recording import (
     CASES,
     IMATRIX_CHUNKS,
@@ -69,7 +69,7 @@ KERNELS = ROOT / "tests" / "support" / "llamacpp_kernels.py"
 COMPILED = """
 import json, sys
 from phibuild.backends.llamacpp import quantizer, worker
-from phibuild.worker import Report
+from phibuild.worker.protocol import Report
 quantizer.COMPILING_PAYS = 0
 worker.build(json.load(sys.stdin), Report(sys.stdout))
 """

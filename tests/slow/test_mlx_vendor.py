@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from phibuild.architecture import read_architecture
 from phibuild.backends.mlx.options import MlxOptions
 from phibuild.backends.mlx.spec import SPEC
-from phibuild.safetensors_io import read_checkpoint
 from phibuild.schema import Device, Precision, Variant
+from phibuild.worker.architecture import read_architecture
+from phibuild.worker.safetensors import read_checkpoint
 from support.devices import SOURCES
 
 pytestmark = pytest.mark.slow

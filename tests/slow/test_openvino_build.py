@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WITH_SAVE_MODEL = """
 import json, sys
 from phibuild.backends.openvino import files, telemetry, worker
-from phibuild.worker import Report
+from phibuild.worker.protocol import Report
 import openvino as ov
 files.save = lambda model, xml: ov.save_model(model, xml, compress_to_fp16=False)
 worker.build(json.load(sys.stdin), Report(sys.stdout))

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from phibuild.architecture import read_architecture
 from phibuild.backends.openvino.spec import SPEC
+from phibuild.worker.architecture import read_architecture
 from support.openvino_build import OPTIONS, RunWorker, build, variants
 
 pytestmark = pytest.mark.slow

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from phibuild.architecture import Architecture, read_architecture
 from phibuild.backends.ort_genai.options import OrtGenaiOptions
 from phibuild.backends.ort_genai.spec import SPEC
 from phibuild.schema import Device, Precision, Variant
+from phibuild.worker.architecture import Architecture, read_architecture
 from support.devices import SOURCES
 
 pytestmark = pytest.mark.slow

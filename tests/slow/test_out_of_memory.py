@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine
-from phibuild.toolchains import toolchain
+from phibuild.toolchains.environment import toolchain
 
 pytestmark = [
     pytest.mark.slow,

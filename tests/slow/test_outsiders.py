@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
-from phibuild.checkpoint import load_checkpoint
-from phibuild.safetensors_io import read_header
-from phibuild.unfused import places
+from phibuild.checkpoints.facts import load_checkpoint
+from phibuild.worker.safetensors import read_header
+from phibuild.worker.unfused import places
 from support.adapters import lora, make_adapter
 from support.misfits import TENSORS
 from support.originals import edit_config, with_tensor

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phibuild.safetensors_io import read_header
+from phibuild.worker.safetensors import read_header
 from support.checkpoints import architecture
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ TOKENS = 5 * CHUNK + 7
 OURS = """
 import io, json, sys
 from phibuild.backends.pytorch import worker
-from phibuild.worker import Report
+from phibuild.worker.protocol import Report
 answers = []
 for request in json.load(sys.stdin):
     events = io.StringIO()

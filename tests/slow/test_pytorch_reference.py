@@ -26,7 +26,7 @@ SHAPES = ("phi3", "phi4mini", "phi4")
 REFERENCES = """
 import io, json, sys
 from phibuild.backends.pytorch import worker
-from phibuild.worker import Report
+from phibuild.worker.protocol import Report
 answers = []
 for request in json.load(sys.stdin):
     events = io.StringIO()

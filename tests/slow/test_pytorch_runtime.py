@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phibuild.architecture import read_architecture
+from phibuild.worker.architecture import read_architecture
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from phibuild.architecture import read_architecture
 from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
-from phibuild.safetensors_io import read_checkpoint, read_header
 from phibuild.schema import Device, Precision, Variant
+from phibuild.worker.architecture import read_architecture
+from phibuild.worker.safetensors import read_checkpoint, read_header
 from support.checkpoints import architecture
 from support.devices import SOURCES
 

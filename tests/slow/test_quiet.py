@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from phibuild.backends.registry import BACKENDS
-from phibuild.places import toolchains_folder
-from phibuild.safetensors_io import read_checkpoint
+from phibuild.system.places import toolchains_folder
+from phibuild.worker.safetensors import read_checkpoint
 from support import quiet
 from support.checkpoints import TOKENIZERS
 from support.faults import QUICK

@@ -20,9 +20,9 @@ import pytest
 
 from conftest import CommandLine
 from phibuild.backends.registry import BACKENDS
-from phibuild.catalogue import DATA
-from phibuild.store import Store
-from phibuild.toolchains import toolchain
+from phibuild.config.catalogue import DATA
+from phibuild.store.store import Store
+from phibuild.toolchains.environment import toolchain
 
 TINY = DATA / "phi3-tiny-trained"
 CLOCK = Path(__file__).parents[1] / "support" / "clock.c"

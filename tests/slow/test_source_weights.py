@@ -13,9 +13,9 @@ import pytest
 
 from conftest import CommandLine
 from phibuild.backends.registry import BACKENDS
-from phibuild.checkpoint import load_checkpoint
-from phibuild.safetensors_io import read_header
-from phibuild.unfused import places
+from phibuild.checkpoints.facts import load_checkpoint
+from phibuild.worker.safetensors import read_header
+from phibuild.worker.unfused import places
 from support.adapters import lora, make_adapter
 from support.checkpoints import tensor_values, to_bytes
 from support.originals import ask_transformers, build_whole, edit_config, with_tensor

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from conftest import FACTS, ROOT
-from phibuild.architecture import read_architecture
 from phibuild.backends.registry import BACKENDS, backend
-from phibuild.backends.tokenizer_check import read_facts
 from phibuild.schema import Device, Variant
+from phibuild.worker.architecture import read_architecture
+from phibuild.worker.tokenizer_check import read_facts
 from support.devices import SOURCES
 from support.full_tokenizers import EMBEDDINGS, full_stops, make_full_tokenizer
 from support.llamacpp_recording import describe

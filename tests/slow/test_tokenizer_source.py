@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phibuild.tokenizer_files import read_tokenizer
+from phibuild.checkpoints.tokenizer_files import read_tokenizer
 from support.tokenizer_cases import NUMBERING, make_tokenizer
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from phibuild.architecture import Architecture
-from phibuild.checkpoint import Checkpoint, load_checkpoint
+from phibuild.checkpoints.facts import Checkpoint, load_checkpoint
+from phibuild.worker.architecture import Architecture
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = """
 import io, json, sys, tempfile
 from phibuild.backends.pytorch import worker
-from phibuild.worker import Report
+from phibuild.worker.protocol import Report
 answers = []
 for original, view, arch, layers in json.load(sys.stdin):
     events = io.StringIO()
@@ -41,8 +41,8 @@ json.dump(answers, sys.stdout)
 VIEW = """
 import sys
 from pathlib import Path
-from phibuild.checkpoint import load_checkpoint
-from phibuild.view import make_view
+from phibuild.checkpoints.facts import load_checkpoint
+from phibuild.checkpoints.view import make_view
 make_view(load_checkpoint(Path(sys.argv[1]), "x", "x"), Path(sys.argv[2]))
 """
 
@@ -181,12 +181,12 @@ PLANTED = {
         "begin, count = info.offset + max(0, first - 1) * row_bytes,",
     ),
     "factors of long and short swapped": (
-        "architecture.py",
+        "worker/architecture.py",
         'tuple(rope["short"]),\n                tuple(rope["long"]),',
         'tuple(rope["long"]),\n                tuple(rope["short"]),',
     ),
     "an older save read in place of model.safetensors": (
-        "safetensors_io.py",
+        "worker/safetensors.py",
         "if (folder / SINGLE).is_file():",
         "if not (folder / INDEX).is_file():",
     ),

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from phibuild.safetensors_io import SafetensorsWriter
-from phibuild.unfused import Place
+from phibuild.worker.safetensors import SafetensorsWriter
+from phibuild.worker.unfused import Place
 
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 """Type and shape by name."""

@@ -19,8 +19,8 @@ import numpy as np
 
 
 def write(weights: str, arch: dict[str, Any], output: str, **others: Any) -> None:
-    from phibuild.architecture import Architecture
     from phibuild.backends.pytorch.merge import write_canonical
+    from phibuild.worker.architecture import Architecture
 
     write_canonical(Path(weights), Architecture.from_json(arch), output=Path(output), **others)
 

@@ -18,7 +18,7 @@ from typing import Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from phibuild.architecture import Architecture, read_architecture
+from phibuild.worker.architecture import Architecture, read_architecture
 
 Shape = Literal["phi3", "phi4mini", "phi4"]
 DType = Literal["bf16", "fp16", "fp32"]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phibuild.manifest import check_artifact, read_artifact
+from phibuild.store.manifest import check_artifact, read_artifact
 from support.processes import command, is_alive
 
 _MARK = "PHIBUILD_FAULTS_MARK"
@@ -123,7 +123,7 @@ class Site:
         for pid in self.processes():
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:-1]
-                is_worker = len(words) > 2 and words[-2].endswith(b"worker.py")
+                is_worker = len(words) > 2 and words[-2].endswith(b"entry.py")
                 if is_worker and backend in (None, words[-1].decode()):
                     found.append(pid)
         return found

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.toolchains import toolchain
+from phibuild.toolchains.environment import toolchain
 from support.faults import Site
 
 _STAND_IN = Path(__file__).with_name("faulty_python.py")

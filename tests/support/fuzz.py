@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.catalogue import Catalogue
 from phibuild.cli import main
 from phibuild.commands.common import prepare
 from phibuild.commands.plan import plan_json, plan_lines
-from phibuild.compose import Composition, compose_build
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import Composition, compose_build
 from phibuild.errors import PhibuildError
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.safetensors_io import read_checkpoint
+from phibuild.worker.safetensors import read_checkpoint
 from support.checkpoints import tensor_values
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from phibuild.checkpoint import Checkpoint
-from phibuild.unfused import places
+from phibuild.checkpoints.facts import Checkpoint
+from phibuild.worker.unfused import places
 from support.adapters import Tensors, lora
 
 AGAIN = "save the adapter again with PEFT's save_pretrained"

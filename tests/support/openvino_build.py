@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import read_architecture
 from phibuild.backends.openvino.options import OpenVinoOptions
 from phibuild.backends.openvino.spec import SPEC
 from phibuild.schema import Device, Precision, Variant
+from phibuild.worker.architecture import read_architecture
 from support.devices import SOURCES
 
 RunWorker = Callable[[str, dict[str, Any]], list[dict[str, Any]]]

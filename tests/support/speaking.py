@@ -32,7 +32,7 @@ def found(backend: str, request: dict[str, Any]) -> dict[str, Any]:
     package.__path__ = [str(PACKAGE)]
     sys.modules["phibuild"] = package
     runner: Any = importlib.import_module(f"phibuild.backends.{backend}.worker")
-    stream: Any = importlib.import_module("phibuild.backends.generation").TextStream
+    stream: Any = importlib.import_module("phibuild.worker.generation").TextStream
     speaker = runner.load(Path(request["folder"]), 1).native()
 
     def pieces(ids: list[int], context: list[int]) -> list[str]:

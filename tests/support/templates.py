@@ -37,7 +37,7 @@ def main() -> None:
     package = types.ModuleType("phibuild")
     package.__path__ = [str(PACKAGE)]
     sys.modules["phibuild"] = package
-    chat: Any = importlib.import_module("phibuild.backends.chat")
+    chat: Any = importlib.import_module("phibuild.worker.chat")
     found: dict[str, Any] = {}
     for folder in sorted(Path(sys.argv[1]).iterdir()):
         for case, (messages, name) in CASES.items():

@@ -12,10 +12,17 @@ from typing import Any
 
 import pytest
 
-from phibuild.adapter import base_reference, load_adapted
-from phibuild.checkpoint import Checkpoint, load_checkpoint
+from phibuild.checkpoints.adapter import base_reference, load_adapted
+from phibuild.checkpoints.facts import Checkpoint, load_checkpoint
 from phibuild.errors import SourceError
-from phibuild.unfused import EMBEDDING, HEAD, find_fusing, places, source_tensors, unfused_tensors
+from phibuild.worker.unfused import (
+    EMBEDDING,
+    HEAD,
+    find_fusing,
+    places,
+    source_tensors,
+    unfused_tensors,
+)
 from support.adapters import Tensors, lora, make_adapter
 from support.misfits import AGAIN, MERGE, PREFIX, TENSORS
 

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phibuild.architecture import Architecture, read_architecture
+from phibuild.worker.architecture import Architecture, read_architecture
 from support.checkpoints import ROOT, tensor_shapes
 
 PHI35: dict[str, Any] = {

@@ -13,17 +13,17 @@ from hydra.errors import HydraException
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from phibuild.axis_words import (
+from phibuild.config.axis_words import (
     Element,
-    NotAnOverride,
     is_function,
     odd_character,
     read_elements,
     read_mapping,
 )
-from phibuild.catalogue import Catalogue
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.grammar import NotAnOverride
+from phibuild.config.overrides import read_words
 from phibuild.errors import ConfigError
-from phibuild.overrides import read_words
 
 # What names and paths are made of; no comma, backslash, quote, brace or `$`, which mean something.
 PLAIN = st.text(

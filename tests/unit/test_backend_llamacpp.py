@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from phibuild.architecture import Architecture, Rope
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.llamacpp.layout import FILE_TYPES, row_bytes, tensors
 from phibuild.backends.llamacpp.limits import CHUNK_BYTES, MAX_THREADS
 from phibuild.backends.llamacpp.spec import SPEC, LlamaCppOptions
 from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture, Rope
 from support.devices import SOURCES
 
 ARCH = Architecture(

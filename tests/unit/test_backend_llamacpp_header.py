@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from phibuild.architecture import Architecture, Rope
 from phibuild.backends.llamacpp.header import Value, encode_header, encode_value
 from phibuild.backends.llamacpp.layout import Tensor
 from phibuild.backends.llamacpp.metadata import general_name, model_values, size_label
 from phibuild.backends.llamacpp.pretokenizer import pretokenizer_name
 from phibuild.backends.llamacpp.vocabulary import read_vocabulary
-from phibuild.backends.tokenizer_check import Facts
-from phibuild.worker import WorkerError
+from phibuild.worker.architecture import Architecture, Rope
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.tokenizer_check import Facts
 
 TOKENIZERS = Path(__file__).resolve().parents[1] / "data" / "tokenizers"
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from phibuild.architecture import Architecture, Rope
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.mlx.layout import module_order
 from phibuild.backends.mlx.options import MlxOptions
 from phibuild.backends.mlx.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture, Rope
 from support.devices import SOURCES
 
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import read_architecture
 from phibuild.backends.mlx.model_config import write_config
+from phibuild.worker.architecture import read_architecture
 
 Q4 = {"mode": "affine", "bits": 4, "group_size": 64, "dtype": "bfloat16"}
 CONFIG = {

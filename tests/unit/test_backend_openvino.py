@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from phibuild.architecture import Architecture, read_architecture
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.openvino.options import OpenVinoOptions
 from phibuild.backends.openvino.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture, read_architecture
 from support.devices import SOURCES
 
 

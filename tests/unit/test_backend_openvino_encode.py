@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from phibuild.backends.openvino.encode import Float, Integer, Rows, encoding, to_float16, to_float32
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 
 def rows(values: Any, dtype: str = "F32") -> Rows:

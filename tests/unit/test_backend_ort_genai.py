@@ -9,12 +9,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from phibuild.architecture import Architecture, Rope
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.ort_genai.layout import mixed_layers
 from phibuild.backends.ort_genai.options import OrtGenaiOptions
 from phibuild.backends.ort_genai.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture, Rope
 from support.devices import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,13 +9,13 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from phibuild.architecture import Architecture, Rope
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.pytorch.memory import SHORT_WINDOW, reference_memory
 from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
 from phibuild.backends.pytorch.tensors import Scheme, entry_bytes, file_entries
-from phibuild.safetensors_io import ITEM_BYTES
 from phibuild.schema import PRECISIONS, Device, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture, Rope
+from phibuild.worker.safetensors import ITEM_BYTES
 from support.devices import SOURCES
 
 DEFAULTS = Path(__file__).parents[2] / "conf" / "backend" / "pytorch.yaml"

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.catalogue import Catalogue
-from phibuild.compose import compose_build
-from phibuild.execute.building import check_and_publish
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import compose_build
 from phibuild.execute.context import Context, Result
-from phibuild.matrix import expand
-from phibuild.plan import make_plan
-from phibuild.progress import PlainProgress
-from phibuild.steps import Artifact
-from phibuild.store import Store
+from phibuild.execute.progress import PlainProgress
+from phibuild.execute.work.build import check_and_publish
+from phibuild.planning.matrix import expand
+from phibuild.planning.plan import make_plan
+from phibuild.planning.steps import Artifact
+from phibuild.store.store import Store
 
 
 @pytest.fixture

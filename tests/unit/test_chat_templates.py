@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from phibuild.backends.chat import ChatError, read_format
+from phibuild.worker.chat import ChatError, read_format
 
 
 def write(folder: Path, **settings: Any) -> Path:

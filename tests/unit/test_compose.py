@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from phibuild.backends.registry import BACKENDS
-from phibuild.catalogue import Catalogue
-from phibuild.compose import Composition, compose_build
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import Composition, compose_build
+from phibuild.config.executors import ExecutorSettings
+from phibuild.config.model_choice import ModelChoice
 from phibuild.errors import ConfigError
-from phibuild.schema import ExecutorSettings, ModelChoice
 
 
 def compose(*words: str, sweep: bool = False, config_dir: Path | None = None) -> Composition:

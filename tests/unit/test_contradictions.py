@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phibuild.backends.registry import BACKENDS, backend
-from phibuild.catalogue import Catalogue
+from phibuild.config.catalogue import Catalogue
 from phibuild.schema import PRECISIONS, Precision
 from support.refusals import Refuse, refuse
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phibuild import machine
 from phibuild.backends.registry import BACKENDS
-from phibuild.catalogue import Catalogue
-from phibuild.compose import compose_build
-from phibuild.demand import Demand, demand, note_lack, note_peak
-from phibuild.matrix import expand
-from phibuild.plan import make_plan
-from phibuild.steps import Plan
-from phibuild.store import Store
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import compose_build
+from phibuild.planning.matrix import expand
+from phibuild.planning.memory import Demand, demand, note_lack, note_peak
+from phibuild.planning.plan import make_plan
+from phibuild.planning.steps import Plan
+from phibuild.store.store import Store
+from phibuild.system import machine
 
 GIB = 1 << 30
 KIND = {"step": "build"}

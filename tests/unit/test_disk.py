@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from phibuild import disk, disk_buffers
-from phibuild.disk import OutputFile, sha256_of_large
-from phibuild.disk_buffers import BLOCK, Buffers
+from phibuild.worker import direct_io as disk
+from phibuild.worker import write_buffers as disk_buffers
+from phibuild.worker.direct_io import OutputFile, sha256_of_large
+from phibuild.worker.write_buffers import BLOCK, Buffers
 
 SIZE = 5 * (1 << 20) + 1234
 CONTENT = random.Random(0).randbytes(SIZE)

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phibuild.execute.events import BuildResult, JudgeResult, NoEvent, Stage, parse_event, problem
+from phibuild.execute.runner.events import (
+    BuildResult,
+    JudgeResult,
+    NoEvent,
+    Stage,
+    parse_event,
+    problem,
+)
 
 BUILT = {
     "types": {"Q4_K": 100}, "weight_bytes": 56, "seconds": 1.5, "peak_rss_bytes": 1 << 20,

@@ -14,9 +14,15 @@ import pytest
 
 from conftest import CommandLine
 from phibuild.errors import StoreError
-from phibuild.files import link_tree
-from phibuild.manifest import MANIFEST, Artifact, check_artifact, read_artifact, require_intact
-from phibuild.store import ARTIFACTS, REFERENCES, Store
+from phibuild.store.manifest import (
+    MANIFEST,
+    Artifact,
+    check_artifact,
+    read_artifact,
+    require_intact,
+)
+from phibuild.store.store import ARTIFACTS, REFERENCES, Store
+from phibuild.system.files import link_tree
 
 
 class Told(Store):

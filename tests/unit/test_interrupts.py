@@ -19,10 +19,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 # A runner that ignores TERM, with a child of its own, under a process that stops gently.
 PROGRAM = """
 import os, subprocess, sys, threading, time
-from phibuild.execute import process
-from phibuild.execute.guard import Guard
+from phibuild.execute.runner import process
+from phibuild.execute.runner.guard import Guard
 from phibuild.execute.interrupts import stopped_gently
-from phibuild.execute.process import Runners
+from phibuild.execute.runner.process import Runners
 process._GRACE_SECONDS = float(sys.argv[1])
 stray = "import os, time; os.setsid(); time.sleep(120)"
 child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"

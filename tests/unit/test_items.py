@@ -1,4 +1,4 @@
-"""Runners as real processes: the real worker.py over a small backend that does as it is told."""
+"""Runners as real processes: the real entry.py over a small backend that does as it is told."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any
 import psutil
 import pytest
 
-from phibuild.execute import process
-from phibuild.execute.events import Stage
-from phibuild.execute.items import Runner, run_items
-from phibuild.execute.process import Outcome, Runners, run_worker
-from phibuild.execute.usage import Usage, anonymous_bytes
+from phibuild.execute.runner import process
+from phibuild.execute.runner.events import Stage
+from phibuild.execute.runner.items import Runner, run_items
+from phibuild.execute.runner.process import Outcome, Runners, run_worker
+from phibuild.execute.runner.usage import Usage, anonymous_bytes
 
-PACKAGE = process.WORKER.parent
+PACKAGE = process.WORKER.parents[1]
 
 BACKEND = '''
 """Does with each item what the request says."""
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 SHAPES = {
     "stage": '{"event": "stage"}',
@@ -151,11 +151,18 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package as far as a worker needs it, with one more backend."""
     package = tmp_path_factory.mktemp("copy") / "phibuild"
     (package / "backends" / "told").mkdir(parents=True)
-    for name in ("worker.py", "__init__.py", "backends/__init__.py"):
+    (package / "worker").mkdir()
+    for name in (
+        "worker/entry.py",
+        "worker/protocol.py",
+        "worker/__init__.py",
+        "__init__.py",
+        "backends/__init__.py",
+    ):
         shutil.copyfile(PACKAGE / name, package / name)
     (package / "backends" / "told" / "__init__.py").touch()
     (package / "backends" / "told" / "worker.py").write_text(BACKEND, encoding="utf-8")
-    return package / "worker.py"
+    return package / "worker" / "entry.py"
 
 
 @dataclass
@@ -457,7 +464,7 @@ def test_a_runner_dies_with_phibuild(worker: Path, tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from phibuild.execute import process
+from phibuild.execute.runner import process
 process.WORKER = Path({str(worker)!r})
 process.run_worker(Path(sys.executable), "told", {request!r}, Path({str(tmp_path / "log")!r}),
                    runners=process.Runners(), usage=process.Usage(), timeout=60,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from phibuild.evaluate.judge import judge
-from phibuild.worker import Report
+from phibuild.worker.judge import judge
+from phibuild.worker.protocol import Report
 
 VOCABULARY, WINDOW = 50, 33
 

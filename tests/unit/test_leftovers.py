@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from phibuild.errors import StoreError
-from phibuild.locks import held, tried
 from phibuild.report.writing import new_run
-from phibuild.store import Store
-from phibuild.workspaces import sweep, workspace
+from phibuild.store.store import Store
+from phibuild.system.locks import held, tried
+from phibuild.system.workspaces import sweep, workspace
 
 STORE = """
-from phibuild.store import Store
+from phibuild.store.store import Store
 with Store(folder).workspace() as made:
     (made / "half").write_text("half")
     (made / "sub").mkdir()
@@ -94,7 +94,7 @@ def test_leftovers_of_any_form_are_swept(store: Store) -> None:
 def test_workspaces_beside_sweeps(store: Store) -> None:
     """Sweepers that come at any moment never take a living workspace."""
     code = """
-from phibuild.workspaces import sweep
+from phibuild.system.workspaces import sweep
 print("sweeping", flush=True)
 while True:
     sweep(folder)

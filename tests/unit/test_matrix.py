@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.catalogue import Catalogue
-from phibuild.compose import compose_build
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import compose_build
 from phibuild.errors import ConfigError, PhibuildError
-from phibuild.matrix import Matrix, expand
+from phibuild.planning.matrix import Matrix, expand
 from phibuild.schema import PRECISIONS
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from phibuild.evaluate.metrics import Comparison, divergence
+from phibuild.worker.metrics import Comparison, divergence
 
 Logits = NDArray[np.float32]
 

@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from phibuild.catalogue import Catalogue
-from phibuild.checkpoint import Checkpoint
-from phibuild.compose import compose_build
+from phibuild.checkpoints.facts import Checkpoint
+from phibuild.checkpoints.resolve import model_name, resolve_model
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import compose_build
+from phibuild.config.model_choice import ModelChoice
 from phibuild.errors import PhibuildError, SourceError
-from phibuild.matrix import Matrix, expand
-from phibuild.models import model_name, resolve_model
-from phibuild.schema import ModelChoice
+from phibuild.planning.matrix import Matrix, expand
 
 RECIPE = "devices: {raspberry_pi_5: {llamacpp: [int4]}}\n"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -202,9 +202,9 @@ def test_the_last_model_of_a_chain_is_the_model(folder: Path) -> None:
 
 @pytest.fixture
 def adapters(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
-    """Record what is asked of phibuild.adapter, whose own tests are elsewhere."""
+    """Record what is asked of phibuild.checkpoints.adapter, whose own tests are elsewhere."""
     asked: list[tuple[Any, ...]] = []
-    module: Any = ModuleType("phibuild.adapter")
+    module: Any = ModuleType("phibuild.checkpoints.adapter")
 
     def load_adapted(
         base: Checkpoint, folder: Path, name: str, reference: str, where: str | None
@@ -216,7 +216,7 @@ def adapters(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     module.base_reference = lambda folder, where: json.loads(
         (folder / "adapter_config.json").read_text("utf-8")
     )["base_model_name_or_path"]
-    monkeypatch.setitem(sys.modules, "phibuild.adapter", module)
+    monkeypatch.setitem(sys.modules, "phibuild.checkpoints.adapter", module)
     return asked
 
 

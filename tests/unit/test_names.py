@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine
-from phibuild.catalogue import Catalogue
-from phibuild.compose import Composition, compose_build
-from phibuild.matrix import Matrix, expand
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import Composition, compose_build
+from phibuild.planning.matrix import Matrix, expand
 
 TYPED = ("2024.10", "2024_10", "1.10", "1e5", "nan", "null", "true", "0x1F", "2024-10-01", "a b",
          "(x)", "a=b", "a,b", "~", "-1", "日本")  # fmt: skip

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from phibuild import pip_config
-from phibuild.pip_config import has_local_torch, no_index, pip_settings, uv_environment
+from phibuild.toolchains import pip_config
+from phibuild.toolchains.pip_config import has_local_torch, no_index, pip_settings, uv_environment
 
 
 class Machine:

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from phibuild.backends.registry import backend
-from phibuild.catalogue import Catalogue
 from phibuild.commands.plan import plan_json, plan_lines
-from phibuild.compose import compose_build
-from phibuild.matrix import expand
-from phibuild.plan import make_plan
-from phibuild.readme import artifact_readme
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import compose_build
+from phibuild.execute.work.readme import artifact_readme
+from phibuild.planning.matrix import expand
+from phibuild.planning.plan import make_plan
+from phibuild.planning.steps import Plan
 from phibuild.report.notes import cell_notes
-from phibuild.steps import Plan
-from phibuild.store import Store
+from phibuild.store.store import Store
 from support.devices import SOURCES
 
 RECIPE = """\

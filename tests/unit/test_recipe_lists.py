@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from phibuild.catalogue import Catalogue
-from phibuild.compose import compose_build
-from phibuild.matrix import expand
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import compose_build
+from phibuild.planning.matrix import expand
 
 CELL = "devices.raspberry_pi_5.llamacpp"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from phibuild.refused_formats import refused_format
+from phibuild.checkpoints.refused_formats import refused_format
 from support.refused import METHODS, MODULE, PLAIN, WRAPPED, packed
 
 DUE = "the checkpoint is quantized already"

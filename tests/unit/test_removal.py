@@ -9,21 +9,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conftest import CommandLine
 from phibuild.errors import StoreError
-from phibuild.files import link_tree
-from phibuild.inventory import Entry, entries, usage
-from phibuild.locks import held
-from phibuild.manifest import MANIFEST
-from phibuild.removal import choose, plan_removal, remove
-from phibuild.store import Store
+from phibuild.store.inventory import Entry, entries, usage
+from phibuild.store.manifest import MANIFEST
+from phibuild.store.removal import choose, plan_removal, remove
+from phibuild.store.store import ARTIFACTS, MEASURES, REFERENCES, Store
+from phibuild.store.uses import in_use, nothing_removed, read_uses
+from phibuild.system.files import link_tree
+from phibuild.system.locks import held
 from phibuild.units import format_age, parse_age
-from phibuild.uses import in_use, nothing_removed, read_uses
 
 DAY = 86400.0
 NOW = 1_800_000_000.0
@@ -47,16 +46,11 @@ def publish(store: Store, key: str, *, size: int = 1000, days: float = 0) -> Pat
     return artifact.folder
 
 
-def plan(*keys: str, measures: tuple[str, ...] = (), references: tuple[str, ...] = ()) -> Any:
-    """Return what a plan with such keys says of them."""
-    measured = dict(zip(keys, measures, strict=False))
-    return SimpleNamespace(
-        artifacts=[
-            SimpleNamespace(key=key, measure_key=measured.get(key), activations=None)
-            for key in keys
-        ],
-        originals=[SimpleNamespace(key=key) for key in references],
-    )
+def plan(
+    *keys: str, measures: tuple[str, ...] = (), references: tuple[str, ...] = ()
+) -> dict[str, tuple[str, ...]]:
+    """Return the entries that a run uses, by kind."""
+    return {ARTIFACTS: keys, MEASURES: measures[: len(keys)], REFERENCES: references}
 
 
 def write_run(store: Store, folder: Path, *keys: str, days: float = 0, **others: Any) -> Path:
@@ -220,8 +214,8 @@ def test_a_build_that_looks_at_the_store_is_waited_for(store: Store) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from phibuild.store import Store
-from phibuild.uses import nothing_removed
+from phibuild.store.store import Store
+from phibuild.store.uses import nothing_removed
 with nothing_removed(Store(Path(sys.argv[1]))):
     print("looking", flush=True)
     time.sleep(1)
@@ -248,8 +242,8 @@ def test_builds_beside_removals(store: Store, tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from phibuild.removal import remove
-from phibuild.store import Store
+from phibuild.store.removal import remove
+from phibuild.store.store import Store
 print("removing", flush=True)
 while True:
     remove(Store(Path(sys.argv[1])), now=4e9, older_than=0, max_bytes=0)

@@ -10,23 +10,23 @@ from typing import Any
 
 import pytest
 
-from phibuild.catalogue import Catalogue
 from phibuild.commands.build import exit_code
-from phibuild.compose import compose_build
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.compose import compose_build
 from phibuild.errors import ConfigError, StoreError
 from phibuild.execute.context import Result
-from phibuild.execute.local import Execution
-from phibuild.execute.scheduler import History, Ran, Task
-from phibuild.execute.usage import Usage
-from phibuild.manifest import check_artifact, read_artifact
-from phibuild.matrix import expand
-from phibuild.plan import make_plan
+from phibuild.execute.local.executor import Execution
+from phibuild.execute.local.scheduler import History, Ran, Task
+from phibuild.execute.runner.usage import Usage
+from phibuild.planning.matrix import expand
+from phibuild.planning.plan import make_plan
+from phibuild.planning.steps import Plan
 from phibuild.report.data import make_report
 from phibuild.report.runs import find_run, read_report
 from phibuild.report.table import headline, report_markdown, report_table, summary_lines
 from phibuild.report.writing import check_output, new_run, write_run
-from phibuild.steps import Plan
-from phibuild.store import Store
+from phibuild.store.manifest import check_artifact, read_artifact
+from phibuild.store.store import Store
 
 RECIPE = """\
 devices:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phibuild.safetensors_io import (
+from phibuild.worker.safetensors import (
     INDEX,
     ITEM_BYTES,
     SafetensorsWriter,

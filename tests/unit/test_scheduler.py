@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from phibuild.execute.scheduler import History, Limits, Task, run_tasks
+from phibuild.execute.local.scheduler import History, Limits, Task, run_tasks
 
 
 @dataclass

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from phibuild.config.executors import SlurmSettings
 from phibuild.execute.slurm.commands import _minutes, plain
 from phibuild.execute.slurm.records import Record, Records
 from phibuild.execute.slurm.submit import _words, job_memory, time_limit
-from phibuild.schema import SlurmSettings
-from phibuild.store import Store
+from phibuild.store.store import Store
 from support.refusals import Refuse, refuse
 
 __all__ = ["refuse"]
@@ -99,7 +99,7 @@ def test_the_last_phibuild_that_waits_may_cancel(store: Store) -> None:
 
 def test_a_dead_phibuild_waits_for_nothing(store: Store) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from phibuild.store import Store\n"
+        "import os, sys; from pathlib import Path; from phibuild.store.store import Store\n"
         "from phibuild.execute.slurm.records import Records\n"
         "records = Records(Store(Path(sys.argv[1])))\n"
         "with records.waiting():\n"

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from phibuild.errors import StoreError
-from phibuild.files import file_sha256, link_tree, size_and_time, write_atomically
-from phibuild.manifest import MANIFEST, Artifact, check_artifact, read_artifact
-from phibuild.store import Store, content_key
+from phibuild.store.manifest import MANIFEST, Artifact, check_artifact, read_artifact
+from phibuild.store.store import Store, content_key
+from phibuild.system.files import file_sha256, link_tree, size_and_time, write_atomically
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 PROGRAM = """
 import sys, os, time
 from pathlib import Path
-from phibuild.store import Store
+from phibuild.store.store import Store
 store = Store(Path(sys.argv[1]))
 """
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.backends.companions import companions, complete_generation_config, copy_companions
-from phibuild.backends.tokenizer_check import (
+from phibuild.execute.work.readme import tokenizer_notes
+from phibuild.worker.companions import companions, complete_generation_config, copy_companions
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.tokenizer_check import (
     Difference,
     Facts,
     check_tokenizer,
     nothing_to_explain,
     read_facts,
 )
-from phibuild.backends.tokenizer_probes import probes
-from phibuild.backends.tokenizer_texts import spelled_out
-from phibuild.readme import tokenizer_notes
-from phibuild.worker import WorkerError
+from phibuild.worker.tokenizer_probes import probes
+from phibuild.worker.tokenizer_texts import spelled_out
 
 
 class Letters:

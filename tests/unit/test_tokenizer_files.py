@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from phibuild.sentencepiece_model import read_pieces
-from phibuild.tokenizer_files import read_tokenizer, too_many_ids
+from phibuild.checkpoints.tokenizer_files import read_tokenizer, too_many_ids
+from phibuild.worker.sentencepiece_model import read_pieces
 from support.checkpoints import TOKENIZERS, Shape
 
 PHI3 = TOKENIZERS["phi3"]

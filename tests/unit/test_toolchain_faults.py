@@ -19,15 +19,20 @@ import pytest
 
 from conftest import ROOT, CommandLine
 from phibuild.errors import ToolchainError
-from phibuild.locks import is_held
-from phibuild.toolchain_lock import make_lock
-from phibuild.toolchains import Toolchain, old_environments, remove_environment, toolchain
+from phibuild.system.locks import is_held
+from phibuild.toolchains.environment import (
+    Toolchain,
+    old_environments,
+    remove_environment,
+    toolchain,
+)
+from phibuild.toolchains.lock import make_lock
 from support.package_index import Index, serve
 
 INSTALL = """
 import sys
 from pathlib import Path
-from phibuild.toolchains import Toolchain
+from phibuild.toolchains.environment import Toolchain
 print(Toolchain("small", Path(sys.argv[1])).install(), flush=True)
 """
 

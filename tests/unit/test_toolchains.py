@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from phibuild.errors import ToolchainError
-from phibuild.pip_config import has_local_torch
-from phibuild.toolchains import BACKENDS, Toolchain, toolchain
+from phibuild.toolchains.environment import BACKENDS, Toolchain, toolchain
+from phibuild.toolchains.pip_config import has_local_torch
 
 LOCK = "iniconfig==2.1.0\n"
 STATE = ".phibuild-complete.json"
@@ -130,7 +130,7 @@ def test_two_processes_at_once(tools: Toolchain) -> None:
     program = """
 import sys
 from pathlib import Path
-from phibuild.toolchains import Toolchain
+from phibuild.toolchains.environment import Toolchain
 print(Toolchain("small", Path(sys.argv[1])).install() > 0)
 """
     processes = [

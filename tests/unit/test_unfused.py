@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from phibuild.architecture import Architecture, read_architecture
-from phibuild.unfused import (
+from phibuild.worker.architecture import Architecture, read_architecture
+from phibuild.worker.unfused import (
     Fusing,
     canonical_config,
     find_fusing,

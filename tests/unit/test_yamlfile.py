@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from phibuild.config.yamlfile import Path_, YamlFile
 from phibuild.errors import ConfigError
-from phibuild.yamlfile import Path_, YamlFile
 
 RECIPE = """\
 # a comment

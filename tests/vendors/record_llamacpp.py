@@ -35,9 +35,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from phibuild.architecture import read_architecture
 from phibuild.backends.llamacpp.header import ALIGNMENT, Value, encode_header
 from phibuild.backends.llamacpp.layout import Tensor, tensors
+from phibuild.worker.architecture import read_architecture
 from support.checkpoints import make_checkpoint
 from support.llamacpp_recording import (
     CASES,

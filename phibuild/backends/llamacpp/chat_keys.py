@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phibuild.backends.chat import DEFAULT, SPECIAL_TOKENS, ChatFormat
 from phibuild.backends.llamacpp import ggml
+from phibuild.worker.chat import DEFAULT, SPECIAL_TOKENS, ChatFormat
 
 _TEMPLATE = "tokenizer.chat_template"
 # As GGUF spells them, in the order of SPECIAL_TOKENS.

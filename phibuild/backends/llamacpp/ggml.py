@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.llamacpp.layout import BLOCK_TYPES
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]

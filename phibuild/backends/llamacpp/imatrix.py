@@ -16,8 +16,8 @@ import numpy as np
 
 from phibuild.backends.llamacpp.ggml import Floats
 from phibuild.backends.llamacpp.layout import Tensor
-from phibuild.safetensors_io import read_header
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import read_header
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from phibuild.architecture import Architecture
+from phibuild.worker.architecture import Architecture
 
 
 @dataclass(frozen=True)

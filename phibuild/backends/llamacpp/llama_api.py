@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 FLASH_ATTENTION_OFF = 0
 VOCABULARY_SENTENCEPIECE = 1  # llama_vocab_type

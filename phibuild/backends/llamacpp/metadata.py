@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from phibuild.architecture import Architecture
 from phibuild.backends.llamacpp.header import Value, ValueType
 from phibuild.backends.llamacpp.layout import FILE_TYPES
+from phibuild.worker.architecture import Architecture
 
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml.h
 # generation_config.json -> general.sampling.*, llama.cpp's defaults for this model

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.chat import ChatFormat
 from phibuild.backends.llamacpp import ggml, llama_api
 from phibuild.backends.llamacpp.chat_keys import read_chat_keys
 from phibuild.backends.llamacpp.limits import PASS_TOKENS
-from phibuild.worker import WorkerError
+from phibuild.worker.chat import ChatFormat
+from phibuild.worker.protocol import WorkerError
 
 _errors: list[str] = []
 

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import (
     ContextLimit,
     SourceFiles,
@@ -16,6 +15,7 @@ from phibuild.backends.base import (
     joined,
     window_limit,
 )
+from phibuild.backends.calibration import CHUNK_TOKENS, CalibrationText, make_calibration
 from phibuild.backends.llamacpp.header import (
     Value,
     align,
@@ -35,9 +35,9 @@ from phibuild.backends.llamacpp.limits import (
     WINDOW_COPIES,
 )
 from phibuild.backends.llamacpp.metadata import imatrix_values, model_values
-from phibuild.calibration import CHUNK_TOKENS, CalibrationText, make_calibration
-from phibuild.disk_buffers import BUFFERS_BYTES
 from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.write_buffers import BUFFERS_BYTES
 
 GgufType = Literal["Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS", "Q8_0", "F16", "F32"]
 

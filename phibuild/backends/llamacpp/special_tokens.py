@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phibuild.backends.llamacpp.header import Value
-from phibuild.backends.tokenizer_check import Facts
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.tokenizer_check import Facts
 
 # role in the checkpoint -> role in the key
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding",

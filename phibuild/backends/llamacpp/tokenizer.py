@@ -8,9 +8,9 @@ from typing import Any
 from phibuild.backends.llamacpp.runtime import LlamaVocabulary
 from phibuild.backends.llamacpp.special_tokens import ENDING
 from phibuild.backends.llamacpp.vocabulary import Vocabulary
-from phibuild.backends.tokenizer_check import AROUND, STOPS, Difference, check_tokenizer
-from phibuild.backends.tokenizer_probes import SPECIAL_SPACED
-from phibuild.backends.tokenizer_texts import spelled_out
+from phibuild.worker.tokenizer_check import AROUND, STOPS, Difference, check_tokenizer
+from phibuild.worker.tokenizer_probes import SPECIAL_SPACED
+from phibuild.worker.tokenizer_texts import spelled_out
 
 _WHITE_SPACE = (
     "llama.cpp takes away the white space after all special tokens or after none, and never that "

@@ -17,10 +17,10 @@ from typing import Any
 from phibuild.backends.llamacpp.header import Value
 from phibuild.backends.llamacpp.pretokenizer import pretokenizer_name
 from phibuild.backends.llamacpp.special_tokens import special_token_values
-from phibuild.backends.tokenizer_check import Facts
-from phibuild.backends.tokenizer_texts import prefixes_every_text
-from phibuild.sentencepiece_model import Piece, read_pieces
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.sentencepiece_model import Piece, read_pieces
+from phibuild.worker.tokenizer_check import Facts
+from phibuild.worker.tokenizer_texts import prefixes_every_text
 
 # llama_token_type in llama.h
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6

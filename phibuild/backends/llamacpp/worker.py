@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import Architecture
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.imatrix import Importance, check_importance, read_importance
 from phibuild.backends.llamacpp.layout import tensors
@@ -18,9 +17,10 @@ from phibuild.backends.llamacpp.runtime import LlamaRuntime
 from phibuild.backends.llamacpp.tokenizer import check
 from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
 from phibuild.backends.llamacpp.writer import GgufFile, write_files
-from phibuild.backends.tokenizer_check import read_facts
-from phibuild.safetensors_io import read_checkpoint
-from phibuild.worker import Report, WorkerError, peak_rss_bytes
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes
+from phibuild.worker.safetensors import read_checkpoint
+from phibuild.worker.tokenizer_check import read_facts
 
 REFERENCE = "logits"
 _ROPE_FACTORS = "rope_factors_"  # tensors of the file that are configuration, not weights

@@ -23,9 +23,9 @@ from phibuild.backends.llamacpp.header import Value, data_bytes, data_offsets, e
 from phibuild.backends.llamacpp.layout import Tensor, row_bytes
 from phibuild.backends.llamacpp.limits import CHUNK_WEIGHTS, MAX_THREADS
 from phibuild.backends.llamacpp.quantizer import Quantize
-from phibuild.disk import OutputFile
-from phibuild.safetensors_io import ITEM_BYTES, TensorInfo
-from phibuild.worker import WorkerError
+from phibuild.worker.direct_io import OutputFile
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import ITEM_BYTES, TensorInfo
 
 _SOURCE_TYPES = ("BF16", "F16", "F32")
 _TOO_LARGE = {"F16": 65520.0, "F32": math.inf}

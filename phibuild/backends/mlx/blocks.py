@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from phibuild.backends.mlx.affine import Groups
 from phibuild.backends.mlx.casts import cast, fits_float16, is_finite
 from phibuild.backends.mlx.layout import Quantization
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 
 class Block:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from phibuild.architecture import Architecture
 from phibuild.backends.mlx.blocks import Block
 from phibuild.backends.mlx.casts import NUMPY_TYPES
 from phibuild.backends.mlx.layout import (
@@ -27,8 +26,9 @@ from phibuild.backends.mlx.layout import (
     stored_arrays,
 )
 from phibuild.backends.mlx.malloc import keep_freed
-from phibuild.safetensors_io import ITEM_BYTES, SafetensorsWriter, TensorInfo, read_checkpoint
-from phibuild.worker import WorkerError
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import ITEM_BYTES, SafetensorsWriter, TensorInfo, read_checkpoint
 
 CHUNK_BYTES = 8 << 20  # of the checkpoint: what a thread does at a time
 BLOCK_WEIGHTS = 1 << 18  # as float32 they stay in a processor's cache while they are worked on

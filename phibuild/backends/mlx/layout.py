@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from phibuild.architecture import Architecture
-from phibuild.safetensors_io import ITEM_BYTES
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.safetensors import ITEM_BYTES
 
 # config.json's names of the float types -> safetensors' names.
 FLOAT_TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}

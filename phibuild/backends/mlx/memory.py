@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from phibuild.architecture import Architecture
 from phibuild.backends.mlx.layout import module_order, stored_arrays
 from phibuild.backends.mlx.limits import RESIDENT_BYTES
-from phibuild.disk_buffers import BUFFERS_BYTES
 from phibuild.schema import Options
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.write_buffers import BUFFERS_BYTES
 
 # Anonymous bytes. The converter: the interpreter with numpy, and MLX for microscaling types; then
 # for each thread a block of 2^18 weights with what is made of it, and freed memory that it keeps

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import Architecture
 from phibuild.backends.mlx.layout import (
     Quantization,
     matrix_quantization,
     module_order,
     quantization,
 )
+from phibuild.worker.architecture import Architecture
 
 # What mlx-lm's ModelArgs (models/phi3.py) takes where config.json does not say.
 _ASSUMED = {

@@ -15,11 +15,11 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model, load_tokenizer
 
-from phibuild.backends.chat import ChatFormat, read_format
-from phibuild.backends.generation import byte_tokens
 from phibuild.backends.mlx.limits import RESIDENT_BYTES
-from phibuild.evaluate.judge import Logits, Tokens
-from phibuild.safetensors_io import shard_paths
+from phibuild.worker.chat import ChatFormat, read_format
+from phibuild.worker.generation import byte_tokens
+from phibuild.worker.judge import Logits, Tokens
+from phibuild.worker.safetensors import shard_paths
 
 
 class NativeRuntime:

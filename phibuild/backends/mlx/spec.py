@@ -9,9 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, window_limit
-from phibuild.backends.companions import companions
 from phibuild.backends.mlx import memory
 from phibuild.backends.mlx.layout import (
     FLOAT_TYPES,
@@ -29,6 +27,8 @@ from phibuild.backends.mlx.options import (
     contradiction,
 )
 from phibuild.schema import Contradiction, Device, Options, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import companions
 
 
 class MlxSpec:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from phibuild.backends.mlx.casts import NUMPY_TYPES, cast
 from phibuild.backends.mlx.layout import Quantization
 from phibuild.backends.mlx.packing import pack, unpack
-from phibuild.safetensors_io import TensorInfo, read_checkpoint
+from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 Floats = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_lm.utils import load_tokenizer
 
-from phibuild.backends.tokenizer_check import Facts, check_tokenizer, nothing_to_explain
+from phibuild.worker.tokenizer_check import Facts, check_tokenizer, nothing_to_explain
 
 
 class MlxTokenizer:

@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phibuild.architecture import Architecture
-from phibuild.backends.companions import complete_generation_config, copy_companions
 from phibuild.backends.mlx.model_config import write_config
-from phibuild.safetensors_io import INDEX, TensorInfo, read_checkpoint
-from phibuild.worker import Report, WorkerError, peak_rss_bytes
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import complete_generation_config, copy_companions
+from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes
+from phibuild.worker.safetensors import INDEX, TensorInfo, read_checkpoint
 
 if TYPE_CHECKING:
     from phibuild.backends.mlx.runtime import MlxRuntime
@@ -29,7 +29,7 @@ REFERENCE = "logits_long"
 def build(request: dict[str, Any], report: Report) -> None:
     """Write every artifact of the request in one pass over the checkpoint, and report each."""
     from phibuild.backends.mlx.convert import Output, convert
-    from phibuild.backends.tokenizer_check import read_facts
+    from phibuild.worker.tokenizer_check import read_facts
 
     source, arch = Path(request["source"]), Architecture.from_json(request["architecture"])
     started = time.perf_counter()

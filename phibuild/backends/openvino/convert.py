@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from phibuild.architecture import Architecture
 from phibuild.backends.openvino.compression import note_compression
 from phibuild.backends.openvino.encode import READ_AS, Rows, encoding
 from phibuild.backends.openvino.files import IrFiles
 from phibuild.backends.openvino.ir import build_model
 from phibuild.backends.openvino.nodes import name_all
 from phibuild.backends.openvino.weights import Weights
-from phibuild.safetensors_io import TensorInfo, read_checkpoint
-from phibuild.worker import WorkerError
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 MODEL_XML = "openvino_model.xml"
 

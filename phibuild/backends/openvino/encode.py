@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[Any]

@@ -18,7 +18,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from phibuild.disk import OutputFile
+from phibuild.worker.direct_io import OutputFile
 
 _CONSTANT = re.compile(
     r'(<layer id="\d+" name="([^"]*)" type="Const"[^>]*>\s*<data [^>]*?)'

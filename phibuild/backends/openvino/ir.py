@@ -14,7 +14,6 @@ import numpy as np
 import openvino as ov
 from openvino.op.util import Variable, VariableInfo
 
-from phibuild.architecture import Architecture
 from phibuild.backends.openvino.mask import Lengths, attention_mask, lengths
 from phibuild.backends.openvino.nodes import (
     LAST,
@@ -30,6 +29,7 @@ from phibuild.backends.openvino.nodes import (
 )
 from phibuild.backends.openvino.rope import RotaryTables, rotary_tables, rotate
 from phibuild.backends.openvino.weights import Weights
+from phibuild.worker.architecture import Architecture
 
 
 def build_model(arch: Architecture, weights: Weights) -> ov.Model:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.architecture import Architecture
 from phibuild.backends.openvino.nodes import (
     LAST,
     Output,
@@ -19,6 +18,7 @@ from phibuild.backends.openvino.nodes import (
     opset,
     slice_,
 )
+from phibuild.worker.architecture import Architecture
 
 _PREFIX = "__module.model.rotary_emb/"
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles
+from phibuild.worker.architecture import Architecture
 
 
 @dataclass(frozen=True)

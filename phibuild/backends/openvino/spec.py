@@ -7,12 +7,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.companions import companions
 from phibuild.backends.openvino.options import MODES, Mode, OpenVinoOptions, contradiction
 from phibuild.backends.openvino.sizes import constant_bytes, tokenizer_bytes, xml_bytes
-from phibuild.disk_buffers import BUFFERS_BYTES
 from phibuild.schema import (
     Accelerator,
     Contradiction,
@@ -22,6 +19,9 @@ from phibuild.schema import (
     Skip,
     Variant,
 )
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import companions
+from phibuild.worker.write_buffers import BUFFERS_BYTES
 
 _GROUP_SIZE = {"int4_asym": 64, "int4_sym": 128}
 _ROW = -1

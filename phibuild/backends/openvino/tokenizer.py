@@ -9,7 +9,7 @@ from typing import Any
 
 import openvino as ov
 
-from phibuild.backends.tokenizer_check import Difference, Facts, check_tokenizer
+from phibuild.worker.tokenizer_check import Difference, Facts, check_tokenizer
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _BYTE_NAMES = (

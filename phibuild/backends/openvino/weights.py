@@ -14,7 +14,6 @@ import numpy as np
 import openvino as ov
 from openvino._offline_transformations import compress_model_transformation
 
-from phibuild.architecture import Architecture
 from phibuild.backends.openvino.encode import (
     READ_AS,
     ROW,
@@ -25,7 +24,8 @@ from phibuild.backends.openvino.encode import (
     to_float16,
 )
 from phibuild.backends.openvino.nodes import Output, named, opset
-from phibuild.safetensors_io import TensorInfo
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.safetensors import TensorInfo
 
 _ITEM = {
     "f16": (np.float16, 1),

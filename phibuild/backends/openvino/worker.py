@@ -8,13 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import Architecture
-from phibuild.backends.companions import (
-    GENERATION_FILES,
-    TOKENIZER_FILES,
-    complete_generation_config,
-    copy_companions,
-)
 from phibuild.backends.openvino import telemetry  # noqa: F401, off before openvino is imported
 from phibuild.backends.openvino.contents import read_contents
 from phibuild.backends.openvino.convert import (
@@ -25,8 +18,15 @@ from phibuild.backends.openvino.convert import (
 )
 from phibuild.backends.openvino.runtime import OpenVinoRuntime
 from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_tokenizer
-from phibuild.backends.tokenizer_check import read_facts
-from phibuild.worker import Report, peak_rss_bytes
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import (
+    GENERATION_FILES,
+    TOKENIZER_FILES,
+    complete_generation_config,
+    copy_companions,
+)
+from phibuild.worker.protocol import Report, peak_rss_bytes
+from phibuild.worker.tokenizer_check import read_facts
 
 REFERENCE = "logits"
 """The graph chooses between short and long rope factors as the original does."""

@@ -20,8 +20,6 @@ from onnxruntime_genai.models import builder
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from phibuild.architecture import Architecture
-from phibuild.backends.companions import copy_companions
 from phibuild.backends.ort_genai.nodes import quantized_product
 from phibuild.backends.ort_genai.rounding import Rounding
 from phibuild.backends.ort_genai.tensors import (
@@ -30,8 +28,10 @@ from phibuild.backends.ort_genai.tensors import (
     Streaming,
     checked_cast,
 )
-from phibuild.safetensors_io import shard_paths
-from phibuild.worker import WorkerError
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import copy_companions
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import shard_paths
 
 _PROVIDERS = {"trt_rtx": "NvTensorRtRtx"}
 

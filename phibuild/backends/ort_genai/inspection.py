@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 # Inputs that take cos and sin tables, which are not weights.
 _ROPE_INPUTS = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}

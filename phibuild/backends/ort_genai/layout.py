@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import SourceFiles, StoredTensor
-from phibuild.backends.companions import companions
 from phibuild.schema import Variant
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import companions
 
 # Bytes of the graph (nodes, their names, value_info, entries of initializers), measured over the
 # builder's graphs: once, and for each layer.

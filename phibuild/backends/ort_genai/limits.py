@@ -5,10 +5,10 @@ Tried with onnxruntime-genai 0.18.
 
 from __future__ import annotations
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import ContextLimit, chosen, joined, window_limit
 from phibuild.backends.ort_genai.options import QUANTIZED, OrtGenaiOptions, Provider
 from phibuild.schema import Accelerator, Contradiction, Device, Precision
+from phibuild.worker.architecture import Architecture
 
 _ACCELERATOR: dict[Provider, Accelerator] = {
     "cuda": "cuda",

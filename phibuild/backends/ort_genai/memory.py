@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import os
 
-from phibuild.architecture import Architecture
 from phibuild.backends.ort_genai.layout import io_bytes, matmuls, product_bits, rope_cache_bytes
 from phibuild.schema import Variant
+from phibuild.worker.architecture import Architecture
 
 # Building: torch, Transformers and the builder imported (285 MiB), a graph and its copies.
 _BUILDER = 340 << 20

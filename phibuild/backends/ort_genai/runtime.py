@@ -18,8 +18,8 @@ import onnxruntime_genai as og
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from phibuild.backends.chat import ChatFormat, read_format
-from phibuild.backends.generation import byte_tokens
+from phibuild.worker.chat import ChatFormat, read_format
+from phibuild.worker.generation import byte_tokens
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
 from phibuild.backends.ort_genai import layout, limits, memory
 from phibuild.backends.ort_genai.options import QUANTIZED, OrtGenaiOptions, Provider
 from phibuild.schema import Contradiction, Device, Options, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture
 
 # What has to be installed to run an artifact.
 _RUNTIME: dict[Provider, str] = {

@@ -21,7 +21,7 @@ import torch
 from onnx_ir.tensor_adapters import to_torch_dtype
 
 from phibuild.backends.ort_genai.rounding import Array, Blocks, Rounding, quantize
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 SLAB_BYTES = 2 << 20
 """Bytes of a slab in the I/O type: a core's cache holds it while it is worked on."""

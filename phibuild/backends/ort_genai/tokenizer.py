@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from phibuild.backends.tokenizer_check import AROUND, Difference, Facts, check_tokenizer
-from phibuild.backends.tokenizer_texts import prefixes_every_text, spelled_out
+from phibuild.worker.tokenizer_check import AROUND, Difference, Facts, check_tokenizer
+from phibuild.worker.tokenizer_texts import prefixes_every_text, spelled_out
 
 # onnxruntime-genai splits sentencepiece's text at spaces before it merges, which Transformers does
 # not and Phi's vocabulary (runs of spaces are tokens) shows; it does so for every class but this.

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import Architecture
 from phibuild.backends.ort_genai.inspection import inspect
 from phibuild.backends.ort_genai.runtime import OrtGenaiRuntime
 from phibuild.backends.ort_genai.tokenizer import adapt, check
-from phibuild.backends.tokenizer_check import Facts, read_facts
-from phibuild.worker import Report
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import Report
+from phibuild.worker.tokenizer_check import Facts, read_facts
 
 __all__ = ["REFERENCE", "build", "inspect", "load"]
 

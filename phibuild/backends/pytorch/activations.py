@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.passes import through_layers
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
-from phibuild.safetensors_io import SafetensorsWriter
-from phibuild.worker import Report, WorkerError
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import Report, WorkerError
+from phibuild.worker.safetensors import SafetensorsWriter
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phibuild.architecture import Architecture
-from phibuild.backends.companions import complete_generation_config, copy_companions
 from phibuild.backends.pytorch.inspection import inspect
 from phibuild.backends.pytorch.memory import CHUNK_ELEMENTS, CHUNK_ROWS
 from phibuild.backends.pytorch.model_config import artifact_config
 from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
 from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES, Scheme, file_entries
 from phibuild.backends.pytorch.threads import use_threads
-from phibuild.backends.tokenizer_check import read_facts
-from phibuild.safetensors_io import SafetensorsWriter, TensorInfo, read_checkpoint
-from phibuild.worker import Report, WorkerError
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import complete_generation_config, copy_companions
+from phibuild.worker.protocol import Report, WorkerError
+from phibuild.worker.safetensors import SafetensorsWriter, TensorInfo, read_checkpoint
+from phibuild.worker.tokenizer_check import read_facts
 
 _TORCH_DTYPE = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from phibuild.safetensors_io import INDEX, SINGLE, shard_paths
+from phibuild.worker.safetensors import INDEX, SINGLE, shard_paths
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 _BLOCK = 1 << 24

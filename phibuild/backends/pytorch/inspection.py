@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.backends.pytorch.tensors import quantized_kind
-from phibuild.safetensors_io import TensorInfo, read_checkpoint
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 _PARTS = ("_packed", "_scale", "_shape", "_zero_point")
 

@@ -21,10 +21,10 @@ from transformers.models.phi3.modeling_phi3 import (
     Phi3RotaryEmbedding,
 )
 
-from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.memory import HEAD_ELEMENTS
 from phibuild.backends.pytorch.stored_weights import StoredWeights
-from phibuild.worker import WorkerError
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import WorkerError
 
 Positions = tuple[Tensor, Tensor]
 """Cosines and sines [1, T, rotary width] of T positions."""

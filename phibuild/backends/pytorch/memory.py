@@ -5,8 +5,8 @@ What is bounded by a constant here is held to it by the worker, which imports th
 
 from __future__ import annotations
 
-from phibuild.architecture import Architecture
-from phibuild.disk_buffers import BUFFERS_BYTES
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.write_buffers import BUFFERS_BYTES
 
 _MEBIBYTE = 1 << 20
 _FP32 = 4

@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.memory import MERGED_ELEMENTS, MERGED_ROWS
 from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES
-from phibuild.safetensors_io import (
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import (
     ITEM_BYTES,
     SafetensorsWriter,
     TensorInfo,
     read_checkpoint,
     read_header,
 )
-from phibuild.worker import WorkerError
 
 _TORCH_DTYPE = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 NO_ADAPTER: dict[str, Any] = {"deltas": {}, "replacements": {}}

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.memory import SOFTMAX_ROWS
 from phibuild.backends.pytorch.passes import in_batches, through_layers
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
-from phibuild.evaluate.metrics import log_softmax
-from phibuild.worker import Report, WorkerError
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.metrics import log_softmax
+from phibuild.worker.protocol import Report, WorkerError
 
 Logits = NDArray[np.float32]
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")

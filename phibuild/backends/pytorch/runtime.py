@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache
 
-from phibuild.backends.chat import ChatFormat, read_format
-from phibuild.backends.generation import byte_tokens
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.memory import WIDENED_BYTES
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.tokenizer import end_ids
 from phibuild.backends.pytorch.tokenizing import encode, load_tokenizer, prefix
+from phibuild.worker.chat import ChatFormat, read_format
+from phibuild.worker.generation import byte_tokens
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -38,7 +38,7 @@ def load(folder: Path, threads: int, budget_bytes: int = WIDENED_BYTES) -> Trans
 
 
 class TransformersRuntime:
-    """A model with its key-value cache and tokenizer; see phibuild.evaluate.judge.Runtime."""
+    """A model with its key-value cache and tokenizer; see phibuild.worker.judge.Runtime."""
 
     def __init__(self, folder: Path, model: LayerwisePhi3) -> None:
         self._folder = folder

@@ -12,15 +12,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.cut import cut_copy, fuse_copy, loadable
 from phibuild.backends.pytorch.merge import write_canonical
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.tokenizer_facts import write_tokenizer_facts
 from phibuild.backends.pytorch.witness import compare
-from phibuild.safetensors_io import INDEX, shard_paths
-from phibuild.unfused import EMBEDDING, HEAD
-from phibuild.worker import Report
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import Report
+from phibuild.worker.safetensors import INDEX, shard_paths
+from phibuild.worker.unfused import EMBEDDING, HEAD
 
 _PACKAGES = ("torch", "transformers", "tokenizers")
 Fusing = Mapping[str, list[str]]

@@ -8,9 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, StrictBool
 
-from phibuild.architecture import Architecture
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, chosen, joined
-from phibuild.backends.companions import companions
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.backends.pytorch.tensors import (
     MAX_SHARD_BYTES,
@@ -20,6 +18,8 @@ from phibuild.backends.pytorch.tensors import (
     file_entries,
 )
 from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import companions
 
 _BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
 _DTYPE: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}

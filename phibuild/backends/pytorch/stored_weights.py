@@ -18,8 +18,8 @@ from compressed_tensors.quantization.lifecycle.forward import dequantize
 from torch import Tensor
 
 from phibuild.backends.pytorch.memory import CHUNK_ROWS, DEQUANTIZED_ELEMENTS
-from phibuild.safetensors_io import TensorInfo, read_checkpoint
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 _DTYPES = {
     "BF16": torch.bfloat16,

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from phibuild.architecture import Architecture
-from phibuild.safetensors_io import ITEM_BYTES
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.safetensors import ITEM_BYTES
 
 SAFETENSORS_DTYPE = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 MAX_SHARD_BYTES = 5_000_000_000  # "5GB", the usual size of a shard on the Hub

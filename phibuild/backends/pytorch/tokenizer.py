@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig
 
 from phibuild.backends.pytorch.tokenizing import load_tokenizer
-from phibuild.backends.tokenizer_check import Facts, check_tokenizer, nothing_to_explain
+from phibuild.worker.tokenizer_check import Facts, check_tokenizer, nothing_to_explain
 
 
 def end_ids(folder: Path, config: Any) -> set[int]:

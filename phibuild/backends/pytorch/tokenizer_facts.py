@@ -15,9 +15,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from phibuild.backends.pytorch.tokenizing import load_tokenizer
-from phibuild.backends.tokenizer_check import PROBES, TOKENIZER
-from phibuild.backends.tokenizer_probes import CONVERSATION, Probe, probes
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.tokenizer_check import PROBES, TOKENIZER
+from phibuild.worker.tokenizer_probes import CONVERSATION, Probe, probes
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _WORD = "word"
@@ -25,7 +25,7 @@ _WORD = "word"
 
 def write_tokenizer_facts(source: Path, vocabulary: int, output: Path) -> None:
     """Write tokenizer.json (the tokenizer as it is in memory) and probes.json (what it makes of
-    the probes; see phibuild.backends.tokenizer_check.Facts) of the checkpoint `source` into the
+    the probes; see phibuild.worker.tokenizer_check.Facts) of the checkpoint `source` into the
     folder `output`.
 
     Raises WorkerError if Transformers cannot load it, if it has more token ids than the model's

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.pytorch.tokenizing import encode, load_tokenizer, prefix
-from phibuild.worker import WorkerError
+from phibuild.worker.protocol import WorkerError
 
 Windows = NDArray[np.int32]
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from phibuild.architecture import Architecture
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3, model_config
 from phibuild.backends.pytorch.memory import HEAD_ELEMENTS
-from phibuild.safetensors_io import read_checkpoint
-from phibuild.worker import WorkerError
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import read_checkpoint
 
 LIMIT = 1e-5
 """How far the largest difference of two logits may be, relative to the largest logit."""
@@ -146,7 +146,7 @@ def _widest(folder: Path) -> torch.dtype:
 
 
 def _header(path: Path) -> Iterator[Any]:
-    from phibuild.safetensors_io import read_header
+    from phibuild.worker.safetensors import read_header
 
     yield from read_header(path).values()
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phibuild.worker import Report
+from phibuild.worker.protocol import Report
 
 if TYPE_CHECKING:
     from phibuild.backends.pytorch.runtime import TransformersRuntime

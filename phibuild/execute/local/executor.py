@@ -11,24 +11,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from phibuild.config.executors import ExecutorSettings
 from phibuild.execute.context import Context, Listener, Result
-from phibuild.execute.guard import Guard
-from phibuild.execute.interrupts import stopped_gently
-from phibuild.execute.original import original_folder
-from phibuild.execute.process import Runners
-from phibuild.execute.scheduler import History, Limits, Task, run_tasks
-from phibuild.execute.steps import (
+from phibuild.execute.execution import (
     apply_refusals,
     install_toolchain,
     known_results,
     step_function,
     step_needs,
 )
-from phibuild.execute.usage import Usage
-from phibuild.machine import available_memory, cores, usable_memory
-from phibuild.schema import ExecutorSettings
-from phibuild.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
-from phibuild.store import Store
+from phibuild.execute.interrupts import stopped_gently
+from phibuild.execute.local.scheduler import History, Limits, Task, run_tasks
+from phibuild.execute.runner.guard import Guard
+from phibuild.execute.runner.process import Runners
+from phibuild.execute.runner.usage import Usage
+from phibuild.execute.work.original import original_folder
+from phibuild.planning.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
+from phibuild.store.store import Store
+from phibuild.system.machine import available_memory, cores, usable_memory
 
 LOG = "executor.log"
 

@@ -1,7 +1,7 @@
 """What a runner says: lines of JSON, read with limits and checked before anyone relies on them.
 
-phibuild/worker.py documents the events. A runner is another program with large libraries in it:
-whatever it writes, it must not take phibuild down.
+phibuild/worker/protocol.py documents the events. A runner is another program with large libraries
+in it: whatever it writes, it must not take phibuild down.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phibuild.execute.events import Event, Failed, Item, Stage
-from phibuild.execute.process import Outcome, Runners, run_worker
-from phibuild.execute.usage import Usage
+from phibuild.execute.runner.events import Event, Failed, Item, Stage
+from phibuild.execute.runner.process import Outcome, Runners, run_worker
+from phibuild.execute.runner.usage import Usage
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from phibuild.execute.events import End, Event, NoEvent, parse_event, read_lines
-from phibuild.execute.guard import Guard, kill_marked
-from phibuild.execute.usage import Usage
+from phibuild.execute.runner.events import End, Event, NoEvent, parse_event, read_lines
+from phibuild.execute.runner.guard import Guard, kill_marked
+from phibuild.execute.runner.usage import Usage
 
-WORKER = Path(__file__).resolve().parents[1] / "worker.py"
+WORKER = Path(__file__).resolve().parents[2] / "worker" / "entry.py"
 _GRACE_SECONDS = 5.0
 _LOG_LINES = 6
 _OUT_OF_MEMORY = "out of memory"
@@ -96,7 +96,7 @@ def run_worker(
     with log.open("ab") as log_file:
         log_start = log_file.tell()
         process = subprocess.Popen(
-            # -P: the folder of worker.py is no place to import from.
+            # -P: the folder of entry.py is no place to import from.
             [str(python), "-P", str(WORKER), backend],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

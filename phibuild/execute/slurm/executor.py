@@ -10,19 +10,19 @@ import threading
 import time
 from pathlib import Path
 
+from phibuild.config.executors import SlurmSettings
 from phibuild.errors import ConfigError, Problem, StoreError
 from phibuild.execute.context import Context, Listener
+from phibuild.execute.execution import apply_refusals, install_toolchain, known_results
 from phibuild.execute.interrupts import stopped_gently
-from phibuild.execute.local import Execution
+from phibuild.execute.local.executor import Execution
 from phibuild.execute.slurm.commands import SlurmError
 from phibuild.execute.slurm.jobs import Jobs
 from phibuild.execute.slurm.outcome import fold, make_history
 from phibuild.execute.slurm.records import Records
 from phibuild.execute.slurm.watch import wait_for_jobs
-from phibuild.execute.steps import apply_refusals, install_toolchain, known_results
-from phibuild.schema import SlurmSettings
-from phibuild.steps import Plan
-from phibuild.store import Store
+from phibuild.planning.steps import Plan
+from phibuild.store.store import Store
 
 
 def run_plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
-from phibuild.execute.process import last_lines
+from phibuild.execute.runner.process import last_lines
 from phibuild.execute.slurm.commands import accounted_states, job_facts
 
 OUT_OF_MEMORY = "OUT_OF_MEMORY"

@@ -10,22 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from phibuild.config.executors import SlurmSettings
 from phibuild.execute.context import Context
-from phibuild.execute.remote import RemoteStep, backend_of, cut_down, is_made, step_makes
+from phibuild.execute.execution import Step, step_needs
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import SlurmError
 from phibuild.execute.slurm.records import Record, Records
+from phibuild.execute.slurm.remote import RemoteStep, backend_of, cut_down, is_made, step_makes
 from phibuild.execute.slurm.submit import (
     complete_submission,
     job_memory,
     shown_memory,
     submit,
 )
-from phibuild.execute.steps import Step, step_needs
-from phibuild.keys import builder_digest
-from phibuild.places import toolchains_folder
-from phibuild.schema import SlurmSettings
-from phibuild.steps import BuildStep, MeasureStep
+from phibuild.planning.keys import builder_digest
+from phibuild.planning.steps import BuildStep, MeasureStep
+from phibuild.system.places import toolchains_folder
 
 
 @dataclass

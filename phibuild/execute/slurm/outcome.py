@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from phibuild.config.executors import SlurmSettings
 from phibuild.execute.context import Context
-from phibuild.execute.remote import backend_of
-from phibuild.execute.scheduler import History, Ran, Task
+from phibuild.execute.execution import Step, step_needs
+from phibuild.execute.local.scheduler import History, Ran, Task
+from phibuild.execute.runner.usage import Usage
 from phibuild.execute.slurm.jobs import Job, Jobs
-from phibuild.execute.steps import Step, step_needs
-from phibuild.execute.usage import Usage
-from phibuild.schema import SlurmSettings
-from phibuild.steps import BuildStep, MeasureStep, OriginalStep
+from phibuild.execute.slurm.remote import backend_of
+from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep
 
 _LATE_SECONDS = 60.0
 

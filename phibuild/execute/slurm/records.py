@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from phibuild.locks import held, is_held
-from phibuild.store import Store, content_key
+from phibuild.store.store import Store, content_key
+from phibuild.system.locks import held, is_held
 
 _KEEP_SECONDS = 86400.0
 

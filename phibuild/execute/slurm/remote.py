@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.execute.context import Context, Result
-from phibuild.execute.guard import Guard
-from phibuild.execute.process import Runners
-from phibuild.execute.steps import Step, step_function
-from phibuild.execute.usage import Usage
-from phibuild.files import write_atomically
-from phibuild.keys import builder_digest
-from phibuild.locks import is_held
-from phibuild.progress import PlainProgress
-from phibuild.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
-from phibuild.store import Store
-from phibuild.toolchains import toolchain
+from phibuild.execute.execution import Step, step_function
+from phibuild.execute.progress import PlainProgress
+from phibuild.execute.runner.guard import Guard
+from phibuild.execute.runner.process import Runners
+from phibuild.execute.runner.usage import Usage
+from phibuild.planning.keys import builder_digest
+from phibuild.planning.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
+from phibuild.store.store import Store
+from phibuild.system.files import write_atomically
+from phibuild.system.locks import is_held
+from phibuild.toolchains.environment import toolchain
 
 RESULT = "result.json"
 _STOPPED = 143  # as a shell says it of SIGTERM

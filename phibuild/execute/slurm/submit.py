@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from phibuild.config.executors import SlurmSettings
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.execute.remote import RemoteStep, run_step
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import Partition, SlurmError, plain
-from phibuild.schema import SlurmSettings
+from phibuild.execute.slurm.remote import RemoteStep, run_step
 from phibuild.units import format_size
 
 _MARGIN_SECONDS = 120.0  # above a runner's own time-out, whose message says more than Slurm's

@@ -9,15 +9,15 @@ from __future__ import annotations
 import threading
 import time
 
+from phibuild.config.executors import SlurmSettings
 from phibuild.execute.context import Listener
-from phibuild.execute.remote import read_result
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import Queued, SlurmError
 from phibuild.execute.slurm.explain import OUT_OF_MEMORY, end_state, explain
 from phibuild.execute.slurm.jobs import Job, ended_now
 from phibuild.execute.slurm.records import Records
+from phibuild.execute.slurm.remote import read_result
 from phibuild.execute.slurm.submit import shown_memory, time_limit
-from phibuild.schema import SlurmSettings
 
 _LOOK_SECONDS = 1.0
 # How long a result may take to be seen through a network file system after its job has ended.

@@ -10,15 +10,15 @@ from typing import Any
 
 from phibuild import __version__
 from phibuild.backends.registry import backend
-from phibuild.checkpoint import license_file
+from phibuild.checkpoints.facts import license_file
+from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import RUN_AGAIN, Context
-from phibuild.execute.events import BuildResult, problem
-from phibuild.execute.items import run_items
-from phibuild.keys import CHANGED, builder_digest, has_changed
-from phibuild.readme import artifact_readme, tokenizer_notes
-from phibuild.steps import Artifact, BuildStep
-from phibuild.toolchains import toolchain
-from phibuild.view import source_view
+from phibuild.execute.runner.events import BuildResult, problem
+from phibuild.execute.runner.items import run_items
+from phibuild.execute.work.readme import artifact_readme, tokenizer_notes
+from phibuild.planning.keys import CHANGED, builder_digest, has_changed
+from phibuild.planning.steps import Artifact, BuildStep
+from phibuild.toolchains.environment import toolchain
 
 _NOT_READ = "the source has not been read"
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from phibuild.execute.context import RUN_AGAIN, Context
-from phibuild.execute.events import JudgeResult, problem
-from phibuild.execute.items import run_items
-from phibuild.steps import MeasureStep
+from phibuild.execute.runner.events import JudgeResult, problem
+from phibuild.execute.runner.items import run_items
+from phibuild.planning.steps import MeasureStep
 
 
 def measure(context: Context, step: MeasureStep, threads: int, alone: bool = True) -> bool:

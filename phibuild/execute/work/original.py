@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phibuild.calibration import CHUNK_TOKENS
+from phibuild.backends.calibration import CHUNK_TOKENS
+from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import RUN_AGAIN, Context
-from phibuild.execute.items import run_items
-from phibuild.keys import CHANGED, has_changed
-from phibuild.plan import evaluation_text
-from phibuild.steps import (
+from phibuild.execute.runner.items import run_items
+from phibuild.planning.keys import CHANGED, has_changed
+from phibuild.planning.plan import evaluation_text
+from phibuild.planning.steps import (
     REFERENCE_BACKEND,
     ActivationsStep,
     OriginalStep,
     ReferenceStep,
     SourceStep,
 )
-from phibuild.view import source_view
 
 
 def original_folder(context: Context, step: OriginalStep) -> Path:

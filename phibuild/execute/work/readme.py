@@ -9,9 +9,9 @@ from typing import Any
 
 from phibuild import __version__
 from phibuild.backends.base import BackendSpec
-from phibuild.backends.tokenizer_check import STOPS
-from phibuild.checkpoint import Checkpoint
+from phibuild.checkpoints.facts import Checkpoint
 from phibuild.schema import Variant
+from phibuild.worker.tokenizer_check import STOPS
 
 
 def tokenizer_notes(found: Mapping[str, Any] | None) -> list[str]:

@@ -1,0 +1,85 @@
+"""What a runner says while it works, and what it took. Standard library only.
+
+Events: {"event": "stage", "item", "stage", "fraction"}, {"event": "item", "item", "result"},
+{"event": "failed", "item", "error"}, and at the end {"event": "end", "cpu_seconds"}; a worker that
+stops without "end" has crashed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import resource
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class Report:
+    """What a runner says while it works. An item is one variant or one artifact, by its key."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._started = time.monotonic()
+
+    def _send(self, **event: Any) -> None:
+        print(json.dumps(event), file=self._stream, flush=True)
+
+    def stage(self, stage: str, fraction: float | None = None, item: str | None = None) -> None:
+        """Say what is being done, and how much of it is done (0 to 1) where that is known."""
+        self._send(event="stage", stage=stage, fraction=fraction, item=item)
+
+    def item(self, item: str, result: dict[str, Any]) -> None:
+        """Say that an item is complete. `result` gets the seconds since the last item and the
+        peak memory since then, unless it has its own."""
+        now = time.monotonic()
+        result.setdefault("seconds", now - self._started)
+        result.setdefault("peak_rss_bytes", peak_rss_bytes())
+        reset_peak_rss()
+        self._started = now
+        self._send(event="item", item=item, result=result)
+
+    def failed(self, item: str, error: BaseException | str) -> None:
+        """Say that an item failed, and why; the traceback goes to the log."""
+        if isinstance(error, BaseException):
+            traceback.print_exception(error)
+            name, text = type(error).__name__, str(error).strip()
+            error = text if isinstance(error, WorkerError) else f"{name}: {text or 'no message'}"
+        self._send(event="failed", item=item, error=error)
+
+    def text(self, text: str) -> None:
+        """Pass on generated text."""
+        self._send(event="text", text=text)
+
+    def end(self) -> None:
+        """Say that all is done, and what CPU time it took, children included."""
+        usage = [
+            resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        ]
+        self._send(event="end", cpu_seconds=sum(one.ru_utime + one.ru_stime for one in usage))
+
+
+class WorkerError(Exception):
+    """A failure whose message is written for the user."""
+
+
+def peak_rss_bytes() -> int:
+    """Return the largest resident memory of this process since `reset_peak_rss`, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        if found:
+            return int(found[1]) * 1024
+    except OSError:
+        pass  # not Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def reset_peak_rss() -> None:
+    """Start the peak anew, so that each item has its own (Linux; elsewhere it goes on rising)."""
+    with contextlib.suppress(OSError):  # not Linux, or not allowed
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

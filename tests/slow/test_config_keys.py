@@ -23,7 +23,7 @@ print(json.dumps(sorted(Phi3Config().to_dict())))
 @pytest.mark.case(
     "config.json",
     "any key of Phi3Config",
-    "its own meaning",
+    "the list of its keys",
     "read, without effect for a known reason, or one value only: `phibuild/config_keys.py`",
 )
 def test_the_tables_are_transformers_own_keys(toolchain_python: Callable[[str], Path]) -> None:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.layout import FILE_TYPES, tensors
-from phibuild.backends.llamacpp.limits import CHUNK_WEIGHTS
+from phibuild.backends.llamacpp.memory import CHUNK_WEIGHTS
 from phibuild.worker.architecture import read_architecture
 from phibuild.worker.safetensors import ITEM_BYTES, TensorInfo, read_checkpoint
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.llamacpp.layout import FILE_TYPES, row_bytes, tensors
-from phibuild.backends.llamacpp.limits import CHUNK_BYTES, MAX_THREADS
+from phibuild.backends.llamacpp.memory import CHUNK_BYTES, MAX_THREADS
 from phibuild.backends.llamacpp.spec import SPEC, LlamaCppOptions
 from phibuild.schema import Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, Rope

@@ -53,7 +53,9 @@ class Client:
     def start_fetch(self, model: str) -> subprocess.Popen[str]:
         """Begin to fetch a model as a build does; it prints the folder, or the error."""
         program = (
-            "import sys; from phibuild.checkpoints import hub; from phibuild.errors import PhibuildError\n"
+            "import sys\n"
+            "from phibuild.checkpoints import hub\n"
+            "from phibuild.errors import PhibuildError\n"
             "repo, _, revision = sys.argv[1].partition('@')\n"
             "try: print(hub.fetch(repo, revision or None))\n"
             "except PhibuildError as error: print(error)"

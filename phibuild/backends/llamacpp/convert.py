@@ -21,7 +21,7 @@ import numpy as np
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.header import Value, data_bytes, data_offsets, encode_header
 from phibuild.backends.llamacpp.layout import Tensor, row_bytes
-from phibuild.backends.llamacpp.limits import CHUNK_WEIGHTS, MAX_THREADS
+from phibuild.backends.llamacpp.memory import CHUNK_WEIGHTS, MAX_THREADS
 from phibuild.backends.llamacpp.quantizer import Quantize
 from phibuild.worker.direct_io import OutputFile
 from phibuild.worker.protocol import WorkerError

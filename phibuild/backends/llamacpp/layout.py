@@ -39,6 +39,8 @@ BLOCK_TYPES = {
 K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
 """Types whose searches can be compiled (kquants.py)."""
 
+ROPE_FACTORS = "rope_factors_"
+"""How the names of tensors begin that are configuration, not weights."""
 _SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 
 
@@ -100,7 +102,7 @@ def tensors(arch: Architecture, file_type: str, *, imatrix: bool = False) -> lis
     found.append(Tensor("output_norm.weight", "model.norm.weight", (arch.hidden_size,), norm))
     for name, factors in (("long", arch.rope.long), ("short", arch.rope.short)):
         if factors:
-            found.append(Tensor(f"rope_factors_{name}.weight", None, (len(factors),), "F32"))
+            found.append(Tensor(f"{ROPE_FACTORS}{name}.weight", None, (len(factors),), "F32"))
     found.append(_matrix(arch, file_type, imatrix, "token_embd", 0, "model.embed_tokens"))
     for layer in range(arch.layers):
         block, source = f"blk.{layer}.", f"model.layers.{layer}."

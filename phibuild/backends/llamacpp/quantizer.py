@@ -13,7 +13,7 @@ import numpy as np
 
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.layout import BLOCK_TYPES, K_QUANTS, Tensor
-from phibuild.backends.llamacpp.limits import COMPILING_PAYS
+from phibuild.backends.llamacpp.memory import COMPILING_PAYS
 
 Quantize = Callable[[str, ggml.Floats, int, ggml.Bytes, ggml.Floats | None], int]
 """What `ggml.quantize` takes and returns."""

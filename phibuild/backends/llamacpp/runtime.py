@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from phibuild.backends.llamacpp import ggml, llama_api
 from phibuild.backends.llamacpp.chat_keys import read_chat_keys
-from phibuild.backends.llamacpp.limits import PASS_TOKENS
+from phibuild.backends.llamacpp.memory import PASS_TOKENS
 from phibuild.worker.chat import ChatFormat
 from phibuild.worker.protocol import WorkerError
 

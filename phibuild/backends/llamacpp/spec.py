@@ -24,7 +24,7 @@ from phibuild.backends.llamacpp.header import (
     encode_value,
 )
 from phibuild.backends.llamacpp.layout import FILE_TYPES, Tensor, tensors
-from phibuild.backends.llamacpp.limits import (
+from phibuild.backends.llamacpp.memory import (
     BASE_BYTES,
     BYTES_PER_TOKEN,
     CHUNK_BYTES,

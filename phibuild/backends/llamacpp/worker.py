@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.backends.llamacpp import ggml
+from phibuild.backends.llamacpp.convert import GgufFile, write_files
 from phibuild.backends.llamacpp.imatrix import Importance, check_importance, read_importance
-from phibuild.backends.llamacpp.layout import tensors
+from phibuild.backends.llamacpp.inspect import inspect, model_file
+from phibuild.backends.llamacpp.layout import ROPE_FACTORS, tensors
 from phibuild.backends.llamacpp.metadata import general_name, imatrix_values, model_values
 from phibuild.backends.llamacpp.quantizer import choose
 from phibuild.backends.llamacpp.runtime import LlamaRuntime
 from phibuild.backends.llamacpp.tokenizer import check
 from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
-from phibuild.backends.llamacpp.writer import GgufFile, write_files
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes
 from phibuild.worker.safetensors import read_checkpoint
 from phibuild.worker.tokenizer_check import read_facts
 
+__all__ = ["REFERENCE", "build", "inspect", "load"]
+
 REFERENCE = "logits"
-_ROPE_FACTORS = "rope_factors_"  # tensors of the file that are configuration, not weights
 _PROGRESS_SECONDS = 0.2
 
 
@@ -94,17 +96,6 @@ def build(request: dict[str, Any], report: Report) -> None:
             report.item(key, result | share)
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return the stored types and bytes of the artifact, read by llama.cpp's own GGUF reader."""
-    types: dict[str, int] = {}
-    weight_bytes = 0
-    for tensor in ggml.read_tensors(model_file(folder)):
-        if not tensor.name.startswith(_ROPE_FACTORS):
-            types[tensor.kind] = types.get(tensor.kind, 0) + tensor.parameters
-            weight_bytes += tensor.nbytes
-    return {"types": types, "weight_bytes": weight_bytes}
-
-
 def load(folder: Path, threads: int) -> LlamaRuntime:
     """Return the artifact loaded by llama.cpp."""
     return LlamaRuntime(model_file(folder), threads)
@@ -113,17 +104,6 @@ def load(folder: Path, threads: int) -> LlamaRuntime:
 def file_name(variant: str) -> str:
     """Return the name of the artifact's one file."""
     return f"model-{variant}.gguf"
-
-
-def model_file(folder: Path) -> Path:
-    """Return the GGUF file of an artifact's folder, or the file itself. Raises WorkerError unless
-    there is just one."""
-    if folder.is_file():
-        return folder
-    found = sorted(folder.glob("*.gguf"))
-    if len(found) != 1:
-        raise WorkerError(f"{len(found)} GGUF files in the artifact, not one")
-    return found[0]
 
 
 def _file(
@@ -146,8 +126,8 @@ def _file(
         [*values, *vocabulary.values],
         stored,
         {
-            f"{_ROPE_FACTORS}long.weight": arch.rope.long,
-            f"{_ROPE_FACTORS}short.weight": arch.rope.short,
+            f"{ROPE_FACTORS}long.weight": arch.rope.long,
+            f"{ROPE_FACTORS}short.weight": arch.rope.short,
         },
         importance.columns if importance is not None else {},
     )

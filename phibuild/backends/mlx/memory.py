@@ -1,16 +1,19 @@
-"""Upper bounds of the anonymous memory that the mlx runner takes. No toolchain package."""
+"""Upper bounds of the anonymous memory that the mlx runner takes, and what it keeps to. Standard
+library only: the plan and the runtime share it."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from phibuild.backends.mlx.layout import module_order, stored_arrays
-from phibuild.backends.mlx.limits import RESIDENT_BYTES
-from phibuild.schema import Options
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.write_buffers import BUFFERS_BYTES
+
+RESIDENT_BYTES = 1 << 30
+"""A model in mlx-lm's own kernels stays in memory up to so many bytes of weights."""
 
 # Anonymous bytes. The converter: the interpreter with numpy, and MLX for microscaling types; then
 # for each thread a block of 2^18 weights with what is made of it, and freed memory that it keeps
@@ -35,7 +38,7 @@ def building(vocabulary: int) -> int:
     return _INTERPRETER_BYTES + BUFFERS_BYTES + max(threads, tokenizer)
 
 
-def judging(arch: Architecture, variants: Sequence[Options], window_tokens: int) -> int:
+def judging(arch: Architecture, variants: Sequence[Mapping[str, Any]], window_tokens: int) -> int:
     """Return a bound that does not hold the weights: they are read as they are used.
 
     In mlx-lm's own kernels they are held up to `RESIDENT_BYTES`, else a module at a time. Then
@@ -52,7 +55,7 @@ def judging(arch: Architecture, variants: Sequence[Options], window_tokens: int)
     return _JUDGE_BYTES + threads + kernels + 2 * cache + activations + logits
 
 
-def _kernel_bytes(arch: Architecture, options: Options) -> int:
+def _kernel_bytes(arch: Architecture, options: Mapping[str, Any]) -> int:
     """Return how many bytes of weights mlx-lm's kernels have in memory at once: all with their
     floats widened to fp32, or the largest module's as stored and as widened."""
     stored: Counter[str] = Counter()

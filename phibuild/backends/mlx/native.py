@@ -15,7 +15,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model, load_tokenizer
 
-from phibuild.backends.mlx.limits import RESIDENT_BYTES
+from phibuild.backends.mlx.memory import RESIDENT_BYTES
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.generation import byte_tokens
 from phibuild.worker.judge import Logits, Tokens

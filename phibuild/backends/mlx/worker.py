@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phibuild.backends.mlx.inspect import inspect
 from phibuild.backends.mlx.model_config import write_config
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import complete_generation_config, copy_companions
-from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes
-from phibuild.worker.safetensors import INDEX, TensorInfo, read_checkpoint
+from phibuild.worker.protocol import Report, peak_rss_bytes
+from phibuild.worker.safetensors import INDEX
 
 if TYPE_CHECKING:
     from phibuild.backends.mlx.runtime import MlxRuntime
+
+__all__ = ["REFERENCE", "build", "inspect", "load", "prepare"]
 
 # The runtime has threads of its own, each of which calls numpy's BLAS; more threads in there would
 # spin for one another. OpenBLAS looks when numpy is imported, which nothing has done so far.
@@ -89,49 +91,6 @@ def _complete_index(folder: Path, arch: Architecture) -> None:
     index = json.loads(path.read_text(encoding="utf-8"))
     index["metadata"]["total_parameters"] = arch.parameters
     path.write_text(json.dumps(index, indent=4), encoding="utf-8")
-
-
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return {"types": {kind: parameters}, "weight_bytes"} as the artifact's files have them.
-
-    Bits and widths come from the shapes of packed weights and scales. Raises WorkerError if they
-    contradict config.json, by which mlx-lm loads them.
-    """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tensors = read_checkpoint(folder)
-    types: Counter[str] = Counter()
-    for name, tensor in tensors.items():
-        if name.endswith((".scales", ".biases")):
-            continue
-        scales = tensors.get(name.removesuffix("weight") + "scales")
-        if scales is None:
-            types[tensor.dtype] += tensor.parameters
-        else:
-            whole = config.get("quantization") or {}
-            own = whole.get(name.removesuffix(".weight"), whole)
-            kind, parameters = _packed(tensor, scales, own)
-            types[kind] += parameters
-    return {
-        "types": dict(sorted(types.items())),
-        "weight_bytes": sum(tensor.nbytes for tensor in tensors.values()),
-    }
-
-
-def _packed(
-    weight: TensorInfo, scales: TensorInfo, quantization: dict[str, Any]
-) -> tuple[str, int]:
-    """Return the kind of a packed weight, and how many weights of the original it holds."""
-    rows, words = weight.shape
-    width = scales.shape[1] * quantization.get("group_size", 0)
-    bits = words * 32 / width if width else 0
-    affine = quantization.get("mode") == "affine"
-    microscaled = scales.dtype == "U8"
-    if weight.dtype != "U32" or bits != quantization.get("bits") or affine == microscaled:
-        raise WorkerError(
-            f"{weight.name} ({weight.dtype} {list(weight.shape)}, scales {scales.dtype} "
-            f"{list(scales.shape)}) is not stored as config.json says: {quantization}"
-        )
-    return (f"q{bits:.0f}" if affine else quantization["mode"]), rows * width
 
 
 def prepare() -> None:

@@ -19,14 +19,13 @@ import numpy as np
 from phibuild.backends.openvino.compression import note_compression
 from phibuild.backends.openvino.encode import READ_AS, Rows, encoding
 from phibuild.backends.openvino.files import IrFiles
+from phibuild.backends.openvino.inspect import MODEL_XML
 from phibuild.backends.openvino.ir import build_model
 from phibuild.backends.openvino.nodes import name_all
 from phibuild.backends.openvino.weights import Weights
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
-
-MODEL_XML = "openvino_model.xml"
 
 # Activations on GPUs are fp16; the plugin divides them by this so that they stay in range
 # (the value that optimum-intel sets for text generation).

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MODEL_XML = "openvino_model.xml"
 _SMALL = 1024  # constants below are shapes, axes and rope factors
 
 
@@ -25,8 +26,9 @@ class _Constant:
     nbytes: int
 
 
-def read_contents(xml: Path) -> dict[str, Any]:
-    """Return "types", {kind: parameters}, and "weight_bytes", with scales and zero points.
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return "types", {kind: parameters}, and "weight_bytes", with scales and zero points, of an
+    artifact.
 
     A constant named after a tensor of a checkpoint (`self.*.weight`) is a weight; its scale and
     zero point are named after it. Any other large constant is counted as a weight too, so that
@@ -34,7 +36,7 @@ def read_contents(xml: Path) -> dict[str, Any]:
     """
     types: Counter[str] = Counter()
     weight_bytes = 0
-    for constant in _constants(xml):
+    for constant in _constants(folder / MODEL_XML):
         _, named, part = constant.name.partition(".weight")
         of_checkpoint = bool(named) and constant.name.startswith("self.")
         if of_checkpoint and part:  # its scale or zero point

@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from phibuild.backends.openvino.convert import MODEL_XML
+from phibuild.backends.openvino.inspect import MODEL_XML
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.judge import Logits, Tokens
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.openvino.layout import constant_bytes, tokenizer_bytes, xml_bytes
 from phibuild.backends.openvino.options import MODES, Mode, OpenVinoOptions, contradiction
-from phibuild.backends.openvino.sizes import constant_bytes, tokenizer_bytes, xml_bytes
 from phibuild.schema import (
     Accelerator,
     Contradiction,

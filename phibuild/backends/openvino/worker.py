@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.backends.openvino import telemetry  # noqa: F401, off before openvino is imported
-from phibuild.backends.openvino.contents import read_contents
 from phibuild.backends.openvino.convert import (
-    MODEL_XML,
     Output,
     read_tensors,
     write_matrices,
 )
+from phibuild.backends.openvino.inspect import inspect
 from phibuild.backends.openvino.runtime import OpenVinoRuntime
 from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_tokenizer
 from phibuild.worker.architecture import Architecture
@@ -27,6 +26,8 @@ from phibuild.worker.companions import (
 )
 from phibuild.worker.protocol import Report, peak_rss_bytes
 from phibuild.worker.tokenizer_check import read_facts
+
+__all__ = ["REFERENCE", "build", "inspect", "load"]
 
 REFERENCE = "logits"
 """The graph chooses between short and long rope factors as the original does."""
@@ -89,11 +90,6 @@ def build(request: dict[str, Any], report: Report) -> None:
             report.item(item, {**inspect(folders[item]), **cost, "tokenizer": checked})
         except Exception as error:  # this artifact's alone
             report.failed(item, error)
-
-
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return the types of an artifact's weights and their bytes, from its own files."""
-    return read_contents(folder / MODEL_XML)
 
 
 def load(folder: Path, threads: int) -> OpenVinoRuntime:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from phibuild.backends.ort_genai.inspection import inspect
+from phibuild.backends.ort_genai.inspect import inspect
 from phibuild.backends.ort_genai.runtime import OrtGenaiRuntime
 from phibuild.backends.ort_genai.tokenizer import adapt, check
 from phibuild.worker.architecture import Architecture
@@ -26,23 +26,23 @@ def build(request: dict[str, Any], report: Report) -> None:
     report.stage("importing the model builder")
     import torch
 
-    from phibuild.backends.ort_genai import builder
+    from phibuild.backends.ort_genai import convert
 
     torch.set_num_threads(1)  # slabs run side by side, not the tensors in them
     source = Path(request["source"]).resolve()
     arch = Architecture.from_json(request["architecture"])
-    checkpoint = builder.map_checkpoint(source, arch)
+    checkpoint = convert.map_checkpoint(source, arch)
     facts = read_facts(Path(request["facts"]))
     for item in request["items"]:
         try:
-            _build_one(builder, source, arch, checkpoint, facts, request["threads"], item, report)
+            _build_one(convert, source, arch, checkpoint, facts, request["threads"], item, report)
         except Exception as error:  # whatever the vendor raises, the other items are built
             report.failed(item["item"], error)
         gc.collect()  # a graph's nodes and values refer to each other
 
 
 def _build_one(
-    builder: Any,
+    convert: Any,
     source: Path,
     arch: Architecture,
     checkpoint: Any,
@@ -63,8 +63,8 @@ def _build_one(
             shown = percent
             report.stage("quantizing and writing", percent / 100, item=key)
 
-    streaming = builder.Streaming(threads, progress)
-    builder.build(
+    streaming = convert.Streaming(threads, progress)
+    convert.build(
         source, arch, checkpoint, variant["precision"], variant["options"], output, streaming
     )
     report.stage("checking the tokenizer", item=key)

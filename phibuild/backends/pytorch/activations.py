@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phibuild.backends.pytorch.layers import through_layers
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
-from phibuild.backends.pytorch.passes import through_layers
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.worker.architecture import Architecture

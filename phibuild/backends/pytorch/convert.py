@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phibuild.backends.pytorch.inspection import inspect
+from phibuild.backends.pytorch.inspect import inspect
+from phibuild.backends.pytorch.layout import MAX_SHARD_BYTES, Scheme, file_entries
 from phibuild.backends.pytorch.memory import CHUNK_ELEMENTS, CHUNK_ROWS
 from phibuild.backends.pytorch.model_config import artifact_config
 from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
-from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES, Scheme, file_entries
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import complete_generation_config, copy_companions

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from phibuild.backends.pytorch.tensors import quantized_kind
+from phibuild.backends.pytorch.layout import quantized_kind
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 

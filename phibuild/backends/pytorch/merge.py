@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phibuild.backends.pytorch.layout import MAX_SHARD_BYTES
 from phibuild.backends.pytorch.memory import MERGED_ELEMENTS, MERGED_ROWS
-from phibuild.backends.pytorch.tensors import MAX_SHARD_BYTES
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from phibuild.backends.pytorch.tensors import Quantization, Scheme
+from phibuild.backends.pytorch.layout import Quantization, Scheme
 
 
 def artifact_config(config: dict[str, Any], scheme: Scheme) -> dict[str, Any]:

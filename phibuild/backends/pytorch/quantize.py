@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phibuild.backends.pytorch.tensors import Quantization
+from phibuild.backends.pytorch.layout import Quantization
 
 
 def quantize(weight: Tensor, how: Quantization) -> tuple[Tensor, Tensor, Tensor | None]:

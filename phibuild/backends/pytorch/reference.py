@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from phibuild.backends.pytorch.layers import in_batches, through_layers
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.memory import SOFTMAX_ROWS
-from phibuild.backends.pytorch.passes import in_batches, through_layers
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.worker.architecture import Architecture

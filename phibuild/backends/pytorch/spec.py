@@ -9,14 +9,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, StrictBool
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, chosen, joined
-from phibuild.backends.pytorch.memory import build_memory, judge_memory
-from phibuild.backends.pytorch.tensors import (
+from phibuild.backends.pytorch.layout import (
     MAX_SHARD_BYTES,
     SAFETENSORS_DTYPE,
     Scheme,
     entry_bytes,
     file_entries,
 )
+from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import companions

@@ -26,14 +26,14 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 def build(request: dict[str, Any], report: Report) -> None:
     """Write the artifacts of the request in one pass over the checkpoint."""
-    from phibuild.backends.pytorch.build import build as run
+    from phibuild.backends.pytorch.convert import build as run
 
     run(request, report)
 
 
 def inspect(folder: Path) -> dict[str, Any]:
     """Return the stored types and bytes of a finished artifact."""
-    from phibuild.backends.pytorch.inspection import inspect as run
+    from phibuild.backends.pytorch.inspect import inspect as run
 
     return run(folder)
 

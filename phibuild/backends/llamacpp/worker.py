@@ -6,24 +6,16 @@ import functools
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from phibuild.backends.llamacpp import ggml
-from phibuild.backends.llamacpp.convert import GgufFile, write_files
-from phibuild.backends.llamacpp.imatrix import Importance, check_importance, read_importance
-from phibuild.backends.llamacpp.inspect import inspect, model_file
-from phibuild.backends.llamacpp.layout import ROPE_FACTORS, tensors
-from phibuild.backends.llamacpp.metadata import general_name, imatrix_values, model_values
-from phibuild.backends.llamacpp.quantizer import choose
-from phibuild.backends.llamacpp.runtime import LlamaRuntime
-from phibuild.backends.llamacpp.tokenizer import check
-from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
-from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes
-from phibuild.worker.safetensors import read_checkpoint
-from phibuild.worker.tokenizer_check import read_facts
 
-__all__ = ["REFERENCE", "build", "inspect", "load"]
+if TYPE_CHECKING:
+    from phibuild.backends.llamacpp.convert import GgufFile
+    from phibuild.backends.llamacpp.imatrix import Importance
+    from phibuild.backends.llamacpp.runtime import LlamaRuntime
+    from phibuild.backends.llamacpp.vocabulary import Vocabulary
+    from phibuild.worker.architecture import Architecture
 
 REFERENCE = "logits"
 _PROGRESS_SECONDS = 0.2
@@ -31,6 +23,16 @@ _PROGRESS_SECONDS = 0.2
 
 def build(request: dict[str, Any], report: Report) -> None:
     """Write all items of the request in one pass over the checkpoint."""
+    from phibuild.backends.llamacpp import ggml
+    from phibuild.backends.llamacpp.convert import write_files
+    from phibuild.backends.llamacpp.imatrix import read_importance
+    from phibuild.backends.llamacpp.quantizer import choose
+    from phibuild.backends.llamacpp.tokenizer import check
+    from phibuild.backends.llamacpp.vocabulary import read_vocabulary
+    from phibuild.worker.architecture import Architecture
+    from phibuild.worker.safetensors import read_checkpoint
+    from phibuild.worker.tokenizer_check import read_facts
+
     items: dict[str, GgufFile] = {}
     try:
         source = Path(request["source"])
@@ -96,8 +98,23 @@ def build(request: dict[str, Any], report: Report) -> None:
             report.item(key, result | share)
 
 
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return the stored types and bytes of a finished artifact."""
+    from phibuild.backends.llamacpp.inspect import inspect as run
+
+    return run(folder)
+
+
+def prepare() -> None:
+    """Import what `load` needs, so that timing `load` times the artifact alone."""
+    import phibuild.backends.llamacpp.runtime  # noqa: F401
+
+
 def load(folder: Path, threads: int) -> LlamaRuntime:
     """Return the artifact loaded by llama.cpp."""
+    from phibuild.backends.llamacpp.inspect import model_file
+    from phibuild.backends.llamacpp.runtime import LlamaRuntime
+
     return LlamaRuntime(model_file(folder), threads)
 
 
@@ -115,6 +132,11 @@ def _file(
     generation: dict[str, Any],
     importance: Importance | None,
 ) -> GgufFile:
+    from phibuild.backends.llamacpp.convert import GgufFile
+    from phibuild.backends.llamacpp.imatrix import check_importance
+    from phibuild.backends.llamacpp.layout import ROPE_FACTORS, tensors
+    from phibuild.backends.llamacpp.metadata import general_name, imatrix_values, model_values
+
     name = general_name(model, strips_after_special=vocabulary.strips_after_special)
     values = model_values(arch, type, name, generation)
     stored = tensors(arch, type, imatrix=importance is not None)

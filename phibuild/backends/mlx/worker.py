@@ -8,17 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phibuild.backends.mlx.inspect import inspect
-from phibuild.backends.mlx.model_config import write_config
-from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import complete_generation_config, copy_companions
 from phibuild.worker.protocol import Report, peak_rss_bytes
-from phibuild.worker.safetensors import INDEX
 
 if TYPE_CHECKING:
     from phibuild.backends.mlx.runtime import MlxRuntime
-
-__all__ = ["REFERENCE", "build", "inspect", "load", "prepare"]
+    from phibuild.worker.architecture import Architecture
 
 # The runtime has threads of its own, each of which calls numpy's BLAS; more threads in there would
 # spin for one another. OpenBLAS looks when numpy is imported, which nothing has done so far.
@@ -31,6 +25,9 @@ REFERENCE = "logits_long"
 def build(request: dict[str, Any], report: Report) -> None:
     """Write every artifact of the request in one pass over the checkpoint, and report each."""
     from phibuild.backends.mlx.convert import Output, convert
+    from phibuild.backends.mlx.model_config import write_config
+    from phibuild.worker.architecture import Architecture
+    from phibuild.worker.companions import complete_generation_config, copy_companions
     from phibuild.worker.tokenizer_check import read_facts
 
     source, arch = Path(request["source"]), Architecture.from_json(request["architecture"])
@@ -87,14 +84,23 @@ def build(request: dict[str, Any], report: Report) -> None:
 
 def _complete_index(folder: Path, arch: Architecture) -> None:
     """Add the number of parameters, which mlx-lm's index has and Transformers' has not."""
+    from phibuild.worker.safetensors import INDEX
+
     path = folder / INDEX
     index = json.loads(path.read_text(encoding="utf-8"))
     index["metadata"]["total_parameters"] = arch.parameters
     path.write_text(json.dumps(index, indent=4), encoding="utf-8")
 
 
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return the stored types and bytes of a finished artifact."""
+    from phibuild.backends.mlx.inspect import inspect as run
+
+    return run(folder)
+
+
 def prepare() -> None:
-    """Import what judging needs."""
+    """Import what `load` needs, so that timing `load` times the artifact alone."""
     import phibuild.backends.mlx.runtime  # noqa: F401
 
 

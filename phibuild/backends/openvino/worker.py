@@ -6,28 +6,13 @@ import gc
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phibuild.backends.openvino import telemetry  # noqa: F401, off before openvino is imported
-from phibuild.backends.openvino.convert import (
-    Output,
-    read_tensors,
-    write_matrices,
-)
-from phibuild.backends.openvino.inspect import inspect
-from phibuild.backends.openvino.runtime import OpenVinoRuntime
-from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_tokenizer
-from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import (
-    GENERATION_FILES,
-    TOKENIZER_FILES,
-    complete_generation_config,
-    copy_companions,
-)
 from phibuild.worker.protocol import Report, peak_rss_bytes
-from phibuild.worker.tokenizer_check import read_facts
 
-__all__ = ["REFERENCE", "build", "inspect", "load"]
+if TYPE_CHECKING:
+    from phibuild.backends.openvino.runtime import OpenVinoRuntime
 
 REFERENCE = "logits"
 """The graph chooses between short and long rope factors as the original does."""
@@ -36,6 +21,17 @@ REFERENCE = "logits"
 def build(request: dict[str, Any], report: Report) -> None:
     """Build the variants of the request in one pass over the checkpoint. What fails one of them
     does not stop the others."""
+    from phibuild.backends.openvino.convert import Output, read_tensors, write_matrices
+    from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_tokenizer
+    from phibuild.worker.architecture import Architecture
+    from phibuild.worker.companions import (
+        GENERATION_FILES,
+        TOKENIZER_FILES,
+        complete_generation_config,
+        copy_companions,
+    )
+    from phibuild.worker.tokenizer_check import read_facts
+
     source = Path(request["source"])
     arch = Architecture.from_json(request["architecture"])
     entries = {entry["item"]: entry for entry in request["items"]}
@@ -92,6 +88,20 @@ def build(request: dict[str, Any], report: Report) -> None:
             report.failed(item, error)
 
 
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return the stored types and bytes of a finished artifact."""
+    from phibuild.backends.openvino.inspect import inspect as run
+
+    return run(folder)
+
+
+def prepare() -> None:
+    """Import what `load` needs, so that timing `load` times the artifact alone."""
+    import phibuild.backends.openvino.runtime  # noqa: F401
+
+
 def load(folder: Path, threads: int) -> OpenVinoRuntime:
     """Return the artifact on the CPU plugin, in f32, as it is judged."""
+    from phibuild.backends.openvino.runtime import OpenVinoRuntime
+
     return OpenVinoRuntime(folder, threads)

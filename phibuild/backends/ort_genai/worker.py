@@ -5,16 +5,14 @@ from __future__ import annotations
 import gc
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from phibuild.backends.ort_genai.inspect import inspect
-from phibuild.backends.ort_genai.runtime import OrtGenaiRuntime
-from phibuild.backends.ort_genai.tokenizer import adapt, check
-from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import Report
-from phibuild.worker.tokenizer_check import Facts, read_facts
 
-__all__ = ["REFERENCE", "build", "inspect", "load"]
+if TYPE_CHECKING:
+    from phibuild.backends.ort_genai.runtime import OrtGenaiRuntime
+    from phibuild.worker.architecture import Architecture
+    from phibuild.worker.tokenizer_check import Facts
 
 REFERENCE = "logits"
 """The graph chooses between short and long rope factors as the original does."""
@@ -27,6 +25,8 @@ def build(request: dict[str, Any], report: Report) -> None:
     import torch
 
     from phibuild.backends.ort_genai import convert
+    from phibuild.worker.architecture import Architecture
+    from phibuild.worker.tokenizer_check import read_facts
 
     torch.set_num_threads(1)  # slabs run side by side, not the tensors in them
     source = Path(request["source"]).resolve()
@@ -51,6 +51,8 @@ def _build_one(
     item: dict[str, Any],
     report: Report,
 ) -> None:
+    from phibuild.backends.ort_genai.tokenizer import adapt, check
+
     key, output, variant = item["item"], Path(item["output"]), item["variant"]
     report.stage("tracing", item=key)
     written, shown = 0, 0
@@ -72,6 +74,20 @@ def _build_one(
     report.item(key, {**inspect(output), "tokenizer": check(output, facts)})
 
 
+def inspect(folder: Path) -> dict[str, Any]:
+    """Return the stored types and bytes of a finished artifact."""
+    from phibuild.backends.ort_genai.inspect import inspect as run
+
+    return run(folder)
+
+
+def prepare() -> None:
+    """Import what `load` needs, so that timing `load` times the artifact alone."""
+    import phibuild.backends.ort_genai.runtime  # noqa: F401
+
+
 def load(folder: Path, threads: int) -> OrtGenaiRuntime:
     """Load an artifact on the CPU."""
+    from phibuild.backends.ort_genai.runtime import OrtGenaiRuntime
+
     return OrtGenaiRuntime(folder, threads)

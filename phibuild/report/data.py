@@ -14,7 +14,7 @@ from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.execute.context import Result
 from phibuild.execute.local.executor import Execution
-from phibuild.execute.work.readme import tokenizer_notes
+from phibuild.planning.readme import tokenizer_notes
 from phibuild.planning.steps import Plan, PlanCell
 from phibuild.report.gates import check_gates
 from phibuild.report.notes import cell_notes

@@ -23,7 +23,7 @@ from phibuild.execute.slurm.submit import (
     shown_memory,
     submit,
 )
-from phibuild.planning.keys import builder_digest
+from phibuild.planning.code import program_digest
 from phibuild.planning.steps import BuildStep, MeasureStep
 from phibuild.system.places import toolchains_folder
 
@@ -178,7 +178,7 @@ class Jobs:
             store=self._context.store.root,
             toolchains=toolchains_folder(),
             folder=job.folder,
-            builder=builder_digest(backend_of(step)),
+            program=program_digest(backend_of(step), self._context.store),
             waiter=self._records.waiter,
             timeout=self._settings.timeout,
             cores=self._settings.cores,

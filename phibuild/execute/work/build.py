@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from phibuild import __version__
 from phibuild.backends.registry import backend
-from phibuild.checkpoints.facts import license_file
 from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.runner.events import BuildResult, problem
 from phibuild.execute.runner.items import run_items
-from phibuild.execute.work.readme import artifact_readme, tokenizer_notes
-from phibuild.planning.keys import CHANGED, builder_digest, has_changed
+from phibuild.planning.code import step_digest
+from phibuild.planning.keys import CHANGED, has_changed
+from phibuild.planning.readme import add_documents
+from phibuild.planning.requests import build_request
 from phibuild.planning.steps import Artifact, BuildStep
 from phibuild.toolchains.environment import toolchain
 
@@ -91,11 +91,9 @@ def _build_locked(
                 entry["activations"] = str(context.originals[inputs])
             entries.append({**entry, "output": str(output)})
         return {
-            "verb": "build",
+            **build_request(checkpoint),
             "source": str(view),
             "facts": str(facts),
-            "architecture": checkpoint.architecture.to_json(),
-            "model": checkpoint.name,
             "threads": threads,
             "items": entries,
         }
@@ -148,19 +146,8 @@ def check_and_publish(
     if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
         return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"
     try:
-        assert checkpoint.folder is not None  # only local checkpoints are built
-        license = license_file(checkpoint.folder)
-        if license and not (folder / "LICENSE").exists():
-            shutil.copyfile(license, folder / "LICENSE")
-        text = artifact_readme(
-            checkpoint,
-            backend(artifact.variant.backend),
-            artifact.variant,
-            digest,
-            bits,
-            tokenizer_notes(result["tokenizer"]),
-        )
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        spec, tokenizer = backend(artifact.variant.backend), result["tokenizer"]
+        add_documents(folder, checkpoint, spec, artifact.variant, digest, bits, tokenizer)
         context.store.publish(
             artifact.key,
             folder,
@@ -172,7 +159,7 @@ def check_and_publish(
                 "format": artifact.variant.format,
                 "phibuild_version": __version__,
                 "toolchain_digest": toolchain(artifact.variant.backend).digest,
-                "builder_digest": builder_digest(artifact.variant.backend),
+                "builder_digest": step_digest("build", artifact.variant.backend, context.store),
                 "activations": artifact.activations,
                 "types": result["types"],
                 "tokenizer": result["tokenizer"],

@@ -8,6 +8,7 @@ from typing import Any
 from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.runner.events import JudgeResult, problem
 from phibuild.execute.runner.items import run_items
+from phibuild.planning.requests import judge_request
 from phibuild.planning.steps import MeasureStep
 
 
@@ -46,11 +47,10 @@ def measure(context: Context, step: MeasureStep, threads: int, alone: bool = Tru
                 for key in items
             ]
             return {
-                "verb": "judge",
+                **judge_request(context.plan.evaluation),
                 "items": entries,
                 "reference": str(reference),
                 "threads": threads,
-                "decode_tokens": context.plan.evaluation.decode_tokens,
             }
 
         def judged(key: str, result: dict[str, Any]) -> None:

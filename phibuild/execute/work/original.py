@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phibuild.backends.calibration import CHUNK_TOKENS
 from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.runner.items import run_items
 from phibuild.planning.keys import CHANGED, has_changed
 from phibuild.planning.plan import evaluation_text
+from phibuild.planning.requests import activations_request, reference_request, source_request
 from phibuild.planning.steps import (
     REFERENCE_BACKEND,
     ActivationsStep,
@@ -33,7 +33,7 @@ def run_original(context: Context, step: OriginalStep, threads: int, alone: bool
     what it left, or why there is none. Return whether memory ran out beside others, and it is to be
     run again."""
     what, request = _request(context, step)
-    found = _run(context, step, what, {**request, "verb": step.kind, "threads": threads}, alone)
+    found = _run(context, step, what, {**request, "threads": threads}, alone)
     if found is not None:
         context.originals[step.key] = found
     return found is None
@@ -41,30 +41,25 @@ def run_original(context: Context, step: OriginalStep, threads: int, alone: bool
 
 def _request(context: Context, step: OriginalStep) -> tuple[str, dict[str, Any]]:
     """Return what a step does, in words, and what its runner must know besides."""
+    checkpoint = context.plan.matrix.models[step.model]
     if isinstance(step, SourceStep):
-        checkpoint = context.plan.matrix.models[step.model]
         layers = None if step.layers is None else list(step.layers)
         return "the source, read by Transformers", {
+            **source_request(checkpoint),
             "original": str(checkpoint.folder),
             "layers": layers,
-            "fusing": checkpoint.fusing.to_json() if checkpoint.fusing else {},
-            "adapter": checkpoint.adapter.to_json() if checkpoint.adapter else None,
             "allow_nonfinite": step.nonfinite,
         }
     if isinstance(step, ReferenceStep):
         evaluation = context.plan.evaluation
         return "the original's logits in fp32", {
+            **reference_request(checkpoint, evaluation),
             "text": str(evaluation_text(evaluation)),
-            "windows": evaluation.windows,
-            "window_tokens": evaluation.window_tokens,
-            "max_bytes": evaluation.max_reference_bytes,
-            "long": True,
         }
     assert isinstance(step, ActivationsStep)  # there is no other
     return f"the original's activations over {step.calibration.path.name}", {
+        **activations_request(checkpoint, step.calibration),
         "text": str(step.calibration.path),
-        "tokens": step.calibration.tokens,
-        "chunk_tokens": CHUNK_TOKENS,
     }
 
 
@@ -90,7 +85,6 @@ def _run(
                     place = {
                         "item": items[0],
                         "source": str(view),
-                        "architecture": checkpoint.architecture.to_json(),
                         "output": str(folder),
                     }
                     return {**request, **place}

@@ -104,7 +104,8 @@ class _Reader:
         elif isinstance(node, ast.Call):
             self._call(node)
         elif isinstance(node, ast.If) and _is_for_types(node.test):
-            self.read(node.orelse)
+            for one in node.orelse:
+                self.read(one)
             return
         self.text.append(f"{type(node).__name__}(")
         for name in node._fields:

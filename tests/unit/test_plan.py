@@ -15,9 +15,9 @@ from phibuild.backends.registry import backend
 from phibuild.commands.plan import plan_json, plan_lines
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
-from phibuild.planning.readme import artifact_readme
 from phibuild.planning.matrix import expand
 from phibuild.planning.plan import make_plan
+from phibuild.planning.readme import artifact_readme
 from phibuild.planning.steps import Plan
 from phibuild.report.notes import cell_notes
 from phibuild.store.store import Store

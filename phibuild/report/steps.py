@@ -39,6 +39,7 @@ def step_rows(execution: Execution) -> list[dict[str, Any]]:
                 "beside": sorted(ran.beside),
                 "attempts": ran.attempts,
                 "cpu_seconds": used.cpu_seconds,
+                "loading_seconds": used.loading_seconds,
                 "peak_anonymous_bytes": used.peak_anonymous_bytes,
                 "place": execution.places.get(name),
             }

@@ -54,6 +54,7 @@ class Text(_Event):
 class End(_Event):
     event: Literal["end"]
     cpu_seconds: Annotated[FiniteFloat, Field(ge=0)]
+    loading_seconds: Annotated[FiniteFloat, Field(ge=0)]
 
 
 Event = Stage | Item | Failed | Text | End

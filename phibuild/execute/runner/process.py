@@ -142,6 +142,7 @@ def run_worker(
             if isinstance(event, End):
                 ended = True
                 usage.cpu_seconds += event.cpu_seconds
+                usage.loading_seconds += event.loading_seconds
             else:
                 on_event(event)
         process.wait()

@@ -37,6 +37,7 @@ def fold(context: Context, jobs: Jobs) -> None:
         usage = Usage()
         for found in (job.found for job in some if job.found):
             usage.cpu_seconds += found["usage"]["cpu_seconds"]
+            usage.loading_seconds += found["usage"]["loading_seconds"]
             peak = found["usage"]["peak_anonymous_bytes"]
             if peak is not None:
                 usage.peak_anonymous_bytes = max(peak, usage.peak_anonymous_bytes or 0)

@@ -12,7 +12,7 @@ from phibuild.backends.registry import backend
 from phibuild.checkpoints import hub
 from phibuild.commands.common import compose, prepare
 from phibuild.errors import EXIT_OK
-from phibuild.planning.steps import Plan, PlanCell
+from phibuild.planning.plan import Plan, PlanCell
 from phibuild.report.notes import cell_notes, note_lines
 from phibuild.units import format_mb, format_size
 

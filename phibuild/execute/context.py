@@ -14,7 +14,8 @@ from phibuild.execute.runner.events import Stage
 from phibuild.execute.runner.items import Runner
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
-from phibuild.planning.steps import Artifact, Plan
+from phibuild.planning.plan import Plan
+from phibuild.planning.steps import Artifact
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import toolchain
 

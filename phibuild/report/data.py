@@ -15,7 +15,7 @@ from phibuild.backends.registry import backend
 from phibuild.execute.context import Result
 from phibuild.execute.local.executor import Execution
 from phibuild.execute.work.readme import tokenizer_notes
-from phibuild.planning.steps import Plan, PlanCell
+from phibuild.planning.plan import Plan, PlanCell
 from phibuild.report.gates import check_gates
 from phibuild.report.notes import cell_notes
 from phibuild.report.original import original_warnings, reference_perplexity

@@ -20,7 +20,7 @@ from typing import Any
 from phibuild.backends.registry import backend
 from phibuild.errors import Problem, StoreError
 from phibuild.execute.context import Result
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.report.data import artifact_folder
 from phibuild.report.table import report_markdown
 from phibuild.store.manifest import Artifact, require_intact

@@ -11,8 +11,8 @@ from phibuild.config.compose import compose_build
 from phibuild.execute.context import Context, Result
 from phibuild.execute.progress import PlainProgress
 from phibuild.execute.work.build import check_and_publish
+from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
-from phibuild.planning.plan import make_plan
 from phibuild.planning.steps import Artifact
 from phibuild.store.store import Store
 

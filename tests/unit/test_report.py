@@ -18,9 +18,9 @@ from phibuild.execute.context import Result
 from phibuild.execute.local.executor import Execution
 from phibuild.execute.local.scheduler import History, Ran, Task
 from phibuild.execute.runner.usage import Usage
+from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
-from phibuild.planning.plan import make_plan
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.report.data import make_report
 from phibuild.report.runs import find_run, read_report
 from phibuild.report.table import headline, report_markdown, report_table, summary_lines

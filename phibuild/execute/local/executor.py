@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from phibuild.config.executors import ExecutorSettings
@@ -17,8 +18,7 @@ from phibuild.execute.execution import (
     apply_refusals,
     install_toolchain,
     known_results,
-    step_function,
-    step_needs,
+    run_step,
 )
 from phibuild.execute.interrupts import stopped_gently
 from phibuild.execute.local.scheduler import History, Limits, Task, run_tasks
@@ -26,7 +26,7 @@ from phibuild.execute.runner.guard import Guard
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
 from phibuild.execute.work.original import original_folder
-from phibuild.planning.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
+from phibuild.planning.plan import Plan
 from phibuild.store.store import Store
 from phibuild.system.machine import available_memory, cores, usable_memory
 
@@ -116,10 +116,7 @@ def _tasks(context: Context) -> Iterator[Task]:
         if original.cached:
             context.originals[original.key] = original_folder(context, original)
     for step in plan.steps:
-        # What is judged has the machine for itself: its figures of speed are reported.
-        judged = isinstance(step, MeasureStep)
-        threads = context.cores if judged else max(1, context.cores // 2)
-        backend = step.backend if isinstance(step, BackendStep) else REFERENCE_BACKEND
-        needs = {f"toolchain.{backend}", *step_needs(plan, step)}
-        run = step_function(context, step, threads)
+        threads = context.cores if step.takes_machine else max(1, context.cores // 2)
+        needs = {f"toolchain.{step.backend}", *plan.needs(step)}
+        run = partial(run_step, step, context, threads)
         yield Task(step.id, frozenset(needs), threads, step.memory_bytes, run)

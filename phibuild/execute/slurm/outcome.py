@@ -10,12 +10,10 @@ from typing import Any
 
 from phibuild.config.executors import SlurmSettings
 from phibuild.execute.context import Context
-from phibuild.execute.execution import Step, step_needs
 from phibuild.execute.local.scheduler import History, Ran, Task
 from phibuild.execute.runner.usage import Usage
 from phibuild.execute.slurm.jobs import Job, Jobs
-from phibuild.execute.slurm.remote import backend_of
-from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep
+from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, Step
 
 _LATE_SECONDS = 60.0
 
@@ -156,9 +154,9 @@ def make_history(
         spans[step.id] = began, max(job.ended or ended for job in some)
         ready = max(
             [job.record.submitted for job in some]
-            + [spans[need][1] for need in step_needs(context.plan, step) if need in spans]
+            + [spans[need][1] for need in context.plan.needs(step) if need in spans]
         )
-        needs = frozenset({f"toolchain.{backend_of(step)}"}) | step_needs(context.plan, step)
+        needs = frozenset({f"toolchain.{step.backend}"}) | context.plan.needs(step)
         memory = max(job.memory_bytes for job in some)
         history.ran[step.id] = Ran(
             Task(step.id, needs, settings.cores, memory, lambda alone: False),

@@ -23,7 +23,7 @@ from phibuild.toolchains.environment import toolchain
 _NOT_READ = "the source has not been read"
 
 
-def build(context: Context, step: BuildStep, threads: int, alone: bool = True) -> bool:
+def build(step: BuildStep, context: Context, threads: int, alone: bool) -> bool:
     """Build a step's artifacts with `threads` threads; what became of each goes into the
     context's results. Return whether memory ran out beside others, and it is to be run again."""
     error = context.toolchain_errors.get(step.backend)

@@ -11,7 +11,7 @@ from phibuild.execute.runner.items import run_items
 from phibuild.planning.steps import MeasureStep
 
 
-def measure(context: Context, step: MeasureStep, threads: int, alone: bool = True) -> bool:
+def measure(step: MeasureStep, context: Context, threads: int, alone: bool) -> bool:
     """Judge those of a step's artifacts that were built, with `threads` threads; what was found
     goes into the store and the context's results. Return whether memory ran out beside others,
     and it is to be run again."""

@@ -11,7 +11,7 @@ from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import RUN_AGAIN, Context
 from phibuild.execute.runner.items import run_items
 from phibuild.planning.keys import CHANGED, has_changed
-from phibuild.planning.plan import evaluation_text
+from phibuild.planning.making import evaluation_text
 from phibuild.planning.steps import (
     REFERENCE_BACKEND,
     ActivationsStep,
@@ -28,7 +28,7 @@ def original_folder(context: Context, step: OriginalStep) -> Path:
     return folder
 
 
-def run_original(context: Context, step: OriginalStep, threads: int, alone: bool = True) -> bool:
+def run_original(step: OriginalStep, context: Context, threads: int, alone: bool) -> bool:
     """Run a step of the original with `threads` threads; the context's originals get the folder of
     what it left, or why there is none. Return whether memory ran out beside others, and it is to be
     run again."""
@@ -103,7 +103,7 @@ def _run(
                     on_failure=lambda _, reason: failures.append(reason),
                     on_stage=lambda event: context.stage(step.id, event),
                     alone=alone,
-                    again=isinstance(step, SourceStep),  # short, and every cell needs it
+                    again=step.is_retried,
                 )
                 if killed:
                     failures.append(RUN_AGAIN)
@@ -116,5 +116,4 @@ def _run(
             return original_folder(context, step)
     if killed:
         return None
-    what = "the source" if isinstance(step, SourceStep) else "the original could not be run"
-    return f"{what}: {failures[0]}"
+    return f"{step.failing}: {failures[0]}"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 from phibuild.errors import PhibuildError
 from phibuild.execute.runner.events import Stage
@@ -16,6 +16,7 @@ from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
 from phibuild.planning.plan import Plan
 from phibuild.planning.steps import Artifact
+from phibuild.store.documents import Measure
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import toolchain
 
@@ -39,9 +40,9 @@ class Result:
     """What became of one artifact. `reason` says why it is not there or could not be judged."""
 
     artifact: Artifact
-    status: str = "failed"
+    status: Literal["built", "cached", "failed"] = "failed"
     reason: str | None = None
-    measure: dict[str, Any] | None = None
+    measure: Measure | None = None
     logs: list[Path] = field(default_factory=list)
 
 

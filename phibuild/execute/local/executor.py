@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from phibuild.config.executors import ExecutorSettings
 from phibuild.execute.context import Context, Listener, Result
@@ -46,7 +47,7 @@ class Execution:
     cores: int
     memory_bytes: int
     complete: bool
-    kind: str = "local"
+    kind: Literal["local", "slurm"] = "local"
     places: Mapping[str, str] = field(default_factory=dict)
 
 

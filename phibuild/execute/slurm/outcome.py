@@ -14,6 +14,7 @@ from phibuild.execute.local.scheduler import History, Ran, Task
 from phibuild.execute.runner.usage import Usage
 from phibuild.execute.slurm.jobs import Job, Jobs
 from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, Step
+from phibuild.store.documents import Measure
 
 _LATE_SECONDS = 60.0
 
@@ -90,7 +91,8 @@ def _judged(
         key = artifact.measure_key or ""
         job = next((job for job in jobs if key in job.record.makes), None)
         item = _item(job, artifact.key)
-        result.measure = item["measure"] or context.store.measure(key)
+        measure = item["measure"]
+        result.measure = Measure.read(measure) if measure else context.store.measure(key)
         if result.measure is None:
             reason = reference if isinstance(reference, str) else _reason(job, item) or refused
             if reason:

@@ -93,7 +93,11 @@ def _run_step(task: RemoteStep, runners: Runners) -> None:
     found = {
         "problem": problem or _why_not(context, task.step),
         "results": {
-            key: {"status": result.status, "reason": result.reason, "measure": result.measure}
+            key: {
+                "status": result.status,
+                "reason": result.reason,
+                "measure": result.measure.model_dump(mode="json") if result.measure else None,
+            }
             for key, result in context.results.items()
         },
         "usage": asdict(usage),

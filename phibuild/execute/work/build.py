@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import license_file
 from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import RUN_AGAIN, Context
-from phibuild.execute.runner.events import BuildResult, problem
+from phibuild.execute.runner.events import BadResult, BuildResult, read_result
 from phibuild.execute.runner.items import run_items
 from phibuild.execute.work.readme import artifact_readme, tokenizer_notes
 from phibuild.planning.keys import CHANGED, builder_digest, has_changed
 from phibuild.planning.steps import Artifact, BuildStep
+from phibuild.store.documents import ArtifactFacts
 from phibuild.toolchains.environment import toolchain
 
 _NOT_READ = "the source has not been read"
@@ -78,7 +78,7 @@ def _build_locked(
     runner = context.runner(step.backend, step.id)
     attempts = 0
 
-    def request(items: Sequence[str]) -> dict[str, Any]:
+    def request(items: Sequence[str]) -> dict[str, object]:
         nonlocal attempts
         attempts += 1  # what a crashed runner left must not be met by the next
         entries = []
@@ -104,10 +104,12 @@ def _build_locked(
         context.fail(wanted[key], reason)
         failures.append(f"{wanted[key].variant.name}: {reason}")
 
-    def built(key: str, result: dict[str, Any]) -> None:
-        wrong = problem(result, BuildResult) or check_and_publish(
-            context, wanted[key], outputs[key], result
-        )
+    def built(key: str, result: Mapping[str, object]) -> None:
+        try:
+            found = read_result(result, BuildResult)
+            wrong = check_and_publish(context, wanted[key], outputs[key], found)
+        except BadResult as error:
+            wrong = str(error)
         if wrong:
             failed(key, wrong)
         else:
@@ -131,20 +133,20 @@ def _build_locked(
 
 
 def check_and_publish(
-    context: Context, artifact: Artifact, folder: Path, result: dict[str, Any]
+    context: Context, artifact: Artifact, folder: Path, result: BuildResult
 ) -> str | None:
     """Check a finished artifact against its promise and move it into the store; return what
     is wrong with it."""
-    if result["types"] != artifact.estimate.types:
+    if result.types != artifact.estimate.types:
         return (
-            f"the artifact holds {_type_names(result['types'])}; "
+            f"the artifact holds {_type_names(result.types)}; "
             f"{artifact.variant.name} promises {_type_names(artifact.estimate.types)}"
         )
     checkpoint = context.plan.matrix.models[artifact.model]
     digest = context.plan.source_digests[artifact.model]
     if has_changed(checkpoint, digest, context.store):
         return CHANGED
-    bits = 8 * result["weight_bytes"] / sum(result["types"].values())
+    bits = 8 * result.weight_bytes / sum(result.types.values())
     if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
         return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"
     try:
@@ -158,28 +160,30 @@ def check_and_publish(
             artifact.variant,
             digest,
             bits,
-            tokenizer_notes(result["tokenizer"]),
+            tokenizer_notes(result.tokenizer),
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
         context.store.publish(
             artifact.key,
             folder,
-            {
-                "model": artifact.model,
-                "source_digest": digest,
-                "backend": artifact.variant.backend,
-                "variant": artifact.variant.model_dump(mode="json"),
-                "format": artifact.variant.format,
-                "phibuild_version": __version__,
-                "toolchain_digest": toolchain(artifact.variant.backend).digest,
-                "builder_digest": builder_digest(artifact.variant.backend),
-                "activations": artifact.activations,
-                "types": result["types"],
-                "tokenizer": result["tokenizer"],
-                "bits_per_weight": bits,
-                "build_seconds": result["seconds"],
-                "peak_rss_bytes": result["peak_rss_bytes"],
-            },
+            ArtifactFacts(
+                model=artifact.model,
+                source_digest=digest,
+                backend=artifact.variant.backend,
+                variant=artifact.variant,
+                format=artifact.variant.format,
+                phibuild_version=__version__,
+                toolchain_digest=toolchain(artifact.variant.backend).digest,
+                builder_digest=builder_digest(artifact.variant.backend),
+                activations=artifact.activations,
+                types=result.types,
+                tokenizer=result.tokenizer,
+                bits_per_weight=bits,
+                build_seconds=result.seconds,
+                build_own_seconds=result.own_seconds,
+                build_shared_seconds=result.shared_seconds,
+                peak_rss_bytes=result.peak_rss_bytes,
+            ),
         )
     except OSError as error:
         return f"could not be stored: {error.strerror or error} ({context.store.root})"

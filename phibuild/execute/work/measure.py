@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from phibuild.execute.context import RUN_AGAIN, Context
-from phibuild.execute.runner.events import JudgeResult, problem
+from phibuild.execute.runner.events import BadResult, read_result
 from phibuild.execute.runner.items import run_items
 from phibuild.planning.steps import MeasureStep
+from phibuild.store.documents import Measure
 
 
 def measure(step: MeasureStep, context: Context, threads: int, alone: bool) -> bool:
@@ -40,7 +40,7 @@ def measure(step: MeasureStep, context: Context, threads: int, alone: bool) -> b
     ) as failures:
         runner = context.runner(step.backend, step.id)
 
-        def request(items: Sequence[str]) -> dict[str, Any]:
+        def request(items: Sequence[str]) -> dict[str, object]:
             entries = [
                 {"item": key, "folder": str(context.store.root / "artifacts" / key)}
                 for key in items
@@ -53,15 +53,16 @@ def measure(step: MeasureStep, context: Context, threads: int, alone: bool) -> b
                 "decode_tokens": context.plan.evaluation.decode_tokens,
             }
 
-        def judged(key: str, result: dict[str, Any]) -> None:
-            wrong = problem(result, JudgeResult)
-            if wrong:
-                failed(key, wrong)
+        def judged(key: str, result: Mapping[str, object]) -> None:
+            try:
+                found = read_result(result, Measure)
+            except BadResult as wrong:
+                failed(key, str(wrong))
                 return
             measure_key = present[key].measure_key
             assert measure_key is not None  # judging is on
-            context.store.publish_measure(measure_key, result)
-            context.results[key].measure = result
+            context.store.publish_measure(measure_key, found)
+            context.results[key].measure = found
 
         def failed(key: str, reason: str) -> None:
             context.fail(present[key], f"it was built, but could not be judged: {reason}")

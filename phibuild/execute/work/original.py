@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from phibuild.backends.calibration import CHUNK_TOKENS
 from phibuild.checkpoints.view import source_view
@@ -39,7 +38,7 @@ def run_original(step: OriginalStep, context: Context, threads: int, alone: bool
     return found is None
 
 
-def _request(context: Context, step: OriginalStep) -> tuple[str, dict[str, Any]]:
+def _request(context: Context, step: OriginalStep) -> tuple[str, dict[str, object]]:
     """Return what a step does, in words, and what its runner must know besides."""
     if isinstance(step, SourceStep):
         checkpoint = context.plan.matrix.models[step.model]
@@ -69,7 +68,7 @@ def _request(context: Context, step: OriginalStep) -> tuple[str, dict[str, Any]]
 
 
 def _run(
-    context: Context, step: OriginalStep, what: str, request: dict[str, Any], alone: bool
+    context: Context, step: OriginalStep, what: str, request: Mapping[str, object], alone: bool
 ) -> Path | str | None:
     """Send a request of one item to the original's runner, unless the store has its result; return
     the folder there, or why there is none; None if it is to be run again, alone."""
@@ -86,7 +85,7 @@ def _run(
                 source_view(context.store, checkpoint, facts) as view,
             ):
 
-                def complete(items: Sequence[str]) -> dict[str, Any]:
+                def complete(items: Sequence[str]) -> dict[str, object]:
                     place = {
                         "item": items[0],
                         "source": str(view),

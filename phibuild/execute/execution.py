@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 from functools import singledispatch
 
 from phibuild.errors import PhibuildError
-from phibuild.execute.context import Context, Result
+from phibuild.execute.context import Attempt, Context, Result
 from phibuild.execute.work.build import build
 from phibuild.execute.work.measure import measure
 from phibuild.execute.work.original import run_original
@@ -19,9 +20,8 @@ from phibuild.toolchains.environment import NOT_INSTALLED, toolchain
 
 
 @singledispatch
-def work(step: Step, context: Context, threads: int, alone: bool) -> bool:
-    """Do what a step is for, `alone` or beside others; what comes of it goes into the context.
-    Return whether memory ran out beside others, and it is to be run again."""
+def work(step: Step, context: Context, attempt: Attempt) -> None:
+    """Do what a step is for; what comes of it goes into the context and the attempt."""
     raise NotImplementedError(step.kind)
 
 
@@ -31,10 +31,12 @@ work.register(OriginalStep)(run_original)
 
 
 def run_step(step: Step, context: Context, threads: int, alone: bool) -> bool:
-    """Do a step's work and remember what memory it took; return what `work` does."""
-    again = work(step, context, threads, alone)
-    _note(context, step, again)
-    return again
+    """Do a step's work, `alone` or beside others, and remember what memory it took. Return whether
+    memory ran out beside others, and it is to be run again."""
+    attempt = Attempt(threads, alone)
+    work(step, context, attempt)
+    _note(context, step, attempt.again)
+    return attempt.again
 
 
 def _note(context: Context, step: Step, again: bool) -> None:
@@ -50,7 +52,7 @@ def _note(context: Context, step: Step, again: bool) -> None:
 
 
 def _is_complete(context: Context, step: Step) -> bool:
-    if any(isinstance(context.originals.get(key), str) for key in step.makes):
+    if any(context.originals[key].reason for key in step.makes if key in context.originals):
         return False
     return all(context.results[artifact.key].status != "failed" for artifact in step.artifacts)
 
@@ -88,12 +90,13 @@ def install_toolchain(context: Context, name: str) -> None:
     what = "set up the environment"
     if problem != NOT_INSTALLED:
         what += f" again: {problem}"
-    with context.told(step, what) as failures:
-        try:
-            toolchain(name).install(
-                lambda text: context.listener.stage(step, text, None),
-                lambda: context.runners.stopping,
-            )
-        except (PhibuildError, OSError) as error:
-            context.toolchain_errors[name] = str(error)
-            failures.append(str(error))
+    failure, started = None, time.monotonic()
+    context.listener.started(step, what)
+    try:
+        toolchain(name).install(
+            lambda text: context.listener.stage(step, text, None),
+            lambda: context.runners.stopping,
+        )
+    except (PhibuildError, OSError) as error:
+        failure = context.toolchain_errors[name] = str(error)
+    context.listener.ended(step, failure, time.monotonic() - started)

@@ -41,6 +41,8 @@ class Step(ABC):
     """Whether it gets all cores: its figures of speed are reported."""
     is_retried: ClassVar[bool] = False
     """Whether it is run again after a crash even if it is for one thing alone."""
+    failing: ClassVar[str] = ""
+    """How the reason begins why there is nothing of it."""
     model: str
     backend: str
     demand: Demand
@@ -124,6 +126,7 @@ class MeasureStep(BackendStep):
 
     kind = "measure"
     takes_machine = True
+    failing = "it was built, but could not be judged: "
 
     @property
     def makes(self) -> Mapping[str, str]:
@@ -144,8 +147,7 @@ class OriginalStep(Step):
     """A step that runs the original, or reads it for all others; what it leaves is a folder under
     `key` in the store."""
 
-    failing: ClassVar[str] = "the original could not be run"
-    """What its failure means, before the reason."""
+    failing = "the original could not be run: "
     backend = REFERENCE_BACKEND
     artifacts = ()
     model: str
@@ -178,7 +180,7 @@ class SourceStep(OriginalStep):
 
     kind = "source"
     is_retried = True  # it is short, and every cell needs it
-    failing = "the source"
+    failing = "the source: "
     layers: tuple[int, ...] | None = None
     nonfinite: bool = False
 

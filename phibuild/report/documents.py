@@ -159,7 +159,7 @@ class ReportStep(Document):
     """2: it was run again, alone, after it had run out of memory."""
     cpu_seconds: float
     """Of its runners with their children."""
-    loading_seconds: float
+    loading_seconds: float = 0.0
     """CPU seconds of those that went into imports and the loading of libraries: they are charged to
     no artifact."""
     peak_anonymous_bytes: int | None

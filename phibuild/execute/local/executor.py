@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from phibuild.config.executors import ExecutorSettings
-from phibuild.execute.context import Context, Listener, Result
+from phibuild.execute.context import Context, Listener, Original, Result
 from phibuild.execute.execution import (
     apply_refusals,
     install_toolchain,
@@ -26,7 +26,6 @@ from phibuild.execute.local.scheduler import History, Limits, Task, run_tasks
 from phibuild.execute.runner.guard import Guard
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
-from phibuild.execute.work.original import original_folder
 from phibuild.planning.plan import Plan
 from phibuild.store.store import Store
 from phibuild.system.machine import available_memory, cores, usable_memory
@@ -115,7 +114,7 @@ def _tasks(context: Context) -> Iterator[Task]:
         yield Task(f"toolchain.{name}", frozenset(), 0, 0, install)
     for original in plan.originals:
         if original.cached:
-            context.originals[original.key] = original_folder(context, original)
+            context.originals[original.key] = Original(context.store.reference(original.key))
     for step in plan.steps:
         threads = context.cores if step.takes_machine else max(1, context.cores // 2)
         needs = {f"toolchain.{step.backend}", *plan.needs(step)}

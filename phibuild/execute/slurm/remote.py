@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.execute import execution
-from phibuild.execute.context import Context, Result
+from phibuild.execute.context import Context, Original, Result
 from phibuild.execute.progress import PlainProgress
 from phibuild.execute.runner.guard import Guard
 from phibuild.execute.runner.process import Runners
@@ -154,10 +154,11 @@ def _look_up(context: Context, task: RemoteStep) -> None:
             result.status = "built"
     for original in task.plan.originals:
         folder = store.reference(original.key)
-        context.originals[original.key] = folder or f"step {original.id} has left nothing"
+        reason = None if folder else f"step {original.id} has left nothing"
+        context.originals[original.key] = Original(folder, reason)
 
 
 def _why_not(context: Context, step: Step) -> str | None:
     """Return why a step of the original failed, None if it did not."""
-    found = (context.originals.get(key) for key in step.makes)
-    return next((reason for reason in found if isinstance(reason, str)), None)
+    found = [context.originals[key] for key in step.makes if key in context.originals]
+    return next((original.reason for original in found if original.reason), None)

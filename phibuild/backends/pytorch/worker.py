@@ -64,20 +64,23 @@ def load(folder: Path, threads: int) -> TransformersRuntime:
 
 def source(request: SourceRequest, report: Report) -> None:
     """Prove the source and write the facts of its tokenizer."""
-    from phibuild.backends.pytorch.source import source as run
+    with report.loading():
+        from phibuild.backends.pytorch.source import source as run
 
     run(request, report)
 
 
 def reference(request: ReferenceRequest, report: Report) -> None:
     """Write the fp32 original's logits."""
-    from phibuild.backends.pytorch.reference import reference as run
+    with report.loading():
+        from phibuild.backends.pytorch.reference import reference as run
 
     run(request, report)
 
 
 def activations(request: ActivationsRequest, report: Report) -> None:
     """Write the sums of squared inputs of the fp32 original's linear layers."""
-    from phibuild.backends.pytorch.activations import activations as run
+    with report.loading():
+        from phibuild.backends.pytorch.activations import activations as run
 
     run(request, report)

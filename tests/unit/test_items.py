@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,10 +190,10 @@ class Run:
             entries = [{"item": key, "do": items[key]} for key in keys]
             return {"verb": "build", "items": entries, "folder": str(self.folder), "threads": 3}
 
-        def done(key: str, result: dict[str, Any]) -> None:
+        def done(key: str, result: Mapping[str, object]) -> None:
             assert key not in self.results
             assert key not in self.failures
-            self.results[key] = result
+            self.results[key] = dict(result)
 
         def failed(key: str, reason: str) -> None:
             assert key not in self.results

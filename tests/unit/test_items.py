@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -201,10 +201,10 @@ class Run:
             self.asked.append(list(keys))
             return build_request(self.folder, {key: items[key] for key in keys})
 
-        def done(key: str, result: dict[str, Any]) -> None:
+        def done(key: str, result: Mapping[str, object]) -> None:
             assert key not in self.results
             assert key not in self.failures
-            self.results[key] = result
+            self.results[key] = dict(result)
 
         def failed(key: str, reason: str) -> None:
             assert key not in self.results

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     field_validator,
 )
@@ -71,7 +73,33 @@ Said = Annotated[str, AfterValidator(_said)]
 class Frozen(BaseModel):
     """Base of all models: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_serialization_defaults_required=True
+    )
+
+
+class Document(Frozen):
+    """Base of what phibuild writes as JSON for other programs, and of its parts. The docstrings of
+    the fields stand in docs/schema."""
+
+    model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def read(cls, data: object) -> Self:
+        """Return the document that JSON data is. What another version of phibuild has written
+        besides is left out. Raises ValueError, with the place in the document, if it is none."""
+        try:
+            return cls.model_validate(data, extra="ignore")
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            raise ValueError(f"{place}: {first['msg'].lower()}") from None
+
+
+def document_text(document: BaseModel, *, sort_keys: bool = False) -> str:
+    """Return a document, or a list or mapping of documents, as JSON."""
+    data = document.model_dump(mode="json", by_alias=True)
+    return json.dumps(data, indent=1, sort_keys=sort_keys, allow_nan=False)
 
 
 class Sources(BaseModel):

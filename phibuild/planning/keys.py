@@ -19,11 +19,11 @@ from phibuild.errors import Problem
 from phibuild.planning.code import facts_digest, own_digest, step_digest
 from phibuild.planning.readme import artifact_readme
 from phibuild.planning.requests import (
-    activations_request,
-    build_request,
-    judge_request,
-    reference_request,
-    source_request,
+    asked_of_activations,
+    asked_of_build,
+    asked_of_judge,
+    asked_of_reference,
+    asked_of_source,
 )
 from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.schema import Calibration, Evaluation, Variant
@@ -76,26 +76,26 @@ class Keys:
     def __init__(self, digest: str | None, checkpoint: Checkpoint, store: Store) -> None:
         self.digest, self._checkpoint, self._store = digest, checkpoint, store
         self._files = digest or checkpoint.reference
-        request = source_request(checkpoint)
+        asked = asked_of_source(checkpoint)
         if checkpoint.adapter:
-            request["adapter"].pop("weights")  # a path; its content is among the files
+            asked["adapter"].pop("weights")  # a path; its content is among the files
         read = {
             "files": self._files,
             "config": json.dumps(checkpoint.config),  # in its order, which is the file's
             "view": own_digest(_VIEW, store),
         }
-        self.source = self._original("source", {**read, "request": json.dumps(request)})
+        self.source = self._original("source", {**read, "request": json.dumps(asked)})
         facts = facts_digest(store)
         # The later steps' view has the weights that the source step makes, where it makes any.
         makes_weights = checkpoint.fusing or checkpoint.adapter
-        made = {"request": json.dumps(request), "facts": facts} if makes_weights else {}
+        made = {"request": json.dumps(asked), "facts": facts} if makes_weights else {}
         self._view = content_key({**read, **made})
         license = license_file(checkpoint.folder) if checkpoint.folder else None
         self._built_from = content_key(
             {
                 "view": self._view,
                 "facts": facts,
-                "request": json.dumps(build_request(checkpoint)),
+                "request": json.dumps(asked_of_build(checkpoint)),
                 "license": license.name if license else None,
                 "documents": own_digest(_README, store),
             }
@@ -103,13 +103,13 @@ class Keys:
 
     def reference(self, evaluation: Evaluation, text: str) -> str:
         """Return the key of the original's logits over a text of this sha256."""
-        request = reference_request(self._checkpoint, evaluation)
-        return self._original("reference", {"view": self._view, "request": request, "text": text})
+        asked = asked_of_reference(self._checkpoint, evaluation)
+        return self._original("reference", {"view": self._view, "request": asked, "text": text})
 
     def activations(self, calibration: Calibration) -> str:
         """Return the key of the original's activations over a text."""
-        request = activations_request(self._checkpoint, calibration)
-        data = {"view": self._view, "request": request, "text": calibration.sha256}
+        asked = asked_of_activations(self._checkpoint, calibration)
+        data = {"view": self._view, "request": asked, "text": calibration.sha256}
         return self._original("activations", data)
 
     def artifact(self, variant: Variant, activations: str | None = None) -> str:
@@ -138,7 +138,7 @@ def measure_key(
         {
             "artifact": artifact,
             "reference": reference,
-            "request": judge_request(evaluation),
+            "request": asked_of_judge(evaluation),
             "judge": step_digest("measure", backend, store),
         }
     )

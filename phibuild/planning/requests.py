@@ -1,30 +1,47 @@
-"""What runners are asked for: all of a request that decides its result, and so is in its key.
-
-The steps add places, threads, and what a result does not depend on.
-"""
+"""What runners are asked (worker/requests.py): all of a request that decides its result, and so is
+in its key (keys.py). The steps add places, threads, and what has no say in a result."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from phibuild.backends.calibration import CHUNK_TOKENS
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.schema import Calibration, Evaluation
 
+Asked = dict[str, Any]
 
-def source_request(checkpoint: Checkpoint) -> dict[str, Any]:
+
+class AskedOfBuild(TypedDict):
+    """What all artifacts of a model are built from. Its name is in some formats' metadata."""
+
+    verb: Literal["build"]
+    architecture: dict[str, Any]
+    model: str
+
+
+class AskedOfJudge(TypedDict):
+    """How artifacts are judged, besides by the original's logits."""
+
+    verb: Literal["judge"]
+    decode_tokens: int
+
+
+def asked_of_source(checkpoint: Checkpoint) -> Asked:
     """Return what a source is read for. The adapter's `weights` are a path."""
     return {
-        **_request("source", checkpoint),
+        "verb": "source",
+        "architecture": checkpoint.architecture.to_json(),
         "fusing": checkpoint.fusing.to_json() if checkpoint.fusing else {},
         "adapter": checkpoint.adapter.to_json() if checkpoint.adapter else None,
     }
 
 
-def reference_request(checkpoint: Checkpoint, evaluation: Evaluation) -> dict[str, Any]:
+def asked_of_reference(checkpoint: Checkpoint, evaluation: Evaluation) -> Asked:
     """Return what logits are wanted of the original."""
     return {
-        **_request("reference", checkpoint),
+        "verb": "reference",
+        "architecture": checkpoint.architecture.to_json(),
         "windows": evaluation.windows,
         "window_tokens": evaluation.window_tokens,
         "max_bytes": evaluation.max_reference_bytes,
@@ -32,25 +49,25 @@ def reference_request(checkpoint: Checkpoint, evaluation: Evaluation) -> dict[st
     }
 
 
-def activations_request(checkpoint: Checkpoint, calibration: Calibration) -> dict[str, Any]:
+def asked_of_activations(checkpoint: Checkpoint, calibration: Calibration) -> Asked:
     """Return what activations are wanted of the original."""
     return {
-        **_request("activations", checkpoint),
+        "verb": "activations",
+        "architecture": checkpoint.architecture.to_json(),
         "tokens": calibration.tokens,
         "chunk_tokens": CHUNK_TOKENS,
     }
 
 
-def build_request(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what all artifacts of a model are built from. The model's name is in some formats'
-    metadata."""
-    return {**_request("build", checkpoint), "model": checkpoint.name}
+def asked_of_build(checkpoint: Checkpoint) -> AskedOfBuild:
+    """Return what is asked of every build of a model."""
+    return {
+        "verb": "build",
+        "architecture": checkpoint.architecture.to_json(),
+        "model": checkpoint.name,
+    }
 
 
-def judge_request(evaluation: Evaluation) -> dict[str, Any]:
-    """Return how artifacts are judged, besides by the original's logits."""
+def asked_of_judge(evaluation: Evaluation) -> AskedOfJudge:
+    """Return what is asked of all judging."""
     return {"verb": "judge", "decode_tokens": evaluation.decode_tokens}
-
-
-def _request(verb: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"verb": verb, "architecture": checkpoint.architecture.to_json()}

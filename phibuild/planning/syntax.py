@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
+import symtable
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -37,31 +39,37 @@ class Part:
 def read_part(source: bytes, functions: Iterable[str] = ()) -> Part:
     """Return what counts of a module with this source. With `functions` that is what importing it
     runs and these functions (those of them that it has), with the functions that they name."""
+    wanted = set(functions)
     try:
-        tree = ast.parse(source)
+        body = ast.parse(source).body
+        if wanted:
+            body = _used(body, wanted, importlib.util.decode_source(source))
     except (SyntaxError, ValueError):  # whoever imports it will say so
         return Part(hashlib.sha256(source).hexdigest())
-    wanted = set(functions)
     reader = _Reader(keeps_strings=b"__doc__" in source)
-    reader.read(_used(tree.body, wanted) if wanted else tree.body)
+    reader.read(body)
     text = "".join(reader.text).encode("utf-8", "surrogatepass")
     imports, calls = (tuple(sorted(names)) for names in (reader.imports, reader.calls))
     return Part(hashlib.sha256(text).hexdigest(), imports, calls)
 
 
-def _used(body: list[ast.stmt], wanted: set[str]) -> list[ast.stmt]:
+def _used(body: list[ast.stmt], wanted: set[str], text: str) -> list[ast.stmt]:
     """Return the statements of a module but for functions that neither `wanted` nor any statement
     that is returned names. One that does something where it is defined (a decorator, a default
     that is computed) is among them in any case."""
-    idle = {id(node): node for node in body if isinstance(node, _Function) and _is_idle(node)}
+    idle = {node.lineno: node for node in body if isinstance(node, _Function) and _is_idle(node)}
+    scopes = {one.get_lineno(): one for one in symtable.symtable(text, "", "exec").get_children()}
     named = set(wanted)
     for node in body:
-        if id(node) not in idle:
-            named |= _names(node)
-    while found := [key for key, node in idle.items() if node.name in named]:
-        for key in found:
-            named |= _names(idle.pop(key))
-    return body if named & _BY_NAME else [node for node in body if id(node) not in idle]
+        if idle.get(node.lineno) is not node:
+            named |= {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+    while found := [line for line, node in idle.items() if node.name in named]:
+        for line in found:
+            del idle[line]
+            named |= _global_names(scopes[line])
+    if named & _BY_NAME:
+        return body
+    return [node for node in body if idle.get(node.lineno) is not node]
 
 
 def _is_idle(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
@@ -70,8 +78,10 @@ def _is_idle(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return not node.decorator_list and not computed
 
 
-def _names(node: ast.stmt) -> set[str]:
-    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+def _global_names(scope: symtable.SymbolTable) -> set[str]:
+    """Return the names in a function, and in those within it, that are not local to it."""
+    found = {one.get_name() for one in scope.get_symbols() if one.is_global()}
+    return found.union(*(_global_names(inner) for inner in scope.get_children()))
 
 
 class _Reader:

@@ -72,9 +72,13 @@ def main() -> None:
     from phibuild.worker.protocol import Report
 
     report = Report(stream)
+    from phibuild.worker.requests import check_request
+
     request = json.load(sys.stdin)
+    check_request(request)
     os.environ.update(_QUIET)
-    runner = importlib.import_module(f"phibuild.backends.{sys.argv[1]}.worker")
+    with report.loading():
+        runner = importlib.import_module(f"phibuild.backends.{sys.argv[1]}.worker")
     verb = request["verb"]
     if verb == "build":
         runner.build(request, report)

@@ -15,10 +15,10 @@ from phibuild.commands.plan import plan_lines
 from phibuild.commands.plan_answer import plan_answer
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
-from phibuild.execute.work.readme import artifact_readme
 from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
 from phibuild.planning.plan import Plan
+from phibuild.planning.readme import artifact_readme
 from phibuild.report.notes import cell_notes
 from phibuild.store.store import Store
 from support.devices import SOURCES

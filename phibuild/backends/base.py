@@ -129,7 +129,7 @@ class BackendSpec(Protocol):
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the bytes of one element of the KV cache on the device."""
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         """Return the shell command (or short Python text) that runs the artifact from its own
         folder, for its README."""
 

@@ -76,7 +76,7 @@ def _kind(arch: Architecture, file_type: str, name: str) -> str:
 def test_a_precision_becomes_a_gguf_type(precision: Precision, type: str, name: str) -> None:
     variant = _variant(precision, type)
     assert (variant.name, variant.format, variant.options) == (name, "GGUF", {"type": name})
-    assert f"model-{name}.gguf" in SPEC.usage(variant)
+    assert f"model-{name}.gguf" in SPEC.run_command(variant)
 
 
 def test_rows_that_are_no_whole_blocks_are_skipped() -> None:
@@ -129,7 +129,7 @@ def test_an_importance_matrix_is_known_by_the_content_of_its_text(tmp_path: Path
         found = SPEC.variant("int4", options, DEVICE, ARCH)
         assert isinstance(found, Variant)
         assert found.name == "Q4_K_M-imatrix"
-        assert "model-Q4_K_M-imatrix.gguf" in SPEC.usage(found)
+        assert "model-Q4_K_M-imatrix.gguf" in SPEC.run_command(found)
         assert str(tmp_path) not in str(found.model_dump())
         assert found.calibration is not None
         assert found.calibration.path == tmp_path / name

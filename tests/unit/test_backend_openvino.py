@@ -237,10 +237,10 @@ def test_judging_takes_the_weights_of_the_largest_as_they_are_stored() -> None:
     assert vocabulary > SPEC.judge_memory(architecture(), [int4], 256) + 4 * 256 * 5 * 200_000
 
 
-def test_kv_cache_and_usage_follow_the_target() -> None:
+def test_kv_cache_and_command_follow_the_target() -> None:
     assert 1.0 < SPEC.kv_bytes_per_element(built("int4")) < 1.2
     assert SPEC.kv_bytes_per_element(built("int4", target="gpu")) == 2.0
     assert SPEC.kv_bytes_per_element(built("fp16")) == 2.0
-    usage = SPEC.usage(built("int4", target="npu"))
-    assert 'LLMPipeline(".", "NPU")' in usage
-    compile(usage, "usage", "exec")
+    command = SPEC.run_command(built("int4", target="npu"))
+    assert 'LLMPipeline(".", "NPU")' in command
+    compile(command, "README", "exec")

@@ -263,7 +263,7 @@ def test_cache_elements_have_the_computing_dtype() -> None:
     assert SPEC.kv_bytes_per_element(_variant("int4")) == 2
 
 
-def test_usage_names_the_tool() -> None:
-    assert SPEC.usage(_variant("int4")) == "vllm serve ."
-    compile(SPEC.usage(_variant("fp16")), "README", "exec")
-    assert "dtype='float16'" in SPEC.usage(_variant("fp16"))
+def test_the_command_names_the_tool() -> None:
+    assert SPEC.run_command(_variant("int4")) == "vllm serve ."
+    compile(SPEC.run_command(_variant("fp16")), "README", "exec")
+    assert "dtype='float16'" in SPEC.run_command(_variant("fp16"))

@@ -194,7 +194,7 @@ class LlamaCppSpec:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""
         return 2.0
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         """Return the command for llama.cpp's own program."""
         return f'llama-cli -m model-{variant.name}.gguf -p "Why is the sky blue?" -n 128'
 

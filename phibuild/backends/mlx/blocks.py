@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from phibuild.backends.mlx.affine import Groups
 from phibuild.backends.mlx.casts import cast, fits_float16, is_finite
-from phibuild.backends.mlx.layout import Quantization
+from phibuild.backends.mlx.layout import MlxQuantization
 from phibuild.worker.protocol import WorkerError
 
 
@@ -50,7 +50,7 @@ class Block:
             raise WorkerError(f"{self._name} holds NaN or infinity, for which there are no codes")
         return weights
 
-    def quantized(self, dtype: str, how: Quantization) -> Sequence[NDArray[Any]]:
+    def quantized(self, dtype: str, how: MlxQuantization) -> Sequence[NDArray[Any]]:
         """Return the packed bytes of the rows cast to `dtype`, then the scales, then the biases
         where the mode has them: affine ones in `dtype`, of which each row has its own."""
         if how.mode != "affine":

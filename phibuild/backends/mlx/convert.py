@@ -19,7 +19,7 @@ from phibuild.backends.mlx.casts import NUMPY_TYPES
 from phibuild.backends.mlx.inspect import inspect
 from phibuild.backends.mlx.layout import (
     FLOAT_TYPES,
-    Quantization,
+    MlxQuantization,
     matrix_quantization,
     module_order,
     stored_arrays,
@@ -66,7 +66,7 @@ class WeightFiles:
             index=True,
         )
 
-    def quantization_of(self, name: str) -> Quantization | None:
+    def quantization_of(self, name: str) -> MlxQuantization | None:
         """Return how the tensor `name` is quantized, None if it is cast."""
         return self._quantization.get(name)
 

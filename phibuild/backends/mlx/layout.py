@@ -33,7 +33,7 @@ class StoredArray:
 
 
 @dataclass(frozen=True)
-class Quantization:
+class MlxQuantization:
     """Parameters of `mx.quantize`: `bits` of a weight, weights of a row that share a scale, and
     `mode`: affine (w = q * scale + bias) or an OCP microscaling type (mxfp4, mxfp8)."""
 
@@ -51,15 +51,17 @@ class Quantization:
 RECIPES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
 
 
-def quantization(options: Mapping[str, Any]) -> Quantization | None:
+def quantization(options: Mapping[str, Any]) -> MlxQuantization | None:
     """Return how a variant with these options quantizes, or None for a plain cast. With a recipe
     it is what config.json says of the whole; each matrix has its own."""
     if "bits" not in options:
         return None
-    return Quantization(options["bits"], options["group_size"], options["mode"])
+    return MlxQuantization(options["bits"], options["group_size"], options["mode"])
 
 
-def matrix_quantization(name: str, layers: int, options: Mapping[str, Any]) -> Quantization | None:
+def matrix_quantization(
+    name: str, layers: int, options: Mapping[str, Any]
+) -> MlxQuantization | None:
     """Return how the matrix `name` of a model of so many layers is quantized.
 
     A recipe gives more bits to lm_head, and to down_proj and qkv_proj (for its v) of the first and
@@ -73,7 +75,7 @@ def matrix_quantization(name: str, layers: int, options: Mapping[str, Any]) -> Q
     first = layers // 8
     sensitive = layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2
     more = "lm_head" in name or (sensitive and ("v_proj" in name or "down_proj" in name))
-    return Quantization(high if more else low, whole.group_size, whole.mode)
+    return MlxQuantization(high if more else low, whole.group_size, whole.mode)
 
 
 def stored_arrays(

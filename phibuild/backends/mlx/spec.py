@@ -13,7 +13,7 @@ from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, wind
 from phibuild.backends.mlx import memory
 from phibuild.backends.mlx.layout import (
     FLOAT_TYPES,
-    Quantization,
+    MlxQuantization,
     matrix_quantization,
     module_order,
     stored_arrays,
@@ -87,7 +87,7 @@ class MlxSpec:
             "group_size": group_size,
             "dtype": dtype,
         }
-        name = Quantization(bits, group_size, mode).kind
+        name = MlxQuantization(bits, group_size, mode).kind
         if options.recipe:
             complete["recipe"] = options.recipe
             name = options.recipe.replace("_", "-")
@@ -168,7 +168,7 @@ class MlxSpec:
         """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""
         return 4.0 if FLOAT_TYPES[variant.options["dtype"]] == "F32" else 2.0
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         return 'mlx_lm.generate --model . --prompt "Why is the sky blue?" --max-tokens 256'
 
 

@@ -194,7 +194,7 @@ class OpenVinoSpec:
             return 2.0
         return 1.0 + 8.0 / _HEAD
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         """Return Python for openvino-genai."""
         device = variant.options["target"].upper()
         return (

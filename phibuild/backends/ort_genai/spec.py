@@ -1,4 +1,4 @@
-"""The ort_genai backend as the core sees it: variants and usage.
+"""The ort_genai backend as the core sees it: variants, and what runs them.
 
 What cannot work is in `limits`, sizes are in `layout`.
 """
@@ -100,7 +100,7 @@ class OrtGenaiSpec:
         """Return 4 on cpu, where inputs and outputs are fp32 at any precision; else 2."""
         return float(layout.io_bytes(variant))
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         """Return a Python program. It sets max_length, because genai_config.json asks for the
         whole context of the model, and the KV cache is allocated for all of it at once."""
         runtime = _RUNTIME[variant.options["provider"]]

@@ -27,7 +27,7 @@ Entry = tuple[str, str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Quantization:
+class GroupQuantization:
     """`bits` a weight, `group_size` columns a scale; codes signed around zero if `symmetric`."""
 
     bits: int
@@ -41,7 +41,7 @@ class Scheme:
     config.json's words); all as `dtype` where `quantization` is None."""
 
     dtype: str
-    quantization: Quantization | None
+    quantization: GroupQuantization | None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Scheme:
@@ -50,10 +50,10 @@ class Scheme:
             return cls(options["dtype"], None)
         return cls(
             options["dtype"],
-            Quantization(options["bits"], options["group_size"], options["symmetric"]),
+            GroupQuantization(options["bits"], options["group_size"], options["symmetric"]),
         )
 
-    def quantization_of(self, name: str) -> Quantization | None:
+    def quantization_of(self, name: str) -> GroupQuantization | None:
         """Return how the tensor `name` is quantized: embeddings, lm_head and norms never are."""
         return self.quantization if name.endswith("_proj.weight") else None
 

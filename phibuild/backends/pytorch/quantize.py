@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phibuild.backends.pytorch.layout import Quantization
+from phibuild.backends.pytorch.layout import GroupQuantization
 
 
-def quantize(weight: Tensor, how: Quantization) -> tuple[Tensor, Tensor, Tensor | None]:
+def quantize(weight: Tensor, how: GroupQuantization) -> tuple[Tensor, Tensor, Tensor | None]:
     """Quantize rows [R, C] of a linear layer; any number of whole rows gives the same codes.
 
     Returns codes uint8 [R, C], from 0 (the lowest signed code is stored as 0); scales [R, C/g] in

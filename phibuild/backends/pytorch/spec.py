@@ -151,7 +151,7 @@ class PytorchSpec:
         """Return the item size of the dtype that the model computes in."""
         return 4.0 if variant.options["dtype"] == "float32" else 2.0
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         """Return the vLLM command, or Python for Transformers."""
         if "bits" in variant.options:
             return "vllm serve ."

@@ -30,7 +30,7 @@ _DTYPES = {
 }
 
 
-class StoredWeights:
+class WeightReader:
     """Tensors of a folder by the names of the checkpoint, quantized ones dequantized.
 
     Files are mapped one tensor at a time, so that they take no memory of their own. They stay open:

@@ -7,15 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from phibuild.backends.base import (
-    ContextLimit,
-    SourceFiles,
-    StoredTensor,
-    chosen,
-    joined,
-    window_limit,
-)
+from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
 from phibuild.backends.calibration import CHUNK_TOKENS, CalibrationText, make_calibration
+from phibuild.backends.common import chosen, joined, make_variant, window_limit
 from phibuild.backends.llamacpp.header import (
     Value,
     align,
@@ -108,13 +102,7 @@ class LlamaCppSpec:
                 reason=f"GGUF packs rows in blocks of {_SMALLEST_BLOCK} weights, this model has "
                 f"rows of {odd[0]}: llama.cpp would store them as F16"
             )
-        variant = Variant(
-            backend=self.name,
-            precision=precision,
-            name=type,
-            format=self.format,
-            options={"type": type},
-        )
+        variant = make_variant(self, precision, type, {"type": type})
         if options.imatrix is None:
             return variant
         calibration = make_calibration(options.imatrix, options.imatrix_tokens)
@@ -184,11 +172,7 @@ class LlamaCppSpec:
 
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window, where it has one."""
-        return window_limit(
-            arch,
-            "the model's attention reaches back over a window of that many tokens, which llama.cpp "
-            "leaves out for phi3: beyond it the artifact is another model",
-        )
+        return window_limit(arch, "llama.cpp leaves out for phi3")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.safetensors import ITEM_BYTES
-
-# config.json's names of the float types -> safetensors' names.
-FLOAT_TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+from phibuild.worker.safetensors import FLOAT_DTYPES, ITEM_BYTES
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def stored_arrays(
     row; affine scales and biases are in the variant's float type, microscaling ones are one
     E8M0 byte without a bias. A vector is stored in the variant's float type.
     """
-    dtype = FLOAT_TYPES[options["dtype"]]
+    dtype = FLOAT_DTYPES[options["dtype"]]
     quantized = matrix_quantization(name, layers, options)
     if quantized is None or len(shape) != 2:
         return (StoredArray(name, dtype, shape),)

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, window_limit
+from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.common import kv_bytes, make_variant, missing_accelerator, window_limit
 from phibuild.backends.mlx import memory
 from phibuild.backends.mlx.layout import (
-    FLOAT_TYPES,
     MlxQuantization,
     matrix_quantization,
     module_order,
@@ -26,9 +26,10 @@ from phibuild.backends.mlx.options import (
     alternatives,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Options, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import companions
+from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
 class MlxSpec:
@@ -51,11 +52,9 @@ class MlxSpec:
     ) -> Variant | Skip:
         """Return the variant, or why mlx-lm could not make or run it on this device."""
         assert isinstance(options, MlxOptions)
-        if "metal" not in device.accelerators:
-            return Skip(
-                reason=f"MLX artifacts run on Apple GPUs (metal); {device.title} has "
-                f"{', '.join(device.accelerators)}"
-            )
+        reason = missing_accelerator(device, "metal", "MLX artifacts run on Apple GPUs (metal)")
+        if reason:
+            return Skip(reason=reason)
         factor = arch.rope.attention_factor
         if factor is not None:
             return Skip(
@@ -63,7 +62,7 @@ class MlxSpec:
                 f"would scale cos and sin by {arch.usual_attention_factor:g}"
             )
         if precision in CAST:
-            return self._named(precision, precision, {"dtype": CAST[precision]})
+            return make_variant(self, precision, precision, {"dtype": CAST[precision]})
         return self._quantized(precision, options, arch)
 
     def _quantized(
@@ -76,10 +75,10 @@ class MlxSpec:
         if undivided:
             return Skip(reason=undivided)
         dtype = options.dtype or arch.dtype
-        if dtype not in FLOAT_TYPES:
+        if dtype not in FLOAT_DTYPES:
             return Skip(
                 reason=f"the checkpoint's type {dtype} is none that MLX quantizes; set dtype to "
-                f"{' or '.join(FLOAT_TYPES)}"
+                f"{' or '.join(FLOAT_DTYPES)}"
             )
         complete: dict[str, Any] = {
             "mode": mode,
@@ -95,12 +94,7 @@ class MlxSpec:
             name += f"-g{group_size}"
         if dtype != arch.dtype:
             name += f"-{dtype}"
-        return self._named(precision, name, complete)
-
-    def _named(self, precision: Precision, name: str, options: Options) -> Variant:
-        return Variant(
-            backend=self.name, precision=precision, name=name, format=self.format, options=options
-        )
+        return make_variant(self, precision, name, complete)
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return every weight; a quantized one with the bytes of its scales and biases."""
@@ -158,15 +152,11 @@ class MlxSpec:
 
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window, where it has one."""
-        return window_limit(
-            arch,
-            "the model's attention reaches back over a window of that many tokens, which mlx-lm's "
-            "phi3 has not: beyond it the artifact is another model",
-        )
+        return window_limit(arch, "mlx-lm's phi3 has not")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""
-        return 4.0 if FLOAT_TYPES[variant.options["dtype"]] == "F32" else 2.0
+        return kv_bytes(variant.options["dtype"])
 
     def run_command(self, variant: Variant) -> str:
         return 'mlx_lm.generate --model . --prompt "Why is the sky blue?" --max-tokens 256'

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.common import make_variant, missing_accelerator, undivided
 from phibuild.backends.openvino.layout import constant_bytes, tokenizer_bytes, xml_bytes
 from phibuild.backends.openvino.options import MODES, Mode, OpenVinoOptions, contradiction
 from phibuild.schema import (
@@ -71,11 +72,11 @@ class OpenVinoSpec:
         """Return the variant, or why it would not work on this device or with this model."""
         assert isinstance(options, OpenVinoOptions)
         needed = _ACCELERATOR[options.target]
-        if needed not in device.accelerators:
-            return Skip(
-                reason=f"target {options.target} needs the accelerator {needed}; {device.title} "
-                f"has {', '.join(device.accelerators)}"
-            )
+        reason = missing_accelerator(
+            device, needed, f"target {options.target} needs the accelerator {needed}"
+        )
+        if reason:
+            return Skip(reason=reason)
         if precision not in MODES:
             return self._variant(precision, precision, {"mode": precision}, options.target)
         mode = options.mode or self._default_mode(precision, options.target)
@@ -97,17 +98,12 @@ class OpenVinoSpec:
             return Skip(
                 reason=f"the NPU takes groups of 128 or whole rows (-1), not of {group_size}"
             )
-        widths = {
-            "hidden_size": arch.hidden_size,
-            "the attention's width": arch.heads * arch.head_dim,
-            "intermediate_size": arch.intermediate_size,
-        }
-        for what, width in widths.items():
-            if group_size != _ROW and width % group_size:
-                return Skip(
-                    reason=f"groups of {group_size} do not divide {what} ({width}), which nncf "
-                    "refuses; use a smaller group_size, or -1 for one scale for each row"
-                )
+        reason = None if group_size == _ROW else undivided(arch, group_size)
+        if reason:
+            return Skip(
+                reason=f"{reason}, which nncf refuses; use a smaller group_size, or -1 for one "
+                "scale for each row"
+            )
         groups = "cw" if group_size == _ROW else f"g{group_size}"
         return self._variant(
             "int4",
@@ -117,13 +113,7 @@ class OpenVinoSpec:
         )
 
     def _variant(self, precision: Precision, name: str, options: Options, target: str) -> Variant:
-        return Variant(
-            backend=self.name,
-            precision=precision,
-            name=name,
-            format=self.format,
-            options={**options, "target": target},
-        )
+        return make_variant(self, precision, name, {**options, "target": target})
 
     def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
         """Return every weight as the IR stores it.

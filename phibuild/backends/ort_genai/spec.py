@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.common import make_variant
 from phibuild.backends.ort_genai import layout, limits, memory
 from phibuild.backends.ort_genai.options import QUANTIZED, OrtGenaiOptions, Provider
 from phibuild.schema import Contradiction, Device, Options, Precision, Skip, Variant
@@ -62,13 +63,7 @@ class OrtGenaiSpec:
                 "accuracy_level": level,
                 "int8_matmuls": list(options.int8_matmuls),
             }
-        return Variant(
-            backend=self.name,
-            precision=precision,
-            name=_variant_name(precision, options),
-            format=self.format,
-            options=chosen,
-        )
+        return make_variant(self, precision, _variant_name(precision, options), chosen)
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return the initializers of the graph that hold weights."""

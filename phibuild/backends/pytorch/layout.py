@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.safetensors import ITEM_BYTES
+from phibuild.worker.safetensors import FLOAT_DTYPES, ITEM_BYTES
 
-SAFETENSORS_DTYPE = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 MAX_SHARD_BYTES = 5_000_000_000  # "5GB", the usual size of a shard on the Hub
 
 Entry = tuple[str, str, tuple[int, ...]]
@@ -60,7 +59,7 @@ class Scheme:
     def entries(self, name: str, shape: tuple[int, ...]) -> list[Entry]:
         """Return what one tensor of the checkpoint is stored as."""
         quantization = self.quantization_of(name)
-        dtype = SAFETENSORS_DTYPE[self.dtype]
+        dtype = FLOAT_DTYPES[self.dtype]
         if quantization is None:
             return [(name, dtype, shape)]
         rows, cols = shape
@@ -78,7 +77,7 @@ class Scheme:
         """Return the stored type of one tensor of the checkpoint: F16, ..., w4, w4-asym, ..."""
         quantization = self.quantization_of(name)
         if quantization is None:
-            return SAFETENSORS_DTYPE[self.dtype]
+            return FLOAT_DTYPES[self.dtype]
         return quantized_kind(quantization.bits, quantization.symmetric)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, StrictBool
 
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, chosen, joined
+from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.common import kv_bytes, make_variant, plain_weights, undivided
 from phibuild.backends.pytorch.layout import (
     MAX_SHARD_BYTES,
-    SAFETENSORS_DTYPE,
     Scheme,
     entry_bytes,
     file_entries,
@@ -20,6 +20,7 @@ from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import companions
+from phibuild.worker.safetensors import FLOAT_DTYPES
 
 _BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
 _DTYPE: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
@@ -56,14 +57,7 @@ class PytorchSpec:
 
     def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
         """Return options of quantization where nothing is quantized."""
-        wrong = chosen(options) if precision not in _BITS else ()
-        if not wrong:
-            return None
-        return Contradiction(
-            reason=f"{precision} weights are plain, without {joined(wrong)}",
-            options=wrong,
-            remedy=f"remove {joined(wrong)}, or ask for int4 or int8",
-        )
+        return None if precision in _BITS else plain_weights(precision, options)
 
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
@@ -71,9 +65,9 @@ class PytorchSpec:
         """Return fp32, fp16, or a weight-only scheme by the name vLLM knows it by (w4a16-g128)."""
         assert isinstance(options, PytorchOptions)
         if precision not in _BITS:
-            return self._variant(precision, precision, {"dtype": _DTYPE[precision]})
+            return make_variant(self, precision, precision, {"dtype": _DTYPE[precision]})
         dtype = arch.dtype if options.dtype == "auto" else options.dtype
-        if dtype not in SAFETENSORS_DTYPE:
+        if dtype not in FLOAT_DTYPES:
             return Skip(
                 reason=f"the checkpoint's dtype {dtype} cannot hold scales; set dtype to "
                 "bfloat16 or float16"
@@ -83,7 +77,8 @@ class PytorchSpec:
             return group_size
         bits = _BITS[precision]
         kind = "" if options.symmetric else "asym-"
-        return self._variant(
+        return make_variant(
+            self,
             precision,
             f"w{bits}a16-{kind}g{group_size}",
             {
@@ -92,11 +87,6 @@ class PytorchSpec:
                 "group_size": group_size,
                 "symmetric": options.symmetric,
             },
-        )
-
-    def _variant(self, precision: Precision, name: str, options: dict[str, Any]) -> Variant:
-        return Variant(
-            backend=self.name, precision=precision, name=name, format=self.format, options=options
         )
 
     def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
@@ -149,7 +139,7 @@ class PytorchSpec:
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""
-        return 4.0 if variant.options["dtype"] == "float32" else 2.0
+        return kv_bytes(variant.options["dtype"])
 
     def run_command(self, variant: Variant) -> str:
         """Return the vLLM command, or Python for Transformers."""
@@ -167,19 +157,13 @@ class PytorchSpec:
 
 def _group_size(wanted: Literal["auto", 32, 64, 128], arch: Architecture) -> int | Skip:
     """Return the group size that divides the width of every quantized layer."""
-    # Inputs of qkv_proj and gate_up_proj, of o_proj, of down_proj.
-    widths = {
-        "hidden_size": arch.hidden_size,
-        "the attention's width": arch.heads * arch.head_dim,
-        "intermediate_size": arch.intermediate_size,
-    }
-    candidates = (128, 32) if wanted == "auto" else (wanted,)
-    for size in candidates:
-        if all(width % size == 0 for width in widths.values()):
+    reason = None
+    for size in (128, 32) if wanted == "auto" else (wanted,):
+        reason = undivided(arch, size)
+        if reason is None:
             return size
-    smallest = candidates[-1]
-    what, width = next(item for item in widths.items() if item[1] % smallest)
-    return Skip(reason=f"groups of {smallest} do not divide {what} ({width})")
+    assert reason is not None
+    return Skip(reason=reason)
 
 
 SPEC = PytorchSpec()

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from phibuild.backends.base import BackendSpec, ContextLimit
+from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles
 from phibuild.schema import Accelerator, Contradiction, Device, Precision, Variant
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.companions import companions
 
 
 def make_variant(
@@ -89,3 +90,9 @@ def window_limit(arch: Architecture, lacking: str) -> ContextLimit | None:
 def kv_bytes(dtype: str) -> float:
     """Return the bytes of an element of a KV cache that has the type of the activations."""
     return 4.0 if dtype == "float32" else 2.0
+
+
+def copied_bytes(source: SourceFiles) -> int:
+    """Return the bytes of config.json and of the files that are copied beside the weights."""
+    names = ("config.json", *companions(source.files))
+    return sum(source.files.get(name, 0) for name in names)

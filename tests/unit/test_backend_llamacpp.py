@@ -138,10 +138,6 @@ def test_an_importance_matrix_is_known_by_the_content_of_its_text(tmp_path: Path
     assert same == moved
     assert same.model_dump() == moved.model_dump()
     assert len({str(variant.model_dump()) for variant in (same, longer, other)}) == 3
-    sizes = SourceFiles({}, 1000, 7000, 0, 0, "sentencepiece")
-    added = SPEC.other_bytes(ARCH, sizes, same) - SPEC.other_bytes(ARCH, sizes, _variant("int4"))
-    keys = "quantize.imatrix.entries_count", "quantize.imatrix.chunks_count"
-    assert abs(added - sum(8 + len(key) + 4 + 4 for key in keys)) < 32
 
 
 def test_a_calibration_text_must_be_utf8(tmp_path: Path) -> None:
@@ -189,16 +185,13 @@ def test_layout_counts_every_weight_once_and_its_bytes() -> None:
     assert row_bytes("IQ4_XS", 512) == 272
 
 
-def test_other_bytes_counts_the_vocabulary_and_the_padding() -> None:
+def test_other_bytes_are_those_of_the_vocabulary() -> None:
+    """Of each token a length, its text and its type, and a score or the merges."""
     variant = _variant("int4")
-    small = SourceFiles({}, 1000, 7000, 0, 0, "sentencepiece")
-    large = SourceFiles({"chat_template.jinja": 640}, 1000, 7000 + 32, 0, 0, "sentencepiece")
-    difference = SPEC.other_bytes(ARCH, large, variant) - SPEC.other_bytes(ARCH, small, variant)
-    assert difference == 672
-    merges = SourceFiles({}, 1000, 7000, 32, 320, "bpe")
-    scores = 1000 * 4
-    gap = SPEC.other_bytes(ARCH, small, variant) - SPEC.other_bytes(ARCH, merges, variant)
-    assert abs(gap - (scores - 32 * 8 - 320)) <= 32
+    scored = SourceFiles({"tokenizer.json": 10**6}, 1000, 7000, 32, 320, "sentencepiece")
+    assert SPEC.other_bytes(ARCH, scored, variant) == 7000 + 1000 * (8 + 4 + 4)
+    merged = SourceFiles({"tokenizer.json": 10**6}, 1000, 7000, 32, 320, "bpe")
+    assert SPEC.other_bytes(ARCH, merged, variant) == 7000 + 1000 * (8 + 4) + 32 * 8 + 320
 
 
 def test_memory_does_not_grow_with_the_weights() -> None:

@@ -206,15 +206,6 @@ def test_other_bytes_grow_with_what_is_copied() -> None:
     assert SPEC.other_bytes(arch, many, variant) - SPEC.other_bytes(arch, few, variant) == 5000
 
 
-def test_a_sharded_artifact_has_an_index() -> None:
-    files = SourceFiles({}, 100, 0, 0, 0, "bpe")
-    small, large = _architecture(), _architecture(vocab_size=30_000_000)  # 7.7 GB
-    variant = _variant("fp16")
-    names = sum(len(name) for name, _ in large.tensors())
-    grown = SPEC.other_bytes(large, files, variant) - SPEC.other_bytes(small, files, variant)
-    assert grown > names
-
-
 def test_build_memory_does_not_grow_with_the_model() -> None:
     variants = [_variant("int4"), _variant("fp16")]
     small, large = _architecture(), _architecture(layers=80)

@@ -10,13 +10,6 @@ from pydantic import BaseModel, Field
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
 from phibuild.backends.calibration import CHUNK_TOKENS, CalibrationText, make_calibration
 from phibuild.backends.common import chosen, joined, make_variant, window_limit
-from phibuild.backends.llamacpp.header import (
-    Value,
-    align,
-    data_bytes,
-    encode_tensor_info,
-    encode_value,
-)
 from phibuild.backends.llamacpp.layout import FILE_TYPES, Tensor, tensors
 from phibuild.backends.llamacpp.memory import (
     BASE_BYTES,
@@ -28,7 +21,6 @@ from phibuild.backends.llamacpp.memory import (
     PASS_TOKENS,
     WINDOW_COPIES,
 )
-from phibuild.backends.llamacpp.metadata import imatrix_values, model_values
 from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.write_buffers import BUFFERS_BYTES
@@ -42,8 +34,8 @@ _TYPES: dict[Precision, tuple[GgufType, ...]] = {
     "fp32": ("F32",),
 }
 _SMALLEST_BLOCK = 32  # weights of a row; below, llama.cpp silently stores the matrix as F16
-_GGUF_PREFIX = 24  # magic, version, number of tensors, number of key/values
-_LENGTH_BYTES = 8  # before every string
+# Of a token or a merge: before its text, and beside it.
+_LENGTH_BYTES, _TYPE_BYTES, _SCORE_BYTES = 8, 4, 4
 
 
 class LlamaCppOptions(Frozen):
@@ -124,19 +116,11 @@ class LlamaCppSpec:
         ]
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of header, vocabulary, rope factors and padding. All of it is counted
-        but the model's name and a chat template inside tokenizer_config.json."""
-        stored = _tensors(arch, variant)
-        header = _GGUF_PREFIX + sum(
-            size for name, size in source.files.items() if name.endswith(".jinja")
-        )
-        values = model_values(arch, variant.options["type"], "", {})
-        if "imatrix" in variant.options:
-            values += imatrix_values(0, 0)
-        header += sum(len(encode_value(value)) for value in values)
-        header += _vocabulary_bytes(arch, source)
-        header += sum(len(encode_tensor_info(tensor, 0)) for tensor in stored)
-        return align(header) + _data_besides_weights(stored)
+        """Return the bytes of the vocabulary."""
+        tokens = arch.vocab_size * (_LENGTH_BYTES + _TYPE_BYTES) + source.token_bytes
+        if source.tokenizer == "sentencepiece":
+            return tokens + arch.vocab_size * _SCORE_BYTES
+        return tokens + source.merges * _LENGTH_BYTES + source.merge_bytes
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
@@ -185,39 +169,6 @@ class LlamaCppSpec:
 
 def _tensors(arch: Architecture, variant: Variant) -> list[Tensor]:
     return tensors(arch, variant.options["type"], imatrix="imatrix" in variant.options)
-
-
-def _vocabulary_bytes(arch: Architecture, source: SourceFiles) -> int:
-    """Return the bytes of the tokenizer's key/values."""
-    sentencepiece = source.tokenizer == "sentencepiece"
-    padding = [f"[PAD{number}]" for number in range(min(source.tokens, arch.vocab_size),
-                                                     arch.vocab_size)]  # fmt: skip
-    total = arch.vocab_size * _LENGTH_BYTES + source.token_bytes + sum(map(len, padding))
-    total += arch.vocab_size * 4  # token types
-    keys = [
-        Value("tokenizer.ggml.model", "str", "llama" if sentencepiece else "gpt2"),
-        Value("tokenizer.ggml.pre", "str", "default"),
-        Value("tokenizer.ggml.tokens", "array[str]", ()),
-        Value("tokenizer.ggml.token_type", "array[i32]", ()),
-        Value("tokenizer.chat_template", "str", ""),
-        *(
-            Value(f"tokenizer.ggml.{role}_token_id", "u32", 0)
-            for role in ("bos", "eos", "unknown", "padding")
-        ),
-        *(Value(f"tokenizer.ggml.add_{role}_token", "bool", False) for role in ("bos", "eos")),
-    ]
-    if sentencepiece:
-        keys.append(Value("tokenizer.ggml.scores", "array[f32]", ()))
-        total += arch.vocab_size * 4
-    else:
-        keys.append(Value("tokenizer.ggml.merges", "array[str]", ()))
-        total += source.merges * _LENGTH_BYTES + source.merge_bytes
-    return total + sum(len(encode_value(key)) for key in keys)
-
-
-def _data_besides_weights(stored: Sequence[Tensor]) -> int:
-    """Return the bytes of the data that are no weights: rope factors and padding."""
-    return data_bytes(stored) - sum(tensor.nbytes for tensor in stored if tensor.source)
 
 
 SPEC = LlamaCppSpec()

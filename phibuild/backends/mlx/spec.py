@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +9,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.common import kv_bytes, make_variant, missing_accelerator, window_limit
+from phibuild.backends.common import (
+    copied_bytes,
+    kv_bytes,
+    make_variant,
+    missing_accelerator,
+    window_limit,
+)
 from phibuild.backends.mlx import memory
 from phibuild.backends.mlx.layout import (
     MlxQuantization,
@@ -28,7 +33,6 @@ from phibuild.backends.mlx.options import (
 )
 from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import companions
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
@@ -108,37 +112,8 @@ class MlxSpec:
         return tensors
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of headers, index, config.json and the files that are copied."""
-        arrays = [
-            array
-            for name, shape in module_order(arch)
-            for array in stored_arrays(name, shape, arch.layers, variant.options)
-        ]
-        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-        offset = 0
-        for array in arrays:
-            end = offset + array.nbytes
-            header[array.name] = {
-                "dtype": array.dtype,
-                "shape": list(array.shape),
-                "data_offsets": [offset, end],
-            }
-            offset = end
-        index = {array.name: "model.safetensors" for array in arrays}
-        copied = sum(source.files[name] for name in companions(source.files))
-        # config.json is written anew with an indentation of 4: a list has a line for each entry.
-        factors = len(arch.rope.short) + len(arch.rope.long)
-        config = source.files.get("config.json", 0) + 9 * factors + 500
-        if "recipe" in variant.options:  # two lists of every matrix's parameters
-            config += 2 * sum(len(name) + 110 for name, shape in module_order(arch) if shape[1:])
-        return (
-            8
-            + len(json.dumps(header))
-            + len(json.dumps(index, indent=4))
-            + 4 * len(index)  # the index nests the map one level deeper
-            + config
-            + copied
-        )
+        """Return the bytes of config.json and of the files that are copied."""
+        return copied_bytes(source)
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.common import make_variant, missing_accelerator, undivided
-from phibuild.backends.openvino.layout import constant_bytes, tokenizer_bytes, xml_bytes
+from phibuild.backends.common import copied_bytes, make_variant, missing_accelerator, undivided
+from phibuild.backends.openvino.layout import LAYER_XML_BYTES, tokenizer_bytes
 from phibuild.backends.openvino.options import MODES, Mode, OpenVinoOptions, contradiction
 from phibuild.schema import (
     Accelerator,
@@ -21,7 +21,6 @@ from phibuild.schema import (
     Variant,
 )
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import companions
 from phibuild.worker.write_buffers import BUFFERS_BYTES
 
 _GROUP_SIZE = {"int4_asym": 64, "int4_sym": 128}
@@ -139,13 +138,8 @@ class OpenVinoSpec:
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
         """Return the bytes of graph, tokenizer models and the files that are copied."""
-        copied = ("config.json", *companions(source.files))
-        return (
-            xml_bytes(arch, variant.options["mode"], variant.options.get("group_size"))
-            + constant_bytes(arch)
-            + tokenizer_bytes(source)
-            + sum(source.files.get(name, 0) for name in copied)
-        )
+        graph = LAYER_XML_BYTES * arch.layers
+        return graph + tokenizer_bytes(source) + copied_bytes(source)
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]

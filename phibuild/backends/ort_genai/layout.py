@@ -1,4 +1,4 @@
-"""What an ONNX artifact weighs: its initializers, rope caches, graph and tokenizer.
+"""What an ONNX artifact weighs: its initializers, rope caches and tokenizer.
 
 Initializers are those of the model builder of onnxruntime-genai. MatMulNBits stores a weight
 [K, N] as N rows of ceil(K / block) blocks: the packed bits of a whole number of blocks, one scale
@@ -12,22 +12,9 @@ import math
 from collections.abc import Iterator, Mapping
 
 from phibuild.backends.base import SourceFiles, StoredTensor
+from phibuild.backends.common import copied_bytes
 from phibuild.schema import Variant
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import companions
-
-# Bytes of the graph (nodes, their names, value_info, entries of initializers), measured over the
-# builder's graphs: once, and for each layer.
-_GRAPH_BASE = 3_500
-_GRAPH_LAYER = {"cpu": 5_400, "cuda": 5_400, "webgpu": 5_400, "dml": 8_000, "trt_rtx": 13_500}
-_GRAPH_LAYER_QUANTIZED = {
-    "cpu": 2_400,
-    "cuda": 2_400,
-    "webgpu": 2_400,
-    "dml": 3_000,
-    "trt_rtx": 2_500,
-}
-_GENAI_CONFIG = 1_800
 
 
 def io_bytes(variant: Variant) -> int:
@@ -136,18 +123,9 @@ def rope_cache_bytes(arch: Architecture, variant: Variant) -> int:
 
 
 def other_bytes(arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-    """Return the bytes besides weights."""
-    provider = variant.options["provider"]
-    layer = _GRAPH_LAYER[provider]
-    if variant.precision in ("int4", "int8"):
-        layer += _GRAPH_LAYER_QUANTIZED[provider]
-    graph = _GRAPH_BASE + arch.layers * layer
-    copied = sum(
-        source.files[name] for name in companions(source.files) if name != "tokenizer.json"
-    )
-    return (
-        rope_cache_bytes(arch, variant) + graph + _GENAI_CONFIG + copied + _tokenizer_bytes(source)
-    )
+    """Return the bytes of rope caches and tokenizer, and of the files that are copied."""
+    copied = copied_bytes(source) - source.files.get("tokenizer.json", 0)
+    return rope_cache_bytes(arch, variant) + copied + _tokenizer_bytes(source)
 
 
 def _tokenizer_bytes(source: SourceFiles) -> int:

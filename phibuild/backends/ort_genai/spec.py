@@ -70,7 +70,7 @@ class OrtGenaiSpec:
         return layout.stored_tensors(arch, variant)
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of rope caches, graph, genai_config.json and tokenizer."""
+        """Return the bytes of rope caches and tokenizer."""
         return layout.other_bytes(arch, source, variant)
 
     def build_memory(

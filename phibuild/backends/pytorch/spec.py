@@ -9,27 +9,18 @@ from typing import Literal
 from pydantic import BaseModel, StrictBool
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.common import kv_bytes, make_variant, plain_weights, undivided
+from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, plain_weights, undivided
 from phibuild.backends.pytorch.layout import (
-    MAX_SHARD_BYTES,
     Scheme,
     entry_bytes,
-    file_entries,
 )
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import companions
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
 _BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
 _DTYPE: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
-_HEADER_ENTRY_BYTES = 62
-"""JSON of one tensor in a safetensors header besides its name and its numbers: quotes, the keys
-dtype, shape and data_offsets, brackets."""
-_INDEX_ENTRY_BYTES = 52
-"""One line of model.safetensors.index.json besides the tensor's name."""
-_QUANTIZATION_CONFIG_BYTES = 930
 
 
 class PytorchOptions(Frozen):
@@ -103,22 +94,8 @@ class PytorchSpec:
         ]
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of headers, index, config.json and the files that are copied."""
-        scheme = Scheme.from_options(variant.options)
-        entries = file_entries(arch, scheme)
-        total = sum(map(entry_bytes, entries))
-        digits = len(str(total))
-        copied = ("config.json", *companions(source.files))
-        size = sum(source.files.get(name, 0) for name in copied)
-        size += sum(
-            len(name) + _HEADER_ENTRY_BYTES + len(str(list(shape))) + 2 * digits
-            for name, _, shape in entries
-        )
-        if total > MAX_SHARD_BYTES:
-            size += sum(len(name) + _INDEX_ENTRY_BYTES for name, _, _ in entries)
-        if scheme.quantization is not None:
-            size += _QUANTIZATION_CONFIG_BYTES
-        return size
+        """Return the bytes of config.json and of the files that are copied."""
+        return copied_bytes(source)
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]

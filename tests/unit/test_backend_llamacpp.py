@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.llamacpp.layout import FILE_TYPES, row_bytes, tensors
 from phibuild.backends.llamacpp.memory import CHUNK_BYTES, MAX_THREADS
-from phibuild.backends.llamacpp.spec import SPEC, LlamaCppOptions
+from phibuild.backends.llamacpp.options import LlamaCppOptions
+from phibuild.backends.llamacpp.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, Rope
 from support.devices import SOURCES

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.pytorch.layout import Scheme, entry_bytes, file_entries
 from phibuild.backends.pytorch.memory import SHORT_WINDOW, reference_memory
-from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
+from phibuild.backends.pytorch.options import PytorchOptions
+from phibuild.backends.pytorch.spec import SPEC
 from phibuild.schema import PRECISIONS, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, Rope
 from phibuild.worker.safetensors import ITEM_BYTES

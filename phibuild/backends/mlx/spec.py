@@ -16,13 +16,13 @@ from phibuild.backends.common import (
     missing_accelerator,
     window_limit,
 )
-from phibuild.backends.mlx import memory
 from phibuild.backends.mlx.layout import (
     MlxQuantization,
     matrix_quantization,
     module_order,
     stored_arrays,
 )
+from phibuild.backends.mlx.memory import build_memory, judge_memory
 from phibuild.backends.mlx.options import (
     BITS,
     CAST,
@@ -118,12 +118,12 @@ class MlxSpec:
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
-        return memory.building(arch.vocab_size)
+        return build_memory(arch.vocab_size)
 
     def judge_memory(
         self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
     ) -> int:
-        return memory.judging(arch, [variant.options for variant in variants], window_tokens)
+        return judge_memory(arch, [variant.options for variant in variants], window_tokens)
 
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window, where it has one."""

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from phibuild.backends.openvino.compression import note_compression
-from phibuild.backends.openvino.encode import READ_AS, Rows, encoding
+from phibuild.backends.openvino.encode import READ_AS, Rows, encode
 from phibuild.backends.openvino.files import IrFiles
 from phibuild.backends.openvino.inspect import MODEL_XML, inspect
 from phibuild.backends.openvino.ir import build_model
+from phibuild.backends.openvino.layout import encoding
 from phibuild.backends.openvino.nodes import name_all
 from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_tokenizer
 from phibuild.backends.openvino.weights import Weights
@@ -65,7 +66,7 @@ class Ir:
     def write(self, tensor: TensorInfo, rows: Rows, first: int) -> None:
         """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
         stored so."""
-        parts = encoding(tensor.name, self._options).encode(rows)
+        parts = encode(rows, encoding(tensor.name, tensor.shape, self._options))
         for name, data in zip(self._names[tensor.name], parts, strict=True):
             self._files.write(name, data, first, tensor.shape[0])
 

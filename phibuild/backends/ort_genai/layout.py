@@ -1,6 +1,6 @@
-"""What an ONNX artifact weighs: its initializers, rope caches and tokenizer.
+"""How an ONNX artifact stores each tensor, and its rope caches.
 
-Initializers are those of the model builder of onnxruntime-genai. MatMulNBits stores a weight
+They are those of the model builder of onnxruntime-genai. MatMulNBits stores a weight
 [K, N] as N rows of ceil(K / block) blocks: the packed bits of a whole number of blocks, one scale
 of the I/O type per block and, if not symmetric, zero points of the weights' width, each row
 rounded up to bytes (ONNX Runtime, ContribOperators.md, com.microsoft.MatMulNBits).
@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from phibuild.backends.base import SourceFiles, StoredTensor
-from phibuild.backends.common import copied_bytes
+from phibuild.backends.base import StoredTensor
 from phibuild.schema import Variant
 from phibuild.worker.architecture import Architecture
 
@@ -120,19 +119,3 @@ def rope_cache_bytes(arch: Architecture, variant: Variant) -> int:
     if arch.max_positions != arch.original_max_positions:
         rows += arch.original_max_positions
     return 2 * rows * (arch.rotary_dim // 2) * io_bytes(variant)
-
-
-def other_bytes(arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-    """Return the bytes of rope caches and tokenizer, and of the files that are copied."""
-    copied = copied_bytes(source) - source.files.get("tokenizer.json", 0)
-    return rope_cache_bytes(arch, variant) + copied + _tokenizer_bytes(source)
-
-
-def _tokenizer_bytes(source: SourceFiles) -> int:
-    """Return the bytes of tokenizer.json as Transformers saves it, indented: a token is a line
-    `      "t": 12345,` and a merge four lines (an array of two strings)."""
-    digits = len(str(max(source.tokens, 1)))
-    vocabulary = source.token_bytes + source.tokens * (6 + 2 + 2 + digits + 2)
-    halves = source.merge_bytes - source.merges  # without the space between two halves
-    merges = halves + source.merges * (8 + 11 + 2 + 10 + 2 + 9)
-    return max(source.files.get("tokenizer.json", 0), vocabulary + merges)

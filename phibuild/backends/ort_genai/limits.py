@@ -6,9 +6,9 @@ Tried with onnxruntime-genai 0.18.
 from __future__ import annotations
 
 from phibuild.backends.base import ContextLimit
-from phibuild.backends.common import missing_accelerator, plain_weights, window_limit
+from phibuild.backends.common import missing_accelerator, window_limit
 from phibuild.backends.ort_genai.options import QUANTIZED, OrtGenaiOptions, Provider
-from phibuild.schema import Accelerator, Contradiction, Device, Precision
+from phibuild.schema import Accelerator, Device, Precision
 from phibuild.worker.architecture import Architecture
 
 _ACCELERATOR: dict[Provider, Accelerator] = {
@@ -26,19 +26,6 @@ _TITLE: dict[Provider, str] = {
 }
 
 _HEAD_MULTIPLE, _ROTATED_MULTIPLE = 8, 16
-
-
-def contradiction(precision: Precision, options: OrtGenaiOptions) -> Contradiction | None:
-    """Return the options of quantization that the precision has not."""
-    if precision not in QUANTIZED:
-        return plain_weights(precision, options, "provider")
-    if options.int8_matmuls and precision != "int4":
-        return Contradiction(
-            reason="int8_matmuls raises products of an int4 model; this one is int8 already",
-            options=("int8_matmuls",),
-            remedy="remove int8_matmuls",
-        )
-    return None
 
 
 def impossible(

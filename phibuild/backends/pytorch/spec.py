@@ -1,4 +1,4 @@
-"""What the PyTorch backend makes, in the core: variants, layout, sizes."""
+"""The pytorch backend as the core sees it: variants, skips, sizes."""
 
 from __future__ import annotations
 
@@ -6,34 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, StrictBool
+from pydantic import BaseModel
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, plain_weights, undivided
-from phibuild.backends.pytorch.layout import (
-    Scheme,
-    entry_bytes,
-)
+from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, undivided
+from phibuild.backends.pytorch.layout import Scheme, entry_bytes
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
-from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
+from phibuild.backends.pytorch.options import BITS, CAST, PytorchOptions, contradiction
+from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.safetensors import FLOAT_DTYPES
-
-_BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
-_DTYPE: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
-
-
-class PytorchOptions(Frozen):
-    """Options of the int4 and int8 variants; fp16 and fp32 have none."""
-
-    group_size: Literal["auto", 32, 64, 128] = "auto"
-    """Columns that share a scale. auto: 128, or 32 where 128 does not divide the width of every
-    quantized layer; one size for the whole model."""
-    symmetric: StrictBool = True
-    """Codes signed around zero, no zero points. false: asymmetric, with packed zero points, for
-    vLLM; Transformers 5.23 loads those with `CompressedTensorsConfig(dequantize=True)` alone."""
-    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
-    """Type of scales, embeddings, norms and lm_head. auto: the checkpoint's."""
 
 
 class PytorchSpec:
@@ -48,15 +30,16 @@ class PytorchSpec:
 
     def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
         """Return options of quantization where nothing is quantized."""
-        return None if precision in _BITS else plain_weights(precision, options)
+        assert isinstance(options, PytorchOptions)
+        return contradiction(precision, options)
 
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return fp32, fp16, or a weight-only scheme by the name vLLM knows it by (w4a16-g128)."""
         assert isinstance(options, PytorchOptions)
-        if precision not in _BITS:
-            return make_variant(self, precision, precision, {"dtype": _DTYPE[precision]})
+        if precision in CAST:
+            return make_variant(self, precision, precision, {"dtype": CAST[precision]})
         dtype = arch.dtype if options.dtype == "auto" else options.dtype
         if dtype not in FLOAT_DTYPES:
             return Skip(
@@ -66,7 +49,7 @@ class PytorchSpec:
         group_size = _group_size(options.group_size, arch)
         if isinstance(group_size, Skip):
             return group_size
-        bits = _BITS[precision]
+        bits = BITS[precision]
         kind = "" if options.symmetric else "asym-"
         return make_variant(
             self,

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phibuild.backends.openvino.encode import Rows, encode, to_float16, to_float32
+from phibuild.backends.openvino.encode import Rows, encode, to_float16
 from phibuild.backends.openvino.layout import Encoding, encoding
+from phibuild.worker.floats import widen
 from phibuild.worker.protocol import WorkerError
 
 
@@ -69,7 +70,7 @@ def test_fp16_of_every_bfloat16() -> None:
     """Those in fp16's range, normal and not, are rounded as NumPy rounds; finite ones beyond it are
     refused, infinity and NaN are kept."""
     bits = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
-    wide = to_float32("BF16", bits)
+    wide = widen(bits, "BF16")
     fits = (np.abs(wide) < 65520) | np.isinf(wide)
     narrow = to_float16(Rows("layer", "BF16", bits[fits].reshape(-1, 2)))
     assert narrow.tobytes() == wide[fits].astype(np.float16).tobytes()

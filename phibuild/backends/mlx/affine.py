@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.mlx.casts import cast
 from phibuild.backends.mlx.packing import Codes, pack
+from phibuild.worker.floats import Floats, cast
 
-Floats = NDArray[np.float32]
 _EPSILON = np.float32(1e-7)
 # Four weights move as one number when groups are transposed.
 _QUAD = 4

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from phibuild.backends.mlx.blocks import Block
-from phibuild.backends.mlx.casts import NUMPY_TYPES
 from phibuild.backends.mlx.inspect import inspect
 from phibuild.backends.mlx.layout import (
     MlxQuantization,
@@ -29,6 +28,7 @@ from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
 from phibuild.worker.companions import complete_generation_config, copy_companions
 from phibuild.worker.costs import Output
+from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
 from phibuild.worker.safetensors import FLOAT_DTYPES, INDEX, SafetensorsWriter
 

@@ -12,12 +12,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.mlx.casts import NUMPY_TYPES, cast
 from phibuild.backends.mlx.layout import MlxQuantization
 from phibuild.backends.mlx.packing import pack, unpack
+from phibuild.worker.floats import NUMPY_TYPES, Floats, cast
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
-
-Floats = NDArray[np.float32]
 
 
 class MlxWeights:

@@ -16,31 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.openvino.layout import ROW, Encoding
+from phibuild.worker.floats import FLOAT16_END, Floats, cast, pack_nibbles, widen
 from phibuild.worker.protocol import WorkerError
 
-Floats = NDArray[np.float32]
 Bytes = NDArray[Any]
 
-READ_AS = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
-"""The item that NumPy reads each type of a checkpoint as; it has no bfloat16."""
-
 _FP16_MAX = float(np.finfo(np.float16).max)
-# Numbers from here on round to infinity in fp16: half a step above its largest.
-_FP16_END = 65520.0
 _EPSILON = np.finfo(np.float32).eps
-
-# Bits of bfloat16 (8 of exponent, 7 of mantissa) and of fp16 (5 and 10).
-_SIGN, _MAGNITUDE = np.uint16(0x8000), np.uint16(0x7FFF)
-_BIAS = np.uint16((127 - 15) << 7)
-_SMALLEST_NORMAL = np.uint16((127 - 14) << 7)  # of fp16, as bfloat16: 2**-14
-_EXTRA_MANTISSA = np.uint16(10 - 7)
-_BF16_INFINITY = np.uint16(0xFF << 7)
 
 
 @dataclass(frozen=True)
 class Rows:
     """Consecutive rows [rows, width] of the checkpoint's tensor `name`, in its own type `dtype`;
-    `values` are items of `READ_AS`."""
+    `values` are items of `NUMPY_TYPES`."""
 
     name: str
     dtype: str
@@ -49,7 +37,7 @@ class Rows:
     @cached_property
     def wide(self) -> Floats:
         """The rows as float32, made once."""
-        return to_float32(self.dtype, self.values)
+        return widen(self.values, self.dtype)
 
 
 def encode(rows: Rows, how: Encoding) -> tuple[Bytes, ...]:
@@ -109,18 +97,7 @@ def _pack(codes: Floats, lowest: int, bits: int) -> Bytes:
     if levels.size % 2:
         levels = np.append(levels, np.uint8(0))
     levels &= np.uint8(0x0F)
-    pairs = levels.view("<u2")
-    packed: NDArray[np.uint8] = ((pairs >> np.uint16(4)) | pairs).astype(np.uint8)
-    return packed
-
-
-def to_float32(dtype: str, values: NDArray[Any]) -> Floats:
-    """Return items of `READ_AS` as float32."""
-    if dtype == "BF16":  # the upper half of a float32
-        wide = values.astype(np.uint32)
-        wide <<= np.uint32(16)
-        return wide.view(np.float32)
-    return values.astype(np.float32, copy=False)
+    return pack_nibbles(levels)
 
 
 def to_float16(rows: Rows) -> NDArray[np.float16]:
@@ -129,22 +106,10 @@ def to_float16(rows: Rows) -> NDArray[np.float16]:
         return rows.values
     wide = rows.wide
     # Infinity and NaN were allowed by the user: phibuild looks for them before it builds.
-    if (not (wide.max() < _FP16_END and wide.min() > -_FP16_END)  # nan too
-            and (np.abs(wide[np.isfinite(wide)]) >= _FP16_END).any()):  # fmt: skip
+    if (not (wide.max() < FLOAT16_END and wide.min() > -FLOAT16_END)  # nan too
+            and (np.abs(wide[np.isfinite(wide)]) >= FLOAT16_END).any()):  # fmt: skip
         raise WorkerError(
             f"tensor {rows.name} holds values outside of fp16 (largest "
             f"{float(np.abs(wide).max()):.6g}, limit {_FP16_MAX:.0f}); build fp32, int8 or int4"
         )
-    if rows.dtype == "F32":
-        return wide.astype(np.float16)
-    # NumPy rounds each number in software. A bfloat16 has fewer bits of mantissa than an fp16, so
-    # those in its normal range need only another exponent; the few below are left to NumPy.
-    values = rows.values.reshape(-1)
-    narrow = values & _MAGNITUDE
-    small = np.flatnonzero((narrow < _SMALLEST_NORMAL) | (narrow >= _BF16_INFINITY))
-    narrow -= _BIAS
-    narrow <<= _EXTRA_MANTISSA
-    narrow |= values & _SIGN
-    floats: NDArray[np.float16] = narrow.view(np.float16)
-    floats[small] = wide.reshape(-1)[small].astype(np.float16)
-    return floats.reshape(wide.shape)
+    return cast(rows.values, rows.dtype, "F16")

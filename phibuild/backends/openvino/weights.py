@@ -14,10 +14,11 @@ import numpy as np
 import openvino as ov
 from openvino._offline_transformations import compress_model_transformation
 
-from phibuild.backends.openvino.encode import READ_AS, Rows, encode
+from phibuild.backends.openvino.encode import Rows, encode
 from phibuild.backends.openvino.layout import ROW, Part, encoding
 from phibuild.backends.openvino.nodes import Output, named, opset
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.safetensors import TensorInfo
 
 _ITEMS = {"f16": np.float16, "f32": np.float32, "i8": np.int8}
@@ -69,7 +70,7 @@ class Weights:
         f16."""
         tensor = self._tensors[name]
         values = np.fromfile(
-            tensor.path, READ_AS[tensor.dtype], tensor.parameters, offset=tensor.offset
+            tensor.path, NUMPY_TYPES[tensor.dtype], tensor.parameters, offset=tensor.offset
         )
         rows = Rows(name, tensor.dtype, values.reshape(1, 1, -1))
         (stored,) = encode(rows, encoding(name, tensor.shape, self._options))

@@ -75,12 +75,12 @@ def artifact_readme(
     """Return the text; the front matter is that of a Hugging Face model card. `differences` are the
     sentences of `tokenizer_notes`."""
     options = ", ".join(f"{key}: {value}" for key, value in sorted(variant.options.items()))
-    usage = spec.usage(variant).strip("\n")
+    command = spec.run_command(variant).strip("\n")
     limit = spec.context_limit(checkpoint.architecture, variant)
     context = f"\n## Context\nUp to {limit.tokens:,} tokens: {limit.why}.\n" if limit else ""
     others = "".join(f"- {text}\n" for text in differences)
     tokenizer = f"\n## Where its tokenizer differs\n{others}" if others else ""
-    language = "python" if "import " in usage else "sh"
+    language = "python" if "import " in command else "sh"
     return f"""---
 library_name: {spec.library}
 pipeline_tag: text-generation
@@ -96,7 +96,7 @@ Made from `{checkpoint.name}` for {spec.title}:
 In this folder:
 
 ```{language}
-{usage}
+{command}
 ```
 {context}{tokenizer}
 ## Provenance

@@ -1,12 +1,13 @@
-"""The code of a step: what its runner imports of phibuild, and the toolchain that it runs in.
+"""The code of a step: what its runner imports, and the toolchain that it runs in.
 
 `worker/entry.py` chooses by name what it imports: the backend's worker, and what judges. So the
-entry points of every verb are named here; all else is found by following imports. A worker's module
-counts as far as the functions that a verb calls use it.
+entry points of every kind of step are named here; all else is found by following imports. A
+worker's module counts as far as the functions that are called for a step use it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -30,15 +31,21 @@ _CALLED = {
 KINDS = tuple(_CALLED)
 
 
-def phibuild_code(store: Store, package: Path = PACKAGE) -> Code:
-    """Return phibuild's own modules as runners have them: they import it by its folder alone."""
-    return Code({"phibuild": package}, Memory(store), bare=("phibuild",), told=(ENTRY,))
+def package_of(backend: str) -> str:
+    """Return the package that a backend is."""
+    return f"phibuild.backends.{backend}"
 
 
 def entries(kind: str, backend: str) -> tuple[str, ...]:
     """Return the entry points of a kind of step, for `Code.reached`."""
     judge = ("phibuild.worker.judge",) if kind == "measure" else ()
-    return (ENTRY, *judge, f"phibuild.backends.{backend}.worker:{_CALLED[kind]}")
+    return (ENTRY, *judge, f"{package_of(backend)}.worker:{_CALLED[kind]}")
+
+
+def runner_code(store: Store, packages: Mapping[str, Path]) -> Code:
+    """Return the modules that runners have of `packages` (name -> folder): phibuild and, where a
+    backend is none of phibuild's own, the backend. Each is mounted by its folder alone."""
+    return Code(packages, Memory(store), bare=tuple(packages), told=(ENTRY,))
 
 
 def step_digest(kind: str, backend: str, store: Store) -> str:
@@ -56,7 +63,7 @@ def facts_digest(store: Store) -> str:
 
 
 def own_digest(entry: str, store: Store) -> str:
-    """Return the digest of an entry's own statements, whatever it imports."""
+    """Return the digest of the statements of one of phibuild's own entries, whatever it imports."""
     return _code(store.root).part(entry).digest
 
 
@@ -74,7 +81,7 @@ def _digest(
 
 @cache
 def _code(root: Path) -> Code:
-    return phibuild_code(Store(root))
+    return runner_code(Store(root), {"phibuild": PACKAGE})
 
 
 def _with_toolchain(backend: str, code: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from phibuild.backends.registry import BACKENDS
 from phibuild.checkpoints.facts import load_checkpoint
-from phibuild.planning.code import KINDS, entries, phibuild_code
+from phibuild.planning.code import KINDS, PACKAGE, entries, runner_code
 from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.store.store import Store
 from phibuild.worker.unfused import places
@@ -64,7 +64,7 @@ def test_all_that_a_runner_has_imported_is_in_the_key_of_its_step(
         assert done.returncode == 0, done.stdout + done.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "imported").iterdir()]
     ran = {(one["verb"], one["backend"]) for one in found}
-    code = phibuild_code(Store(tmp_path / "store"))
+    code = runner_code(Store(tmp_path / "store"), {"phibuild": PACKAGE})
     for kind in KINDS:
         backends = BACKENDS if kind in ("build", "measure") else (REFERENCE_BACKEND,)
         for backend in backends:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from phibuild.backends.registry import BACKENDS
-from phibuild.planning.code import ENTRY, KINDS, PACKAGE, entries, phibuild_code
+from phibuild.planning.code import ENTRY, KINDS, PACKAGE, entries, runner_code
 from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.store.store import Store
 from support.copies import copy_package
@@ -50,7 +50,7 @@ def package(module_folder: Path) -> Path:
 
 def digests(package: Path, store: Store) -> dict[tuple[str, str], str]:
     """Return step -> digest of its code."""
-    code = phibuild_code(store, package)
+    code = runner_code(store, {"phibuild": package})
     return {step: code.digest(entries(*step)) for step in STEPS}
 
 
@@ -117,7 +117,7 @@ def expected(module_folder: Path) -> dict[tuple[str, str], set[str]]:
 def test_what_a_step_reaches_is_what_python_finds(
     expected: dict[tuple[str, str], set[str]], store: Store
 ) -> None:
-    code = phibuild_code(store)
+    code = runner_code(store, {"phibuild": PACKAGE})
     for step in STEPS:
         reached = {entry.partition(":")[0] for entry in code.reached(entries(*step))}
         assert reached == expected[step], step
@@ -202,7 +202,7 @@ def test_comments_docstrings_and_layout_change_no_key(package: Path, store: Stor
 
 def test_only_the_entry_computes_what_it_imports(store: Store) -> None:
     """What the calls in there mean is in `entries`, verb by verb."""
-    code = phibuild_code(store)
+    code = runner_code(store, {"phibuild": PACKAGE})
     calls = {
         entry: code.part(entry).calls for step in STEPS for entry in code.reached(entries(*step))
     }
@@ -212,7 +212,7 @@ def test_only_the_entry_computes_what_it_imports(store: Store) -> None:
 
 def test_runners_read_no_other_files_of_phibuild(store: Store) -> None:
     """Which a key would not hold: nothing that they reach asks where it lies."""
-    code = phibuild_code(store)
+    code = runner_code(store, {"phibuild": PACKAGE})
     modules = {
         entry.partition(":")[0] for step in STEPS for entry in code.reached(entries(*step))
     } - {ENTRY}
@@ -220,3 +220,28 @@ def test_runners_read_no_other_files_of_phibuild(store: Store) -> None:
         text = path_of(PACKAGE, module).read_text(encoding="utf-8")
         for word in ("__file__", "importlib.resources", "pkgutil", "runpy", "multiprocessing"):
             assert word not in text, module
+
+
+def test_a_backend_of_another_package_reaches_its_own_modules_and_phibuilds(
+    tmp_path: Path, store: Store
+) -> None:
+    files = {
+        "__init__.py": "import phibuild.worker.chat",  # which no runner imports
+        "spec.py": "import phibuild.backends.base",
+        "worker.py": "def build(request, report):\n    from theirs.made.convert import convert\n"
+        "def load(folder, threads):\n    from . import runtime\n",
+        "made/convert.py": "from phibuild.worker.protocol import Report",
+        "runtime.py": "import phibuild.worker.metrics",
+    }
+    for name, text in files.items():
+        path = tmp_path / "theirs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    code = runner_code(store, {"phibuild": PACKAGE, "theirs": tmp_path / "theirs"})
+    worker = "phibuild.worker"
+    assert code.reached(["theirs.worker:build"]) == {
+        "theirs.worker:build", "theirs.made.convert", worker, f"{worker}.protocol",
+    }  # fmt: skip
+    assert code.reached(["theirs.worker:load"]) == {
+        "theirs.worker:load", "theirs.runtime", worker, f"{worker}.metrics",
+    }  # fmt: skip

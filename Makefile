@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV = $(BIN)/python -c 'import sys; from phibuild.toolchains.uv import run_uv; \
 	run_uv("make", *sys.argv[1:])'
 
-.PHONY: demo test lint types fast slow lock clean
+.PHONY: demo test lint types fast slow docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phibuild build recipe=quickstart
@@ -27,6 +27,13 @@ fast: $(VENV)/.installed-dev
 slow: $(VENV)/.installed-dev
 	$(BIN)/phibuild toolchain install
 	$(BIN)/pytest tests -m slow -n 2 --dist loadfile -q
+
+# What docs/ holds of the code: the tables that the tests write.
+docs: $(VENV)/.installed-dev
+	$(BIN)/phibuild toolchain install
+	$(BIN)/pytest tests -m "case or outside" --correctness docs/correctness.md \
+		-n 2 --dist loadfile -q
+	$(BIN)/pytest tests/slow/test_faults*.py --kills 15 --faults-table docs/faults.md -q
 
 # Newer versions, and what pyproject.toml asks for since; of PyPI alone, whatever is set here.
 lock: $(VENV)/.installed-dev

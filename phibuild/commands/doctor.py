@@ -14,9 +14,10 @@ from pathlib import Path
 import psutil
 from tabulate import tabulate
 
-from phibuild.backends.registry import BACKENDS
-from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK
+from phibuild.backends.registry import BACKENDS, backend
+from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, BackendError, Problem
 from phibuild.system.places import store_folder, toolchains_folder
+from phibuild.system.plugins import shadowed
 from phibuild.toolchains.environment import toolchain
 from phibuild.toolchains.pip_config import pip_settings
 from phibuild.units import format_size
@@ -90,10 +91,21 @@ def _existing_parent(folder: Path) -> Path:
 def _toolchains() -> list[Check]:
     checks: list[Check] = []
     for name in BACKENDS:
-        problem = toolchain(name).problem()
+        try:
+            backend(name)
+            problem = toolchain(name).problem()
+        except BackendError as error:
+            checks += [_unusable(name, one) for one in error.problems]
+            continue
         remedy = f"phibuild toolchain install {name} (a build does it by itself)"
         state = "ok" if problem is None else "missing"
         checks.append(
             (f"toolchain {name}", state, problem or "complete", remedy if problem else "")
         )
-    return checks
+    return [*checks, *(_unusable(name, one) for name, one in shadowed())]
+
+
+def _unusable(name: str, problem: Problem) -> Check:
+    """Return what is said of a package that is no backend: it is in the way of its own builds
+    alone."""
+    return f"backend {name}", "missing", f"{problem.where}: {problem.what}", problem.remedy or ""

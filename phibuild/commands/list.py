@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from tabulate import tabulate
 from phibuild.backends.registry import BACKENDS, backend
 from phibuild.commands.common import make_catalogue
 from phibuild.config.catalogue import Catalogue
-from phibuild.errors import EXIT_OK, ConfigError
+from phibuild.errors import EXIT_OK, BackendError, ConfigError
 from phibuild.schema import PRECISIONS
 from phibuild.units import format_size
 
@@ -83,17 +84,26 @@ def _models(catalogue: Catalogue) -> Iterator[Row]:
 
 def _backends(catalogue: Catalogue) -> Iterator[Row]:
     for name in BACKENDS:
-        spec = backend(name)
-        options = list(spec.options.model_fields)
-        yield {"backend": name, "format": spec.format, "for": spec.title, "options": options}
+        row: Row = {"backend": name, "format": None, "for": None, "options": None, "problem": None}
+        try:
+            spec = backend(name)
+        except BackendError as error:
+            row["problem"] = error.problems[0].what
+        else:
+            options = list(spec.options.model_fields)
+            row |= {"format": spec.format, "for": spec.title, "options": options}
+        yield row
 
 
 def _precisions(catalogue: Catalogue) -> Iterator[Row]:
-    defaults = {name: catalogue.backend_defaults(name) for name in BACKENDS}
+    defaults = {}
+    for name in BACKENDS:
+        with contextlib.suppress(BackendError):  # 'list backends' says what is wrong with it
+            defaults[name] = catalogue.backend_defaults(name)
     for precision in PRECISIONS:
         row: Row = {"precision": precision}
-        for name in BACKENDS:
-            row[name] = defaults[name].get(precision)
+        for name, found in defaults.items():
+            row[name] = found.get(precision)
         yield row
 
 

@@ -16,6 +16,7 @@ from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
 from phibuild.planning.steps import Artifact, Plan
 from phibuild.store.store import Store
+from phibuild.system.plugins import plugin
 from phibuild.toolchains.environment import toolchain
 
 RUN_AGAIN = "out of memory; it is run again, alone"
@@ -93,6 +94,7 @@ class Context:
             self.timeout,
             self.runners,
             self.usage.setdefault(step, Usage()),
+            plugin(name).mount,
         )
 
     def facts(self, model: str) -> Path | str | None:

@@ -14,7 +14,8 @@ from phibuild.errors import Problem
 from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.schema import Calibration, Variant
 from phibuild.store.store import Store, content_key
-from phibuild.toolchains.environment import BACKENDS, toolchain
+from phibuild.system.plugins import plugin
+from phibuild.toolchains.environment import toolchain
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 CHANGED = "the checkpoint was changed while it was read: build again when it stays as it is"
@@ -88,19 +89,21 @@ def has_changed(checkpoint: Checkpoint, digest: str, store: Store) -> bool:
 
 
 @cache
-def _code_digest(files: tuple[str, ...]) -> str:
+def _code_digest(files: tuple[str, ...], package: Path = _PACKAGE) -> str:
     digest = hashlib.sha256()
     for name in files:
-        digest.update(name.encode() + b"\0" + (_PACKAGE / name).read_bytes())
+        digest.update(name.encode() + b"\0" + (package / name).read_bytes())
     return digest.hexdigest()
 
 
 @cache
 def builder_digest(name: str) -> str:
     """Return the digest of what builds a backend's artifacts: its code and its locked toolchain."""
-    code = sorted(path.relative_to(_PACKAGE).as_posix() for path in (BACKENDS / name).glob("*.py"))
+    folder = plugin(name).folder
+    own = _code_digest(tuple(sorted(path.name for path in folder.glob("*.py"))), folder)
+    shared = _code_digest(_SHARED_CODE)
     return content_key(
-        {"code": _code_digest((*code, *_SHARED_CODE)), "toolchain": toolchain(name).digest}
+        {"backend": name, "code": [own, shared], "toolchain": toolchain(name).digest}
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from support.contract import check_folder, check_report
 
 SHAPES = ("phi3", "phi4mini", "phi4")
@@ -22,7 +22,7 @@ def store(shared_folder: Path) -> str:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 def test_contract(
     backend: str,
     shape: str,
@@ -52,7 +52,7 @@ def test_contract(
     assert said.stdout.strip()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 def test_long_windows_take_no_more_memory_than_planned(
     backend: str, store: str, checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:

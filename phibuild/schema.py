@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from phibuild.units import format_size, parse_size
@@ -183,6 +184,21 @@ class Variant(Frozen):
     format: str
     options: Options
     calibration: Calibration | None = Field(default=None, exclude=True)
+
+
+class Judging(Frozen):
+    """How a variant's artifacts are judged on this machine: `native`, as they are made to be run;
+    `substitute`, in another form, which `note` names ("its graph on the CPU"); `no`, they cannot
+    be, and `note` says why: a sentence for people that begins in lower case."""
+
+    how: Literal["native", "substitute", "no"] = "native"
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _said(self) -> Judging:
+        if (self.how == "native") != (self.note is None):
+            raise ValueError("a note says what is judged instead, or why nothing is")
+        return self
 
 
 class Skip(Frozen):

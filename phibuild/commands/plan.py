@@ -14,6 +14,7 @@ from phibuild.commands.common import compose, prepare
 from phibuild.errors import EXIT_OK
 from phibuild.planning.steps import Plan, PlanCell
 from phibuild.report.notes import cell_notes, note_lines
+from phibuild.schema import Judging
 from phibuild.units import format_mb, format_size
 
 
@@ -64,7 +65,8 @@ def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
                 "device_memory_bytes": cell.device_memory_bytes,
                 "device_budget_bytes": cell.budget,
                 "fits_budget": cell.fits_budget,
-                "notes": cell_notes(cell.cell, plan.matrix),
+                "judged": judging.model_dump() if (judging := _judging(cell)) else None,
+                "notes": cell_notes(cell.cell, plan.matrix, _judging(cell)),
                 "artifact_key": cell.artifact.key if cell.artifact else None,
                 "shared_with": _others(cell),
             }
@@ -99,7 +101,9 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
         )
         lines.append("")
     lines += [f"skipped {cell.cell.id}: {cell.cell.skip}" for cell in plan.cells if cell.cell.skip]
-    notes = {cell.cell.id: cell_notes(cell.cell, plan.matrix) for cell in plan.cells}
+    notes = {
+        cell.cell.id: cell_notes(cell.cell, plan.matrix, _judging(cell)) for cell in plan.cells
+    }
     lines += note_lines(notes)
     for name, checkpoint in plan.matrix.models.items():
         lines += [f"note    {name}: {text}" for text in checkpoint.notes]
@@ -167,6 +171,10 @@ def _copied_bytes(plan: Plan) -> int:
         for cell in plan.cells
         if cell.artifact and backend(cell.cell.backend).copied
     )
+
+
+def _judging(cell: PlanCell) -> Judging | None:
+    return cell.artifact.judging if cell.artifact else None
 
 
 def _status(cell: PlanCell) -> str:

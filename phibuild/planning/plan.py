@@ -219,8 +219,11 @@ def _artifacts(
         digest = digests.get(model)
         inputs = activations[model, variant.calibration].key if variant.calibration else None
         key = artifact_key(digest or matrix.models[model].reference, variant, model, inputs)
+        spec = backend(variant.backend)
         reference = references.get(model)
-        measured = measure_key(key, reference.key) if reference else None
+        judging = spec.judging(variant) if reference else None
+        can = judging is not None and judging.how != "no"
+        measured = measure_key(key, reference.key) if reference and can else None
         cached = digest is not None and store.artifact(key) is not None
         artifacts.append(
             Artifact(
@@ -229,10 +232,11 @@ def _artifacts(
                 measure_key=measured,
                 model=model,
                 variant=variant,
-                estimate=estimate_artifact(backend(variant.backend), matrix.models[model], variant),
+                estimate=estimate_artifact(spec, matrix.models[model], variant),
                 cells=tuple(cell.id for cell in cells),
                 cached=cached,
                 judged=bool(cached and measured and store.measure(measured)),
+                judging=judging,
             )
         )
     return tuple(artifacts)

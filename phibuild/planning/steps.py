@@ -9,7 +9,7 @@ from typing import ClassVar
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.memory import Demand
 from phibuild.planning.sizes import ArtifactEstimate
-from phibuild.schema import Calibration, Cell, Evaluation, Variant
+from phibuild.schema import Calibration, Cell, Evaluation, Judging, Variant
 from phibuild.store.store import ARTIFACTS, MEASURES, REFERENCES
 
 REFERENCE_BACKEND = "pytorch"
@@ -19,7 +19,8 @@ REFERENCE_BACKEND = "pytorch"
 @dataclass(frozen=True)
 class Artifact:
     """One artifact to be there at the end: `key` in the store, and the cells that want it;
-    `activations` is the key of the original's activations that it is built from."""
+    `activations` is the key of the original's activations that it is built from, `judging` how it
+    is judged here, None where nothing is."""
 
     key: str
     activations: str | None
@@ -30,6 +31,7 @@ class Artifact:
     cells: tuple[str, ...]
     cached: bool
     judged: bool
+    judging: Judging | None = None
 
 
 @dataclass(frozen=True)

@@ -128,13 +128,14 @@ def _cell(
         "ratio_to_source": None,
         "build_seconds": None,
         "peak_rss_bytes": None,
+        "judged": None,
         "quality": None,
         "speed": None,
         "device_memory_bytes": planned.device_memory_bytes,
         "device_budget_bytes": planned.budget,
         "fits_budget": planned.fits_budget,
         "gates": [],
-        "notes": cell_notes(cell, plan.matrix),
+        "notes": [],
         "tokenizer": None,
         "best": False,
         "artifact": None,
@@ -144,7 +145,10 @@ def _cell(
     if planned.artifact is None:
         return data
     result = results[planned.artifact.key]
+    judging = planned.artifact.judging
     data |= {
+        "notes": cell_notes(cell, plan.matrix, judging),
+        "judged": judging.model_dump() if judging else None,
         "status": result.status,
         "reason": result.reason,
         "estimated_bytes": planned.artifact.estimate.artifact_bytes,
@@ -177,6 +181,7 @@ def _cell(
             quality=data["quality"],
             size_bytes=data["size_bytes"],
             fits_budget=planned.fits_budget,
+            judging=judging,
         )
     return data
 

@@ -35,7 +35,7 @@ from phibuild.backends.llamacpp.memory import (
     WINDOW_COPIES,
 )
 from phibuild.backends.llamacpp.metadata import imatrix_values, model_values
-from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Frozen, Judging, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.write_buffers import BUFFERS_BYTES
 
@@ -189,6 +189,10 @@ class LlamaCppSpec:
             "the model's attention reaches back over a window of that many tokens, which llama.cpp "
             "leaves out for phi3: beyond it the artifact is another model",
         )
+
+    def judging(self, variant: Variant) -> Judging:
+        """llama.cpp itself loads the file."""
+        return Judging()
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""

@@ -26,7 +26,7 @@ from phibuild.backends.mlx.options import (
     alternatives,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Options, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import companions
 
@@ -163,6 +163,10 @@ class MlxSpec:
             "the model's attention reaches back over a window of that many tokens, which mlx-lm's "
             "phi3 has not: beyond it the artifact is another model",
         )
+
+    def judging(self, variant: Variant) -> Judging:
+        """MLX's own kernels for a CPU are too slow for more than a spot check."""
+        return Judging(how="substitute", note="its weights in float32 on the CPU")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""

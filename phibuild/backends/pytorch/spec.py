@@ -17,7 +17,7 @@ from phibuild.backends.pytorch.layout import (
     file_entries,
 )
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
-from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Frozen, Judging, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import companions
 
@@ -146,6 +146,10 @@ class PytorchSpec:
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return None: Transformers and vLLM have windows."""
         return None
+
+    def judging(self, variant: Variant) -> Judging:
+        """Transformers' own modules load the files."""
+        return Judging()
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""

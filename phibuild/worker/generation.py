@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from phibuild.worker.chat import ChatError, ChatFormat
+from phibuild.worker.judge import Runtime
 from phibuild.worker.protocol import Report
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -100,6 +103,21 @@ def _prompt(
     if not ids:
         raise ChatError("the prompt is empty, and this model's tokenizer adds no first token")
     return ids, ids
+
+
+def greedy(
+    runtime: Runtime, ids: Sequence[int], max_tokens: int, ends: Collection[int]
+) -> Iterator[int]:
+    """Yield the tokens that a runtime prefers after `ids`, one by one: up to the first of `ends`,
+    which is not among them, or `max_tokens`."""
+    logits = runtime.logits(np.asarray(ids, dtype=np.int64))
+    for number in range(max_tokens):
+        token = int(logits[-1].argmax())
+        if token in ends:
+            return
+        yield token
+        if number + 1 < max_tokens:
+            logits = runtime.extend(np.array([token]))
 
 
 def _send(report: Report, text: str) -> None:

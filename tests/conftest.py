@@ -175,12 +175,13 @@ class CommandLine:
 
     folder: Path
     prefix: tuple[str, ...] = ()
+    python: str = sys.executable
 
     def __call__(
         self, *words: str, cwd: Path | None = None, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self.prefix, sys.executable, "-m", "phibuild", *words],
+            [*self.prefix, self.python, "-m", "phibuild", *words],
             cwd=cwd or self.folder,
             env={**os.environ, "PHIBUILD_STORE": str(self.folder / "store"), **environ},
             capture_output=True,

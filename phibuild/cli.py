@@ -31,9 +31,10 @@ VERBS = {
     "list": "list recipes, devices, backends, models or precisions",
     "doctor": "what works on this machine, what is missing and how to get it",
     "toolchain": "list, install or remove the backends' environments, or make their locks",
+    "schema": "the JSON Schema of report.json, manifest.json and what --json prints",
 }
 _VALUED = ("--only", "--skip", "--cfg", "--config-dir", "--output", "--max-tokens", "--max-size",
-           "--older-than", "--system", "--template")  # fmt: skip
+           "--older-than", "--system", "--template", "--write")  # fmt: skip
 _Number = TypeVar("_Number", int, float)
 _EPILOG = """\
 examples:
@@ -128,6 +129,9 @@ def _parser(verb: str | None) -> argparse.ArgumentParser:
     if verb == "list":
         add("what", choices=["recipes", "devices", "backends", "models", "precisions"])
         add("--config-dir", metavar="DIR", help="own recipes/ and conf/, looked at first")
+    if verb == "schema":
+        add("what", nargs="?", metavar="NAME", help="report, manifest, ... (default: list them)")
+        add("--write", metavar="DIR", help="write it, or all, to DIR/NAME.json")
     if verb == "toolchain":
         add("action", choices=["list", "install", "remove", "lock"])
         add("names", nargs="*", metavar="BACKEND", help="default: all")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -72,7 +74,33 @@ Said = Annotated[str, AfterValidator(_said)]
 class Frozen(BaseModel):
     """Base of all models: unknown keys are errors, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_serialization_defaults_required=True
+    )
+
+
+class Document(Frozen):
+    """Base of what phibuild writes as JSON for other programs, and of its parts. The docstrings of
+    the fields stand in docs/schema."""
+
+    model_config = ConfigDict(strict=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def read(cls, data: object) -> Self:
+        """Return the document that JSON data is. What another version of phibuild has written
+        besides is left out. Raises ValueError, with the place in the document, if it is none."""
+        try:
+            return cls.model_validate(data, extra="ignore")
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "it"
+            raise ValueError(f"{place}: {first['msg'].lower()}") from None
+
+
+def document_text(document: BaseModel, *, sort_keys: bool = False) -> str:
+    """Return a document, or a list or mapping of documents, as JSON."""
+    data = document.model_dump(mode="json", by_alias=True)
+    return json.dumps(data, indent=1, sort_keys=sort_keys, allow_nan=False)
 
 
 class Sources(BaseModel):
@@ -186,13 +214,14 @@ class Variant(Frozen):
     calibration: Calibration | None = Field(default=None, exclude=True)
 
 
-class Judging(Frozen):
-    """How a variant's artifacts are judged on this machine: `native`, as they are made to be run;
-    `substitute`, in another form, which `note` names ("its graph on the CPU"); `no`, they cannot
-    be, and `note` says why: a sentence for people that begins in lower case."""
+class Judging(Document):
+    """How a variant's artifacts are judged on this machine."""
 
     how: Literal["native", "substitute", "no"] = "native"
+    """native: as they are made to be run; substitute: in another form; no: they cannot be."""
     note: str | None = None
+    """That form ("its graph on the CPU"), or why they cannot be: words that begin in lower case;
+    null: native."""
 
     @model_validator(mode="after")
     def _said(self) -> Judging:

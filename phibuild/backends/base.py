@@ -1,10 +1,10 @@
 """What a backend is: a spec in the core, a worker in its toolchain.
 
 A backend is a package. Its module `spec` holds a `SPEC` that satisfies `BackendSpec`; it may import
-schema, errors, `phibuild.worker` and the modules beside this one. Its module `worker` has the
-functions below; it runs inside the toolchain and may import its toolchain's packages and
-`phibuild.worker`. `requirements.txt` beside them locks the toolchain; `conf.yaml` there, or
-conf/backend/<name>.yaml, has the defaults of each precision's options.
+schema, errors, `phibuild.worker` and the modules beside this one. Its module `worker` satisfies
+`phibuild.worker.interface.Worker`; it runs inside the toolchain and may import its toolchain's
+packages and `phibuild.worker`. `requirements.txt` beside them locks the toolchain; `conf.yaml`
+there, or conf/backend/<name>.yaml, has the defaults of each precision's options.
 """
 
 from __future__ import annotations
@@ -149,27 +149,3 @@ class BackendSpec(Protocol):
         """Return the shell command (or short Python text) that runs the artifact from its own
         folder, for its README."""
         return 'phibuild run . "Why is the sky blue?"'
-
-
-# The worker module's functions (in the toolchain; no Protocol object is imported there):
-#
-# REFERENCE: str
-#     "logits", or "logits_long" for a runtime that always uses the long rope factors.
-# build(request: dict, report: Report) -> None
-#     request: {"verb": "build", "source": folder, "facts": folder (tokenizer.json and probes.json:
-#     phibuild.worker.tokenizer_check), "architecture": Architecture.to_json(), "model": name,
-#     "threads": n, "items": [{"item": key, "variant": Variant JSON, "output": empty folder,
-#     "activations": folder (if the variant has a calibration)}]}. Writes each artifact; for each
-#     one calls report.item(key, {**inspect(output), "tokenizer": check_tokenizer(...)}) or
-#     report.failed(key, error); goes on with the others.
-# inspect(folder: Path) -> dict
-#     Reads the finished artifact back from its files: {"types": {kind: parameters}, "weight_bytes":
-#     bytes of all weights with scales}. Kinds as in StoredTensor.kind.
-# load(folder: Path, threads: int) -> phibuild.worker.judge.Runtime, whose native() is also a
-#     phibuild.worker.generation.Speaker.
-# reference(request, report): pytorch alone.
-# activations(request, report): pytorch alone.
-#     request: {"verb": "activations", "item": key, "source": folder, "text": path, "tokens": n,
-#     "chunk_tokens": n, "threads": n, "output": empty folder}. Writes activations.safetensors (of
-#     every linear layer but lm_head, by its weight's name, F32 [columns]: the sum over all tokens
-#     of its squared inputs) and meta.json {"tokens", "chunks", ...}.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from phibuild.commands.common import Prepared, compose, prepare
 from phibuild.config.compose import Composition
@@ -19,8 +17,10 @@ from phibuild.execute.context import Listener
 from phibuild.execute.local.executor import Execution, run_plan
 from phibuild.execute.progress import make_progress
 from phibuild.report.data import make_report
+from phibuild.report.documents import Report
 from phibuild.report.table import LEGEND, headline, report_table, summary_lines
 from phibuild.report.writing import check_output, new_run, write_run
+from phibuild.schema import document_text
 from phibuild.store.uses import in_use
 from phibuild.streams import silence
 from phibuild.system.places import user_path
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_run(folder, prepared.plan, execution.results, prepared.store, report)
     try:
         if arguments.json:
-            print(json.dumps(report, indent=1))
+            print(document_text(report))
         else:
             show(report)
             print(f"report: {_shown(folder)}/report.md")
@@ -82,7 +82,7 @@ def _executor(composition: Composition) -> Callable[[Prepared, Path, Listener], 
     )
 
 
-def show(report: dict[str, Any]) -> None:
+def show(report: Report) -> None:
     """Print a report for people."""
     print()
     print(report_table(report))
@@ -95,13 +95,13 @@ def show(report: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def exit_code(report: dict[str, Any]) -> int:
+def exit_code(report: Report) -> int:
     """Return the exit code that a report means."""
-    if report["totals"]["interrupted"]:
+    if report.totals.interrupted:
         return EXIT_INTERRUPTED
-    if report["totals"]["failed"]:
+    if report.totals.failed:
         return EXIT_CELL_FAILED
-    return EXIT_GATE_FAILED if report["totals"]["gates_failed"] else EXIT_OK
+    return EXIT_GATE_FAILED if report.totals.gates_failed else EXIT_OK
 
 
 def _shown(folder: Path) -> str:

@@ -17,9 +17,9 @@ from phibuild.config.edits import COMMAND_LINE
 from phibuild.config.executors import ExecutorSettings, SlurmSettings
 from phibuild.errors import ConfigError, Problem
 from phibuild.planning.integrity import forget_sources, set_damaged_aside
+from phibuild.planning.making import evaluation_text, make_plan
 from phibuild.planning.matrix import Matrix, expand
-from phibuild.planning.plan import evaluation_text, make_plan
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.store.store import Store
 from phibuild.store.uses import nothing_removed
 from phibuild.system.machine import usable_memory

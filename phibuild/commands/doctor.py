@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import ctypes.util
-import json
 import os
 import platform
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
 import psutil
 from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS, backend
+from phibuild.commands.answers import Check, DoctorAnswer
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, BackendError, Problem
+from phibuild.schema import document_text
 from phibuild.system.places import store_folder, toolchains_folder
 from phibuild.system.plugins import shadowed
 from phibuild.toolchains.environment import toolchain
@@ -24,48 +26,49 @@ from phibuild.units import format_size
 
 _MIN_DISK = 10 << 30
 _MIN_MEMORY = 4 << 30
-Check = tuple[str, str, str, str]
-"""What is checked, "ok" | "missing" | "bad", what was found, what to do."""
+State = Literal["ok", "missing", "bad"]
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the checks; 1 if something stands in the way of a build."""
     checks = [*_host(), *_places(), *_toolchains()]
     if arguments.json:
-        keys = ("check", "state", "found", "remedy")
-        print(json.dumps([dict(zip(keys, check, strict=True)) for check in checks], indent=1))
+        print(document_text(DoctorAnswer(checks)))
     else:
-        print(
-            tabulate(
-                checks, headers=("check", "state", "found", "what to do"), disable_numparse=True
-            )
-        )
-    return EXIT_CELL_FAILED if any(check[1] == "bad" for check in checks) else EXIT_OK
+        rows = [(check.check, check.state, check.found, check.remedy) for check in checks]
+        headers = ("check", "state", "found", "what to do")
+        print(tabulate(rows, headers=headers, disable_numparse=True))
+    return EXIT_CELL_FAILED if any(check.state == "bad" for check in checks) else EXIT_OK
+
+
+def _check(check: str, state: State, found: str, remedy: str = "") -> Check:
+    return Check(check=check, state=state, found=found, remedy=remedy)
 
 
 def _host() -> list[Check]:
     memory = psutil.virtual_memory().total
     system = f"{platform.system()} {platform.machine()}"
     windows = sys.platform == "win32"
-    checks: list[Check] = [
-        ("system", "bad" if windows else "ok", system,
-         "runners need Linux, macOS or WSL" if windows else ""),
-        ("python", "ok", platform.python_version(), ""),
-        ("cores", "ok", str(os.cpu_count()), ""),
-        ("memory", "ok" if memory >= _MIN_MEMORY else "bad", format_size(memory),
-         "" if memory >= _MIN_MEMORY else f"{format_size(_MIN_MEMORY)} at least"),
+    checks = [
+        _check("system", "bad" if windows else "ok", system,
+               "runners need Linux, macOS or WSL" if windows else ""),
+        _check("python", "ok", platform.python_version()),
+        _check("cores", "ok", str(os.cpu_count())),
+        _check("memory", "ok" if memory >= _MIN_MEMORY else "bad", format_size(memory),
+               "" if memory >= _MIN_MEMORY else f"{format_size(_MIN_MEMORY)} at least"),
     ]  # fmt: skip
     if sys.platform == "linux":
         openmp = ctypes.util.find_library("gomp")
-        checks.append(("OpenMP (llamacpp)", "ok" if openmp else "missing", openmp or "no libgomp",
-                       "" if openmp else "install your system's libgomp1 package"))  # fmt: skip
+        remedy = "" if openmp else "install your system's libgomp1 package"
+        state: State = "ok" if openmp else "missing"
+        checks.append(_check("OpenMP (llamacpp)", state, openmp or "no libgomp", remedy))
     mirror = ", ".join(sorted(pip_settings())) or "none"
-    checks.append(("pip settings handed to uv", "ok", mirror, ""))
+    checks.append(_check("pip settings handed to uv", "ok", mirror))
     return checks
 
 
 def _places() -> list[Check]:
-    checks: list[Check] = []
+    checks = []
     for name, folder, variable in (
         ("store", store_folder(), "PHIBUILD_STORE"),
         ("toolchains", toolchains_folder(), "PHIBUILD_TOOLCHAINS"),
@@ -73,12 +76,13 @@ def _places() -> list[Check]:
         existing = _existing_parent(folder)
         free = shutil.disk_usage(existing).free
         if not os.access(existing, os.W_OK):
-            checks.append((name, "bad", f"{folder} cannot be written", f"set {variable}"))
+            found = f"{folder} cannot be written"
+            checks.append(_check(name, "bad", found, f"set {variable}"))
         elif free < _MIN_DISK:
             found = f"{folder}: {format_size(free)} free"
-            checks.append((name, "missing", found, f"free some space, or set {variable}"))
+            checks.append(_check(name, "missing", found, f"free some space, or set {variable}"))
         else:
-            checks.append((name, "ok", f"{folder}: {format_size(free)} free", ""))
+            checks.append(_check(name, "ok", f"{folder}: {format_size(free)} free"))
     return checks
 
 
@@ -89,7 +93,7 @@ def _existing_parent(folder: Path) -> Path:
 
 
 def _toolchains() -> list[Check]:
-    checks: list[Check] = []
+    checks = []
     for name in BACKENDS:
         try:
             backend(name)
@@ -98,14 +102,14 @@ def _toolchains() -> list[Check]:
             checks += [_unusable(name, one) for one in error.problems]
             continue
         remedy = f"phibuild toolchain install {name} (a build does it by itself)"
-        state = "ok" if problem is None else "missing"
-        checks.append(
-            (f"toolchain {name}", state, problem or "complete", remedy if problem else "")
-        )
+        state: State = "ok" if problem is None else "missing"
+        found = problem or "complete"
+        checks.append(_check(f"toolchain {name}", state, found, remedy if problem else ""))
     return [*checks, *(_unusable(name, one) for name, one in shadowed())]
 
 
 def _unusable(name: str, problem: Problem) -> Check:
     """Return what is said of a package that is no backend: it is in the way of its own builds
     alone."""
-    return f"backend {name}", "missing", f"{problem.where}: {problem.what}", problem.remedy or ""
+    found = f"{problem.where}: {problem.what}"
+    return _check(f"backend {name}", "missing", found, problem.remedy or "")

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS, backend
+from phibuild.commands.answers import (
+    BackendList,
+    BackendRow,
+    DeviceList,
+    DeviceRow,
+    ModelList,
+    ModelRow,
+    PrecisionList,
+    PrecisionRow,
+    RecipeList,
+    RecipeRow,
+)
 from phibuild.commands.common import make_catalogue
 from phibuild.config.catalogue import Catalogue
+from phibuild.config.yamlfile import YamlFile
 from phibuild.errors import EXIT_OK, BackendError, ConfigError
-from phibuild.schema import PRECISIONS
+from phibuild.schema import PRECISIONS, document_text
 from phibuild.units import format_size
 
-Row = dict[str, Any]
-"""What is known of one thing: sizes in bytes, lists, mappings of options, None for nothing."""
 _BYTES = ("memory", "budget")
 _TOO_WIDE = ("config",)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print one kind of thing, with what one needs to choose."""
-    rows = list(_ROWS[arguments.what](make_catalogue(arguments)))
+    found = _LISTS[arguments.what](make_catalogue(arguments))
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(document_text(found))
         return EXIT_OK
+    rows: list[dict[str, object]] = found.model_dump(by_alias=True)
     hidden = {key for row in rows for key in row if all(other[key] is None for other in rows)}
     hidden |= {key for row in rows for key in row if key in _TOO_WIDE}
     table = [
@@ -50,64 +60,99 @@ def _cell(key: str, value: object) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def _recipes(catalogue: Catalogue) -> Iterator[Row]:
-    for name, file in sorted(catalogue.recipe_files.items()):
-        data: object = None
-        try:
-            wrong = [str(problem) for problem in file.check()]
-            data = file.data() if not wrong else None
-        except ConfigError as error:
-            wrong = [str(problem) for problem in error.problems]
-        text = data.get("description") if isinstance(data, dict) else None
-        problem = wrong[0].splitlines()[0] if wrong else None
-        yield {"recipe": name, "description": text, "file": file.shown, "problem": problem}
+def _recipes(catalogue: Catalogue) -> RecipeList:
+    return RecipeList(
+        [_recipe(name, file) for name, file in sorted(catalogue.recipe_files.items())]
+    )
 
 
-def _devices(catalogue: Catalogue) -> Iterator[Row]:
-    for name in sorted(catalogue.device_files):
-        device = catalogue.device(name)
-        yield {
-            "device": name, "class": device.device_class, "memory": device.memory,
-            "budget": device.budget, "context": device.context_length,
-            "accelerators": list(device.accelerators), "title": device.title,
-        }  # fmt: skip
+def _recipe(name: str, file: YamlFile) -> RecipeRow:
+    data: object = None
+    try:
+        wrong = [str(problem) for problem in file.check()]
+        data = file.data() if not wrong else None
+    except ConfigError as error:
+        wrong = [str(problem) for problem in error.problems]
+    text = data.get("description") if isinstance(data, dict) else None
+    return RecipeRow(
+        recipe=name,
+        description=None if text is None else str(text),
+        file=file.shown,
+        problem=wrong[0].splitlines()[0] if wrong else None,
+    )
 
 
-def _models(catalogue: Catalogue) -> Iterator[Row]:
-    for name in sorted(catalogue.model_files):
-        model = catalogue.model(name)
-        yield {
-            "model": name, "title": model.title, "repo": model.repo, "revision": model.revision,
-            "licence": model.license, "config": model.config or None,
-        }  # fmt: skip
+def _devices(catalogue: Catalogue) -> DeviceList:
+    devices = {name: catalogue.device(name) for name in sorted(catalogue.device_files)}
+    return DeviceList(
+        [
+            DeviceRow(
+                device=name,
+                device_class=device.device_class,
+                memory=device.memory,
+                budget=device.budget,
+                context=device.context_length,
+                accelerators=list(device.accelerators),
+                title=device.title,
+            )
+            for name, device in devices.items()
+        ]
+    )
 
 
-def _backends(catalogue: Catalogue) -> Iterator[Row]:
-    for name in BACKENDS:
-        row: Row = {"backend": name, "format": None, "for": None, "options": None, "problem": None}
-        try:
-            spec = backend(name)
-        except BackendError as error:
-            row["problem"] = error.problems[0].what
-        else:
-            options = list(spec.options.model_fields)
-            row |= {"format": spec.format, "for": spec.title, "options": options}
-        yield row
+def _models(catalogue: Catalogue) -> ModelList:
+    models = {name: catalogue.model(name) for name in sorted(catalogue.model_files)}
+    return ModelList(
+        [
+            ModelRow(
+                model=name,
+                title=model.title,
+                repo=model.repo,
+                revision=model.revision,
+                licence=model.license,
+                config=model.config or None,
+            )
+            for name, model in models.items()
+        ]
+    )
 
 
-def _precisions(catalogue: Catalogue) -> Iterator[Row]:
+def _backends(catalogue: Catalogue) -> BackendList:
+    return BackendList([_backend(name) for name in BACKENDS])
+
+
+def _backend(name: str) -> BackendRow:
+    try:
+        spec = backend(name)
+    except BackendError as error:
+        what = error.problems[0].what
+        return BackendRow(backend=name, format=None, title=None, options=None, problem=what)
+    return BackendRow(
+        backend=name,
+        format=spec.format,
+        title=spec.title,
+        options=list(spec.options.model_fields),
+        problem=None,
+    )
+
+
+def _precisions(catalogue: Catalogue) -> PrecisionList:
     defaults = {}
     for name in BACKENDS:
         with contextlib.suppress(BackendError):  # 'list backends' says what is wrong with it
             defaults[name] = catalogue.backend_defaults(name)
-    for precision in PRECISIONS:
-        row: Row = {"precision": precision}
-        for name, found in defaults.items():
-            row[name] = found.get(precision)
-        yield row
+    return PrecisionList(
+        [
+            PrecisionRow(
+                precision=precision, **{name: own.get(precision) for name, own in defaults.items()}
+            )
+            for precision in PRECISIONS
+        ]
+    )
 
 
-_ROWS: dict[str, Callable[[Catalogue], Iterator[Row]]] = {
+_List = RecipeList | DeviceList | ModelList | BackendList | PrecisionList
+_LISTS: dict[str, Callable[[Catalogue], _List]] = {
     "recipes": _recipes,
     "devices": _devices,
     "models": _models,

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 
 from tabulate import tabulate
 
-from phibuild.backends.registry import backend
 from phibuild.checkpoints import hub
 from phibuild.commands.common import compose, prepare
+from phibuild.commands.plan_answer import (
+    cell_status,
+    copied_bytes,
+    plan_answer,
+    planned_notes,
+    shared_with,
+)
 from phibuild.errors import EXIT_OK
-from phibuild.planning.steps import Plan, PlanCell
-from phibuild.report.notes import cell_notes, note_lines
-from phibuild.schema import Judging
+from phibuild.planning.plan import Plan, PlanCell
+from phibuild.report.notes import note_lines
+from phibuild.schema import document_text
 from phibuild.units import format_mb, format_size
 
 
@@ -26,66 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     plan = prepare(arguments, composition).plan
     if arguments.json:
-        print(json.dumps(plan_json(plan, composition.name), indent=1))
+        print(document_text(plan_answer(plan, composition.name)))
     else:
         print("\n".join(plan_lines(plan, composition.name)))
     return EXIT_OK
-
-
-def plan_json(plan: Plan, recipe: str) -> dict[str, object]:
-    """Return the plan as JSON data."""
-    return {
-        "schema_version": 1,
-        "recipe": recipe,
-        "models": [
-            {
-                "name": name,
-                "reference": checkpoint.reference,
-                "commit": checkpoint.commit,
-                "is_estimate": checkpoint.is_estimate,
-                "notes": list(checkpoint.notes),
-                "source_digest": plan.source_digests.get(name),
-            }
-            for name, checkpoint in plan.matrix.models.items()
-        ],
-        "cells": [
-            {
-                "id": cell.cell.id,
-                "device": cell.cell.device,
-                "backend": cell.cell.backend,
-                "precision": cell.cell.precision,
-                "variant": cell.cell.variant.name if cell.cell.variant else None,
-                "format": cell.cell.variant.format if cell.cell.variant else None,
-                "status": _status(cell),
-                "reason": cell.cell.skip,
-                "estimated_bytes": cell.artifact.estimate.artifact_bytes if cell.artifact else None,
-                "bits_per_weight": cell.artifact.estimate.bits_per_weight
-                if cell.artifact
-                else None,
-                "device_memory_bytes": cell.device_memory_bytes,
-                "device_budget_bytes": cell.budget,
-                "fits_budget": cell.fits_budget,
-                "judged": judging.model_dump() if (judging := _judging(cell)) else None,
-                "notes": cell_notes(cell.cell, plan.matrix, _judging(cell)),
-                "artifact_key": cell.artifact.key if cell.artifact else None,
-                "shared_with": _others(cell),
-            }
-            for cell in plan.cells
-        ],
-        "steps": [
-            {
-                "id": step.id,
-                "memory_bytes": step.memory_bytes,
-                "estimated_bytes": step.demand.bound,
-                "measured_bytes": step.demand.measured,
-            }
-            for step in plan.steps
-        ],
-        "refusals": [asdict(refusal) for refusal in plan.refusals],
-        "disk_bytes": plan.disk_bytes + _copied_bytes(plan),
-        "copied_bytes": _copied_bytes(plan),
-        "peak_build_memory_bytes": plan.peak_build_memory,
-    }
 
 
 def plan_lines(plan: Plan, recipe: str) -> list[str]:
@@ -101,9 +49,7 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
         )
         lines.append("")
     lines += [f"skipped {cell.cell.id}: {cell.cell.skip}" for cell in plan.cells if cell.cell.skip]
-    notes = {
-        cell.cell.id: cell_notes(cell.cell, plan.matrix, _judging(cell)) for cell in plan.cells
-    }
+    notes = {cell.cell.id: planned_notes(cell, plan) for cell in plan.cells}
     lines += note_lines(notes)
     for name, checkpoint in plan.matrix.models.items():
         lines += [f"note    {name}: {text}" for text in checkpoint.notes]
@@ -122,7 +68,7 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
             lines.append(f"note    {name} has not been hashed yet: nothing of it counts as cached")
     artifacts = len(plan.artifacts)
     cached = sum(artifact.cached for artifact in plan.artifacts)
-    copied = _copied_bytes(plan)
+    copied = copied_bytes(plan)
     copies = f" ({format_mb(copied)} MB of it copies in the run's folder)" if copied else ""
     lines.append(
         f"{recipe}: {len(plan.cells)} cells, {artifacts} artifacts, {cached} cached; "
@@ -146,7 +92,7 @@ def _row(cell: PlanCell) -> list[str]:
     assert cell.artifact is not None  # skipped cells have no row
     assert cell.cell.variant is not None
     estimate = cell.artifact.estimate
-    others = _others(cell)
+    others = shared_with(cell)
     shared = (
         f", shares with {others[0]}" if others and cell.cell.id != cell.artifact.cells[0] else ""
     )
@@ -159,31 +105,5 @@ def _row(cell: PlanCell) -> list[str]:
         format_size(cell.device_memory_bytes),
         format_size(cell.budget),
         "yes" if cell.fits_budget else "NO",
-        _status(cell) + shared,
+        cell_status(cell) + shared,
     ]
-
-
-def _copied_bytes(plan: Plan) -> int:
-    """Return the bytes of what a run's folder cannot hold links to, where the file system has no
-    reflinks: all but the small files of artifacts of such formats."""
-    return sum(
-        cell.artifact.estimate.artifact_bytes
-        for cell in plan.cells
-        if cell.artifact and backend(cell.cell.backend).copied
-    )
-
-
-def _judging(cell: PlanCell) -> Judging | None:
-    return cell.artifact.judging if cell.artifact else None
-
-
-def _status(cell: PlanCell) -> str:
-    if cell.artifact is None:
-        return "skipped"
-    return "cached" if cell.artifact.cached else "build"
-
-
-def _others(cell: PlanCell) -> list[str]:
-    if cell.artifact is None:
-        return []
-    return [name for name in cell.artifact.cells if name != cell.cell.id]

@@ -6,11 +6,20 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, EXIT_USAGE, ConfigError, Problem
-from phibuild.execute.runner.events import Event, Failed, Item, Stage, Text
+from phibuild.execute.runner.events import (
+    BadResult,
+    Event,
+    Failed,
+    GenerateResult,
+    Item,
+    Stage,
+    Text,
+    read_result,
+)
 from phibuild.execute.runner.process import Runners, run_worker
 from phibuild.execute.runner.usage import Usage
 from phibuild.report.runnable import Runnable, find_runnable
@@ -45,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _generate(runnable, tools.python, request, Path(folder) / "run.log")
 
 
-def _generate(runnable: Runnable, python: Path, request: dict[str, Any], log: Path) -> int:
+def _generate(runnable: Runnable, python: Path, request: Mapping[str, object], log: Path) -> int:
     failures: list[Failed] = []
 
     def show(event: Event) -> None:
@@ -57,7 +66,10 @@ def _generate(runnable: Runnable, python: Path, request: dict[str, Any], log: Pa
             failures.append(event)
         elif isinstance(event, Item):
             print(flush=True)
-            complain(_speed(event.result))
+            try:
+                complain(_speed(read_result(event.result, GenerateResult)))
+            except BadResult as error:
+                failures.append(Failed(event="failed", item=event.item, error=str(error)))
 
     outcome = run_worker(
         python,
@@ -79,10 +91,10 @@ def _generate(runnable: Runnable, python: Path, request: dict[str, Any], log: Pa
     return EXIT_OK
 
 
-def _speed(result: dict[str, Any]) -> str:
-    count, seconds = int(result["tokens"]), float(result["generation_seconds"])
+def _speed(result: GenerateResult) -> str:
+    count, seconds = result.tokens, result.generation_seconds
     rate = f", {count / seconds:,.1f} tokens/s" if seconds else ""
-    return f"{count} tokens in {seconds:.2f} s{rate} (prompt: {result['prompt_tokens']} tokens)"
+    return f"{count} tokens in {seconds:.2f} s{rate} (prompt: {result.prompt_tokens} tokens)"
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict
+from functools import partial
 
 from tabulate import tabulate
 
+from phibuild.commands.answers import FolderUse, StoreEntry, StoreList, StoreRemoval, StoreUse
 from phibuild.errors import EXIT_OK
+from phibuild.schema import document_text
 from phibuild.store.inventory import Entry, entries, usage
 from phibuild.store.removal import Removal, plan_removal, remove
 from phibuild.store.store import Store
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list(store: Store, *, json_wanted: bool) -> None:
     found = entries(store)
     if json_wanted:
-        print(json.dumps([_data(entry) for entry in found], indent=1))
+        print(document_text(StoreList([_answer(entry) for entry in found])))
     elif found:
         print(_table(found))
     else:
@@ -65,27 +67,17 @@ def _table(found: Sequence[Entry]) -> str:
     return tabulate(rows, headers, colalign=align, disable_numparse=True)
 
 
-def _data(entry: Entry) -> dict[str, Any]:
-    return {
-        "kind": entry.kind,
-        "key": entry.key,
-        "path": str(entry.path),
-        "what": entry.what,
-        "size_bytes": entry.size_bytes,
-        "freed_bytes": entry.freed_bytes,
-        "used": entry.used,
-        "runs": [str(run) for run in entry.runs],
-        "state": entry.state,
-    }
+def _answer(entry: Entry) -> StoreEntry:
+    runs = [str(run) for run in entry.runs]
+    return StoreEntry(**{**asdict(entry), "path": str(entry.path), "runs": runs})
 
 
 def _du(store: Store, *, json_wanted: bool) -> None:
     sizes = usage(store)
     if json_wanted:
-        data = {
-            name: {"bytes": size, "freed_bytes": freed} for name, (size, freed) in sizes.items()
-        }
-        print(json.dumps(data, indent=1))
+        use = {name: FolderUse(bytes=size, freed_bytes=freed) for name, (size, freed) in
+               sizes.items()}  # fmt: skip
+        print(document_text(StoreUse(use)))
         return
     total = [sum(column) for column in zip(*sizes.values(), strict=True)] or [0, 0]
     rows = [
@@ -99,23 +91,21 @@ def _du(store: Store, *, json_wanted: bool) -> None:
 
 
 def _gc(store: Store, arguments: argparse.Namespace) -> None:
-    limits: dict[str, Any] = {
-        "now": time.time(),
-        "older_than": arguments.older_than,
-        "max_bytes": arguments.max_size,
-    }
-    if arguments.dry_run:
-        removal = plan_removal(store, **limits)
-    else:
-        removal = remove(store, **limits, waiting=_tell_waiting)
+    sweep = plan_removal if arguments.dry_run else partial(remove, waiting=_tell_waiting)
+    removal = sweep(
+        store,
+        now=time.time(),
+        older_than=arguments.older_than,
+        max_bytes=arguments.max_size,
+    )
     if arguments.json:
-        data = {
-            "removed": [_data(entry) for entry in removal.entries],
-            "others": removal.others,
-            "left_bytes": removal.left_bytes,
-            "dry_run": arguments.dry_run,
-        }
-        print(json.dumps(data, indent=1))
+        answer = StoreRemoval(
+            removed=[_answer(entry) for entry in removal.entries],
+            others=removal.others,
+            left_bytes=removal.left_bytes,
+            dry_run=arguments.dry_run,
+        )
+        print(document_text(answer))
         return
     if removal.entries:
         print(_table(removal.entries))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,9 @@ from pathlib import Path
 from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS
+from phibuild.commands.answers import ToolchainList, ToolchainRow
 from phibuild.errors import EXIT_OK, BackendError, ConfigError, Problem, suggest
+from phibuild.schema import document_text
 from phibuild.streams import complain
 from phibuild.toolchains.environment import (
     old_environments,
@@ -76,13 +77,14 @@ def _list(names: list[str], *, as_json: bool) -> None:
     current = [toolchain(name) for name in names]
     found = [(tools.name, tools.problem() or "complete", tools.folder) for tools in current]
     found += [(folder.name.rsplit("-", 1)[0], _OLD, folder) for folder in old_environments(names)]
-    rows = [(*row, _size(row[2])) for row in found]
+    rows = [
+        ToolchainRow(backend=name, state=state, folder=str(folder), size_bytes=_size(folder))
+        for name, state, folder in found
+    ]
     if as_json:
-        keys = ("backend", "state", "folder", "size_bytes")
-        data = [dict(zip(keys, (*row[:2], str(row[2]), row[3]), strict=True)) for row in rows]
-        print(json.dumps(data, indent=1))
+        print(document_text(ToolchainList(rows)))
         return
-    shown = [(name, state, format_size(size), str(folder)) for name, state, folder, size in rows]
+    shown = [(row.backend, row.state, format_size(row.size_bytes), row.folder) for row in rows]
     print(tabulate(shown, headers=("backend", "state", "size", "folder"),
                    colalign=("left", "left", "right", "left"), disable_numparse=True))  # fmt: skip
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
+from phibuild.commands.answers import VerifyAnswer
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, ConfigError, Problem, suggest
 from phibuild.report.runs import built_cells, find_run, read_report
+from phibuild.schema import document_text
 from phibuild.store.inventory import entries
-from phibuild.store.manifest import MANIFEST, check_artifact, read_artifact
+from phibuild.store.manifest import MANIFEST, check_artifact, read_sealed
 from phibuild.store.store import MEASURES, Store
 from phibuild.system.places import store_folder, user_path
 
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(Problem("--store takes no run", f"command line: {arguments.what}"))
     found = _check_store() if arguments.store else {str(f): _check(f) for f in _folders(arguments)}
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        print(document_text(VerifyAnswer(found)))
     else:
         for name, problems in found.items():
             print(f"{'ok ' if not problems else 'BAD'} {name}")
@@ -36,10 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(folder: Path) -> list[str]:
-    artifact = read_artifact(folder)
-    if artifact is None:
+    sealed = read_sealed(folder)
+    if sealed is None:
         return [f"{MANIFEST}: missing or damaged"]
-    return check_artifact(artifact)
+    return check_artifact(sealed)
 
 
 def _check_store() -> dict[str, list[str]]:
@@ -73,8 +74,8 @@ def _folders(arguments: argparse.Namespace) -> list[Path]:
         raise ConfigError(
             Problem(f"no run, cell or artifact {what!r}", str(output), suggest(what, known) or None)
         ) from error
-    report = read_report(run_folder)
-    folders = [run_folder / cell["artifact"] for cell in report["cells"] if cell["artifact"]]
+    cells = read_report(run_folder).cells
+    folders = [run_folder / cell.artifact for cell in cells if cell.artifact]
     if not folders:
         raise ConfigError(Problem("the run has no artifacts", str(run_folder)))
     return folders

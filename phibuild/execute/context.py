@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 from phibuild.errors import PhibuildError
 from phibuild.execute.runner.events import Stage
 from phibuild.execute.runner.items import Runner
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
-from phibuild.planning.steps import Artifact, Plan
+from phibuild.planning.plan import Plan
+from phibuild.planning.steps import Artifact, Step
+from phibuild.store.documents import Measure
 from phibuild.store.store import Store
 from phibuild.system.plugins import plugin
 from phibuild.toolchains.environment import toolchain
 
-RUN_AGAIN = "out of memory; it is run again, alone"
+_RUN_AGAIN = "out of memory; it is run again, alone"
+_NOT_READ = "the source has not been read"
 
 
 class Listener(Protocol):
@@ -35,21 +38,48 @@ class Listener(Protocol):
 
 
 @dataclass
+class Attempt:
+    """One go at a step, with so many threads, `alone` on the machine or beside other steps; then
+    why it failed, and whether memory ran out beside others: it deserves another, alone."""
+
+    threads: int
+    alone: bool = True
+    failures: list[str] = field(default_factory=list)
+    again: bool = False
+
+    def run_out_of_memory(self) -> None:
+        self.again = True
+        self.failures.append(_RUN_AGAIN)
+
+
+@dataclass(frozen=True)
+class Original:
+    """What a step of the original left: a folder in the store, or the reason why there is none."""
+
+    folder: Path | None = None
+    reason: str | None = None
+
+
+@dataclass
 class Result:
     """What became of one artifact. `reason` says why it is not there or could not be judged."""
 
     artifact: Artifact
-    status: str = "failed"
+    status: Literal["built", "cached", "failed"] = "failed"
     reason: str | None = None
-    measure: dict[str, Any] | None = None
+    measure: Measure | None = None
     logs: list[Path] = field(default_factory=list)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the artifact is in the store."""
+        return self.status in ("built", "cached")
 
 
 @dataclass
 class Context:
-    """One run. `originals`: key of a step of the original -> the folder that it left, or why there
-    is none; `toolchain_errors`: backend -> why its environment could not be made; `usage`: step ->
-    what its runners took."""
+    """One run. `originals`: key of a step of the original -> what it left; `toolchain_errors`:
+    backend -> why its environment could not be made; `usage`: step -> what its runners took."""
 
     plan: Plan
     store: Store
@@ -59,54 +89,58 @@ class Context:
     cores: int
     runners: Runners = field(default_factory=Runners)
     results: dict[str, Result] = field(default_factory=dict)
-    originals: dict[str, Path | str] = field(default_factory=dict)
+    originals: dict[str, Original] = field(default_factory=dict)
     toolchain_errors: dict[str, str] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def told(
-        self, step: str, what: str, left: Callable[[], Iterable[Artifact]] = tuple
-    ) -> Iterator[list[str]]:
-        """Tell the listener of a step; what is put into the list is why it failed. An error that
-        ends the step (a full disk) fails the artifacts that are `left`."""
-        failures: list[str] = []
+    def shown(
+        self,
+        step: Step,
+        attempt: Attempt,
+        what: str,
+        is_left: Callable[[Result], bool] = lambda result: False,
+    ) -> Iterator[None]:
+        """Show the listener that a step does `what`, and how it ended. An error that ends the step
+        (a full disk) fails those of its artifacts that are left by then."""
         started = time.monotonic()
-        self.listener.started(step, what)
+        self.listener.started(step.id, what)
         try:
-            yield failures
+            yield
         except (PhibuildError, OSError) as error:
-            failures.append(str(error))
-            for artifact in left():
-                self.fail(artifact, str(error))
+            attempt.failures.append(str(error))
+            for artifact in step.artifacts:
+                if is_left(self.results[artifact.key]):
+                    self.fail(artifact, str(error))
         finally:
-            self.listener.ended(step, failures[0] if failures else None, time.monotonic() - started)
+            failed = attempt.failures[0] if attempt.failures else None
+            self.listener.ended(step.id, failed, time.monotonic() - started)
 
     def lock(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Hold a store entry's lock; an interrupted run does not wait for it."""
         return self.store.lock(key, lambda: self.runners.stopping)
 
-    def runner(self, name: str, step: str) -> Runner:
-        """Return the runner of a backend, ready to work for a step."""
+    def runner(self, step: Step) -> Runner:
+        """Return the runner of a step's backend."""
         return Runner(
-            toolchain(name).python,
-            name,
-            self.logs / f"{step}.log",
+            toolchain(step.backend).python,
+            step.backend,
+            self.logs / f"{step.id}.log",
             self.timeout,
             self.runners,
-            self.usage.setdefault(step, Usage()),
-            plugin(name).mount,
+            self.usage.setdefault(step.id, Usage()),
+            plugin(step.backend).mount,
         )
 
-    def facts(self, model: str) -> Path | str | None:
-        """Return the folder that the source step of a model left, or why there is none; None if it
-        has not run."""
+    def source_facts(self, model: str) -> Original:
+        """Return what the source step of a model left."""
         step = self.plan.source_of(model)
-        return self.originals.get(step.key) if step else None
+        return self.originals.get(step.key if step else "", Original(reason=_NOT_READ))
 
-    def stage(self, step: str, event: Stage) -> None:
+    def stage(self, step: Step, event: Stage) -> None:
         result = self.results.get(event.item or "")
         name = f"{result.artifact.variant.name}: " if result else ""
-        self.listener.stage(step, name + event.stage, event.fraction)
+        self.listener.stage(step.id, name + event.stage, event.fraction)
 
     def fail(self, artifact: Artifact, reason: str) -> None:
         result = self.results[artifact.key]

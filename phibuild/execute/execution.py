@@ -3,48 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
-from functools import partial
+import time
+from collections.abc import Mapping
+from functools import singledispatch
 
 from phibuild.errors import PhibuildError
-from phibuild.execute.context import Context, Result
+from phibuild.execute.context import Attempt, Context, Result
 from phibuild.execute.work.build import build
 from phibuild.execute.work.measure import measure
 from phibuild.execute.work.original import run_original
 from phibuild.planning.memory import note_lack, note_peak
-from phibuild.planning.steps import (
-    BackendStep,
-    BuildStep,
-    MeasureStep,
-    OriginalStep,
-    Plan,
-    SourceStep,
-)
+from phibuild.planning.plan import Plan
+from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, Step
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import NOT_INSTALLED, toolchain
 
-Step = OriginalStep | BackendStep
+
+@singledispatch
+def work(step: Step, context: Context, attempt: Attempt) -> None:
+    """Do what a step is for; what comes of it goes into the context and the attempt."""
+    raise NotImplementedError(step.kind)
 
 
-def step_function(context: Context, step: Step, threads: int) -> Callable[[bool], bool]:
-    """Return the work of a step; what comes of it goes into the context. It is told whether it
-    runs alone, and returns whether memory ran out beside others, and it is to be run again."""
-
-    def work(alone: bool) -> bool:
-        again = _work(context, step, threads)(alone)
-        _note(context, step, again)
-        return again
-
-    return work
+work.register(BuildStep)(build)
+work.register(MeasureStep)(measure)
+work.register(OriginalStep)(run_original)
 
 
-def _work(context: Context, step: Step, threads: int) -> Callable[[bool], bool]:
-    if isinstance(step, OriginalStep):
-        return partial(run_original, context, step, threads)
-    if isinstance(step, BuildStep):
-        return partial(build, context, step, threads)
-    assert isinstance(step, MeasureStep)  # there is no other
-    return partial(measure, context, step, threads)
+def run_step(step: Step, context: Context, threads: int, alone: bool) -> bool:
+    """Do a step's work, `alone` or beside others, and remember what memory it took. Return whether
+    memory ran out beside others, and it is to be run again."""
+    attempt = Attempt(threads, alone)
+    work(step, context, attempt)
+    _note(context, step, attempt.again)
+    return attempt.again
 
 
 def _note(context: Context, step: Step, again: bool) -> None:
@@ -60,24 +52,9 @@ def _note(context: Context, step: Step, again: bool) -> None:
 
 
 def _is_complete(context: Context, step: Step) -> bool:
-    if isinstance(step, OriginalStep):
-        return not isinstance(context.originals[step.key], str)
+    if any(context.originals[key].reason for key in step.makes if key in context.originals):
+        return False
     return all(context.results[artifact.key].status != "failed" for artifact in step.artifacts)
-
-
-def step_needs(plan: Plan, step: Step) -> frozenset[str]:
-    """Return the ids of the plan's steps that must have ended before a step starts."""
-    if isinstance(step, SourceStep):
-        return frozenset()
-    if isinstance(step, MeasureStep):
-        keys = {artifact.key for artifact in step.artifacts}
-        builds = {one.id for one in plan.builds if keys & {made.key for made in one.artifacts}}
-        return frozenset({f"reference.{step.model}", *builds})
-    needs = {source.id for source in plan.sources if source.model == step.model}
-    if isinstance(step, BuildStep):
-        inputs = {artifact.activations for artifact in step.artifacts}
-        needs |= {one.id for one in plan.activations if one.key in inputs}
-    return frozenset(needs)
 
 
 def known_results(plan: Plan, store: Store) -> dict[str, Result]:
@@ -113,12 +90,13 @@ def install_toolchain(context: Context, name: str) -> None:
     what = "set up the environment"
     if problem != NOT_INSTALLED:
         what += f" again: {problem}"
-    with context.told(step, what) as failures:
-        try:
-            toolchain(name).install(
-                lambda text: context.listener.stage(step, text, None),
-                lambda: context.runners.stopping,
-            )
-        except (PhibuildError, OSError) as error:
-            context.toolchain_errors[name] = str(error)
-            failures.append(str(error))
+    failure, started = None, time.monotonic()
+    context.listener.started(step, what)
+    try:
+        toolchain(name).install(
+            lambda text: context.listener.stage(step, text, None),
+            lambda: context.runners.stopping,
+        )
+    except (PhibuildError, OSError) as error:
+        failure = context.toolchain_errors[name] = str(error)
+    context.listener.ended(step, failure, time.monotonic() - started)

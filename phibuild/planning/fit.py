@@ -14,6 +14,7 @@ from phibuild.checkpoints.facts import Checkpoint
 from phibuild.planning.keys import builder_digest
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.memory import Demand, demand
+from phibuild.planning.plan import Refusal
 from phibuild.planning.steps import (
     ActivationsStep,
     Artifact,
@@ -22,7 +23,6 @@ from phibuild.planning.steps import (
     MeasureStep,
     OriginalStep,
     ReferenceStep,
-    Refusal,
     SourceStep,
 )
 from phibuild.schema import Evaluation

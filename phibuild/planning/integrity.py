@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from phibuild.checkpoints.facts import Checkpoint
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.store.store import ARTIFACTS, REFERENCES, Store
 
 

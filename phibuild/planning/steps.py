@@ -1,16 +1,17 @@
-"""What a plan consists of: artifacts, cells with estimates, and the steps that make them."""
+"""The steps that make artifacts and judge them. Each says itself what it needs, what it makes and
+which backend runs it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
-from phibuild.planning.matrix import Matrix
 from phibuild.planning.memory import Demand
 from phibuild.planning.sizes import ArtifactEstimate
-from phibuild.schema import Calibration, Cell, Evaluation, Judging, Variant
-from phibuild.store.store import ARTIFACTS, MEASURES, REFERENCES
+from phibuild.schema import Calibration, Judging, Variant
+from phibuild.store.store import Store
 
 REFERENCE_BACKEND = "pytorch"
 """The backend that runs the original."""
@@ -34,28 +35,55 @@ class Artifact:
     judging: Judging | None = None
 
 
-@dataclass(frozen=True)
-class PlanCell:
-    """A cell with its estimates; without a variant it is skipped."""
+class Step(ABC):
+    """What one run of a backend's worker does for one model."""
 
-    cell: Cell
-    artifact: Artifact | None
-    device_memory_bytes: int | None
-    budget: int
+    kind: ClassVar[str]
+    takes_machine: ClassVar[bool] = False
+    """Whether it gets all cores: its figures of speed are reported."""
+    is_retried: ClassVar[bool] = False
+    """Whether it is run again after a crash even if it is for one thing alone."""
+    failing: ClassVar[str] = ""
+    """How the reason begins why there is nothing of it."""
+    model: str
+    backend: str
+    demand: Demand
+    artifacts: tuple[Artifact, ...]
+    """Those that it builds or judges; () for a step of the original."""
 
     @property
-    def fits_budget(self) -> bool | None:
-        if self.device_memory_bytes is None:
-            return None
-        return self.device_memory_bytes <= self.budget
+    @abstractmethod
+    def id(self) -> str:
+        """Its name in the run."""
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.demand.bytes
+
+    @property
+    @abstractmethod
+    def makes(self) -> Mapping[str, str]:
+        """What it puts into the store: key there -> the artifact's key (a step of the original: its
+        own)."""
+
+    @abstractmethod
+    def is_made(self, store: Store, key: str) -> bool:
+        """Return whether one of the things that it makes is in the store."""
+
+    @abstractmethod
+    def needs(self, steps: Iterable[Step]) -> frozenset[str]:
+        """Return the ids of those of a plan's steps that must have ended before it starts."""
+
+    def part_for(self, keys: Collection[str]) -> Self:
+        """Return the step for those of its artifacts alone whose results are in `keys`."""
+        return self
 
 
 @dataclass(frozen=True)
-class BackendStep:
+class BackendStep(Step):
     """One run of a backend's worker for artifacts of one model. `part` tells steps apart that
     memory keeps from being one (0: there is one)."""
 
-    kind: ClassVar[str]
     model: str
     backend: str
     artifacts: tuple[Artifact, ...]
@@ -67,9 +95,9 @@ class BackendStep:
         part = f".{self.part}" if self.part else ""
         return f"{self.kind}.{self.model}.{self.backend}{part}"
 
-    @property
-    def memory_bytes(self) -> int:
-        return self.demand.bytes
+    def part_for(self, keys: Collection[str]) -> Self:
+        wanted = {artifact for key, artifact in self.makes.items() if key in keys}
+        return replace(self, artifacts=tuple(a for a in self.artifacts if a.key in wanted))
 
 
 class BuildStep(BackendStep):
@@ -77,19 +105,53 @@ class BuildStep(BackendStep):
 
     kind = "build"
 
+    @property
+    def makes(self) -> Mapping[str, str]:
+        return {artifact.key: artifact.key for artifact in self.artifacts}
+
+    def is_made(self, store: Store, key: str) -> bool:
+        return store.artifact(key) is not None
+
+    def needs(self, steps: Iterable[Step]) -> frozenset[str]:
+        """The source, and the activations that its artifacts are built from."""
+        inputs = {artifact.activations for artifact in self.artifacts}
+        return frozenset(
+            step.id
+            for step in steps
+            if _is_source_of(step, self.model)
+            or (step.kind == ActivationsStep.kind and inputs & step.makes.keys())
+        )
+
 
 class MeasureStep(BackendStep):
     """Judging of the artifacts that have not been judged yet."""
 
     kind = "measure"
+    takes_machine = True
+    failing = "it was built, but could not be judged: "
+
+    @property
+    def makes(self) -> Mapping[str, str]:
+        return {artifact.measure_key or "": artifact.key for artifact in self.artifacts}
+
+    def is_made(self, store: Store, key: str) -> bool:
+        return store.measure(key) is not None
+
+    def needs(self, steps: Iterable[Step]) -> frozenset[str]:
+        """The original's logits, and the builds of its artifacts."""
+        keys = {artifact.key for artifact in self.artifacts}
+        builds = {s.id for s in steps if s.kind == BuildStep.kind and keys & s.makes.keys()}
+        return frozenset({f"{ReferenceStep.kind}.{self.model}", *builds})
 
 
 @dataclass(frozen=True)
-class OriginalStep:
+class OriginalStep(Step):
     """A step that runs the original, or reads it for all others; what it leaves is a folder under
     `key` in the store."""
 
-    kind: ClassVar[str]
+    failing = "the original could not be run: "
+    backend = REFERENCE_BACKEND
+    artifacts = ()
     model: str
     key: str
     demand: Demand
@@ -100,8 +162,15 @@ class OriginalStep:
         return f"{self.kind}.{self.model}"
 
     @property
-    def memory_bytes(self) -> int:
-        return self.demand.bytes
+    def makes(self) -> Mapping[str, str]:
+        return {self.key: self.key}
+
+    def is_made(self, store: Store, key: str) -> bool:
+        return store.reference(key) is not None
+
+    def needs(self, steps: Iterable[Step]) -> frozenset[str]:
+        """What the source is."""
+        return frozenset(step.id for step in steps if _is_source_of(step, self.model))
 
 
 @dataclass(frozen=True)
@@ -112,8 +181,13 @@ class SourceStep(OriginalStep):
     source are NaN or infinite, and so what is made of them."""
 
     kind = "source"
+    is_retried = True  # it is short, and every cell needs it
+    failing = "the source: "
     layers: tuple[int, ...] | None = None
     nonfinite: bool = False
+
+    def needs(self, steps: Iterable[Step]) -> frozenset[str]:
+        return frozenset()
 
 
 @dataclass(frozen=True)
@@ -133,88 +207,8 @@ class ActivationsStep(OriginalStep):
 
     @property
     def id(self) -> str:
-        return f"activations.{self.model}.{self.key[:8]}"
+        return f"{self.kind}.{self.model}.{self.key[:8]}"
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A step, or its part for some artifacts, that needs more memory than it can ever be given.
-    It `stops` the build or the measure of `artifacts` (keys), for `reason`."""
-
-    step: str
-    stops: str
-    artifacts: tuple[str, ...]
-    memory_bytes: int
-    reason: str
-    remedy: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All of a run. `source_digests`: model -> digest, absent if it is not known yet; `sources`,
-    `references` and `activations` are those that other steps need, cached or not; `refusals`: what
-    can never have the memory that it needs."""
-
-    matrix: Matrix
-    evaluation: Evaluation
-    cells: tuple[PlanCell, ...]
-    artifacts: tuple[Artifact, ...]
-    builds: tuple[BuildStep, ...]
-    measures: tuple[MeasureStep, ...]
-    sources: tuple[SourceStep, ...]
-    references: tuple[ReferenceStep, ...]
-    activations: tuple[ActivationsStep, ...]
-    source_digests: Mapping[str, str]
-    refusals: tuple[Refusal, ...] = ()
-
-    @property
-    def steps(self) -> tuple[OriginalStep | BackendStep, ...]:
-        """What there is to do, in the order of its dependences."""
-        return (*self._missing, *self.builds, *self.measures)
-
-    @property
-    def originals(self) -> tuple[OriginalStep, ...]:
-        """The steps of the original, in the order of their dependences."""
-        return (*self.sources, *self.references, *self.activations)
-
-    @property
-    def _missing(self) -> tuple[OriginalStep, ...]:
-        return tuple(step for step in self.originals if not step.cached)
-
-    def source_of(self, model: str) -> SourceStep | None:
-        """Return the source step of a model, None if no step needs it."""
-        return next((step for step in self.sources if step.model == model), None)
-
-    def reference_of(self, model: str) -> ReferenceStep | None:
-        """Return the reference step of a model, None if no step needs it."""
-        return next((step for step in self.references if step.model == model), None)
-
-    @property
-    def toolchains(self) -> tuple[str, ...]:
-        """Backends whose environments the steps need."""
-        steps: list[BackendStep] = [*self.builds, *self.measures]
-        names = [step.backend for step in steps]
-        if self._missing:
-            names.append(REFERENCE_BACKEND)
-        return tuple(dict.fromkeys(names))
-
-    @property
-    def store_keys(self) -> dict[str, list[str]]:
-        """Entries of the store that the run uses, by kind."""
-        originals = {step.key for step in self.originals}
-        originals.update(a.activations for a in self.artifacts if a.activations)
-        return {
-            ARTIFACTS: sorted(artifact.key for artifact in self.artifacts),
-            MEASURES: sorted(a.measure_key for a in self.artifacts if a.measure_key),
-            REFERENCES: sorted(originals),
-        }
-
-    @property
-    def disk_bytes(self) -> int:
-        """Bytes of all artifacts that are not there yet."""
-        return sum(a.estimate.artifact_bytes for a in self.artifacts if not a.cached)
-
-    @property
-    def peak_build_memory(self) -> int:
-        """Largest memory of a single build step."""
-        return max((step.memory_bytes for step in self.builds), default=0)
+def _is_source_of(step: Step, model: str) -> bool:
+    return step.kind == SourceStep.kind and step.model == model

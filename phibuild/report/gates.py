@@ -3,46 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from phibuild.schema import Gates, Judging, Precision
+from phibuild.report.documents import Gate
+from phibuild.schema import Gates, Judging, Limit, Precision
+from phibuild.store.documents import Quality
 
 
 def check_gates(
     gates: Gates,
     precision: Precision,
     *,
-    quality: Mapping[str, Any] | None,
+    quality: Quality | None,
     size_bytes: int | None,
     fits_budget: bool | None,
     judging: Judging | None = None,
-) -> list[dict[str, Any]]:
-    """Return [{name, limit, value, passed}] of the gates that the recipe sets. A gate whose value
-    was not measured (`evaluation=none`) has value None and passed None: it is not held against
-    the cell. Where this machine cannot judge the cell (`judging`), it has value None and has not
-    been passed: a promise that nobody can check is not kept."""
-    found: list[dict[str, Any]] = []
-
-    def add(name: str, limit: Any, value: Any, passed: bool | None) -> None:
-        found.append({"name": name, "limit": limit, "value": value, "passed": passed})
-
+) -> list[Gate]:
+    """Return the gates that the recipe sets. One whose value was not measured (`evaluation=none`)
+    has value None and passed None: it is not held against the cell. Where this machine cannot judge
+    the cell (`judging`), it is not passed: a promise that nobody can check is not kept."""
     unmeasured = False if judging is not None and judging.how == "no" else None
+    found = []
     kl, top1 = _for(gates.kl, precision), _for(gates.top1, precision)
     if kl is not None:
-        value = quality["kl_mean"] if quality else None
-        add("kl", kl, value, unmeasured if value is None else value <= kl)
+        value = quality.kl_mean if quality else None
+        passed = unmeasured if value is None else value <= kl
+        found.append(Gate(name="kl", limit=kl, value=value, passed=passed))
     if top1 is not None:
-        value = quality["top1"] if quality else None
-        add("top1", top1, value, unmeasured if value is None else value >= top1)
+        value = quality.top1 if quality else None
+        passed = unmeasured if value is None else value >= top1
+        found.append(Gate(name="top1", limit=top1, value=value, passed=passed))
     if gates.size is not None:
-        add(
-            "size", gates.size, size_bytes, None if size_bytes is None else size_bytes <= gates.size
-        )
+        passed = None if size_bytes is None else size_bytes <= gates.size
+        found.append(Gate(name="size", limit=gates.size, value=size_bytes, passed=passed))
     if gates.fits_budget:
-        add("fits_budget", True, fits_budget, fits_budget)
+        found.append(Gate(name="fits_budget", limit=True, value=fits_budget, passed=fits_budget))
     return found
 
 
-def _for(limit: Any, precision: Precision) -> float | None:
+def _for(limit: Limit | None, precision: Precision) -> float | None:
     value = limit.get(precision) if isinstance(limit, Mapping) else limit
     return None if value is None else float(value)

@@ -3,18 +3,17 @@ is any good."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+
+from phibuild.report.documents import ReportCell
 
 
-def reference_perplexity(cells: Iterable[Mapping[str, Any]], model: str) -> float | None:
+def reference_perplexity(cells: Iterable[ReportCell], model: str) -> float | None:
     """Return the original's perplexity over the text, None if nothing of it was judged. Runtimes
     that always use the long rope factors compare with an original that does too: the ordinary one
     is the better of the two."""
     found = [
-        float(cell["quality"]["reference_perplexity"])
-        for cell in cells
-        if cell["model"] == model and cell["quality"]
+        cell.quality.reference_perplexity for cell in cells if cell.model == model and cell.quality
     ]
     return min(found, default=None)
 

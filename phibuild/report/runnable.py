@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phibuild.backends.registry import BACKENDS
 from phibuild.errors import ConfigError, Problem
-from phibuild.report.runs import find_artifact
+from phibuild.report.runs import COPY_AGAIN, find_artifact
 from phibuild.store.manifest import MANIFEST, Artifact, damage
 
 _GGUF_MAGIC = b"GGUF"
@@ -43,11 +43,11 @@ def find_runnable(what: str, output: Path) -> Runnable:
 
 
 def _backend(artifact: Artifact) -> str:
-    backend = artifact.manifest.get("backend")
-    if not isinstance(backend, str) or backend not in BACKENDS:
+    backend = artifact.manifest.backend
+    if backend not in BACKENDS:
         raise ConfigError(
             Problem(
-                f"its {MANIFEST} is of no artifact: backend {backend!r}",
+                f"its {MANIFEST} is of a backend that is not here: {backend!r}",
                 str(artifact.folder),
                 f"backends: {', '.join(BACKENDS)}",
             )
@@ -55,11 +55,7 @@ def _backend(artifact: Artifact) -> str:
     problem = damage(artifact)
     if problem:
         raise ConfigError(
-            Problem(
-                f"the artifact is damaged: {problem}",
-                str(artifact.folder),
-                "build it again, or copy it again from where it is whole",
-            )
+            Problem(f"the artifact is damaged: {problem}", str(artifact.folder), COPY_AGAIN)
         )
     return backend
 

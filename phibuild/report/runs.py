@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.store.manifest import MANIFEST, Artifact, read_artifact
+from phibuild.report.documents import Report
+from phibuild.store.documents import ArtifactManifest
+from phibuild.store.manifest import MANIFEST, Artifact, read_artifact, read_manifest
+
+_REMEDY = "build again, or remove the run's folder"
+COPY_AGAIN = "build it again, or copy it again from where it is whole"
 
 
 def find_run(output: Path, name: str | None) -> Path:
@@ -26,26 +30,32 @@ def find_run(output: Path, name: str | None) -> Path:
     return runs[-1].parent
 
 
-def read_report(folder: Path) -> dict[str, Any]:
-    """Return a run's report.json. Raises ConfigError if it is damaged."""
+def read_report(folder: Path) -> Report:
+    """Return a run's report. Raises ConfigError if it is damaged, or none that this phibuild can
+    read."""
     path = folder / "report.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(Problem(f"cannot be read: {error}", str(path))) from error
-    if not isinstance(data, dict) or "cells" not in data:
-        raise ConfigError(Problem("is not a phibuild report", str(path)))
-    return data
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(Problem(f"cannot be read: {error}", str(path), _REMEDY)) from error
+    try:
+        return Report.read(data)
+    except ValueError as error:
+        raise ConfigError(
+            Problem(f"is not a phibuild report: {error}", str(path), _REMEDY)
+        ) from error
 
 
 def find_artifact(what: str, output: Path) -> Artifact:
     """Return the artifact of a folder, or of a cell id in the newest run that has built it."""
     folder = Path(what)
     if (folder / MANIFEST).is_file():
-        artifact = read_artifact(folder)
-        if artifact:
-            return artifact
-        raise ConfigError(Problem("its manifest.json is damaged", what))
+        try:
+            return Artifact(folder, read_manifest(folder, ArtifactManifest))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                Problem(f"its {MANIFEST} is damaged, or of no artifact: {error}", what, COPY_AGAIN)
+            ) from error
     if folder.is_dir():
         raise ConfigError(
             Problem("no phibuild artifact (no manifest.json)", what, "give a folder of artifacts/")
@@ -67,6 +77,6 @@ def built_cells(output: Path) -> Iterator[tuple[str, Path]]:
     """Yield the id and the artifact's folder of every cell that was built, newest run first."""
     reports = sorted(output.glob("*/*/report.json"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in reports:
-        for cell in read_report(path.parent)["cells"]:
-            if cell["artifact"]:
-                yield cell["id"], path.parent / cell["artifact"]
+        for cell in read_report(path.parent).cells:
+            if cell.artifact:
+                yield cell.id, path.parent / cell.artifact

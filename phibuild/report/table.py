@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tabulate import tabulate
 
+from phibuild.report.documents import Report, ReportCell
 from phibuild.report.notes import note_lines
 from phibuild.report.steps import bound_line, steps_table
+from phibuild.store.documents import Quality
 from phibuild.units import format_mb
 
 LEGEND = (
@@ -20,14 +20,14 @@ _HEADERS = (
 )  # fmt: skip
 
 
-def report_table(report: dict[str, Any], style: str = "simple") -> str:
+def report_table(report: Report, style: str = "simple") -> str:
     """Return the table of all cells that were built or judged, and what it is about."""
-    several = len(report["models"]) > 1
+    several = len(report.models) > 1
     headers = (*(("model",) if several else ()), *_HEADERS)
     rows = [
-        [*([cell["model"]] if several else []), *_row(cell)]
-        for cell in report["cells"]
-        if cell["status"] != "skipped"
+        [*([cell.model] if several else []), *_row(cell)]
+        for cell in report.cells
+        if cell.status != "skipped"
     ]
     align = ["left" if name in _LEFT else "right" for name in headers]
     return tabulate(rows, headers, tablefmt=style, colalign=align if rows else None,
@@ -37,29 +37,37 @@ def report_table(report: dict[str, Any], style: str = "simple") -> str:
 _LEFT = ("model", "device", "backend", "precision", "variant", "fits", "status")
 
 
-def _row(cell: dict[str, Any]) -> list[str]:
-    quality, speed = cell["quality"] or {}, cell["speed"] or {}
-    status = cell["status"]
-    failed = [gate for gate in cell["gates"] if gate["passed"] is False]
+def _row(cell: ReportCell) -> list[str]:
+    quality, speed = cell.quality, cell.speed
+    status: str = cell.status
+    failed = [gate.name for gate in cell.gates if gate.passed is False]
     if failed:
-        status += ", gate failed: " + ", ".join(gate["name"] for gate in failed)
+        status += f", gate failed: {', '.join(failed)}"
     return [
-        cell["device"],
-        cell["backend"],
-        cell["precision"],
-        (cell["variant"] or "") + (" *" if cell["best"] else ""),
-        format_mb(cell["size_bytes"]),
-        _number(cell["ratio_to_source"], "{:.2f}"),
-        _number(cell["bits_per_weight"], "{:.2f}"),
-        "<1e-9" if quality.get("kl_mean") == 0 else _small(quality.get("kl_mean")),
-        _small(quality.get("kl_p99")),
-        _number(quality.get("top1"), "{:.3f}"),
-        _perplexity(quality),
-        _rate(speed.get("prefill_tokens_per_second")),
-        _rate(speed.get("decode_tokens_per_second")),
-        format_mb(cell["device_memory_bytes"]),
-        {True: "yes", False: "NO", None: "-"}[cell["fits_budget"]],
+        cell.device,
+        cell.backend,
+        cell.precision,
+        (cell.variant or "") + (" *" if cell.best else ""),
+        format_mb(cell.size_bytes),
+        _number(cell.ratio_to_source, "{:.2f}"),
+        _number(cell.bits_per_weight, "{:.2f}"),
+        *_quality_columns(quality),
+        _rate(speed.prefill_tokens_per_second) if speed else "-",
+        _rate(speed.decode_tokens_per_second) if speed else "-",
+        format_mb(cell.device_memory_bytes),
+        {True: "yes", False: "NO", None: "-"}[cell.fits_budget],
         status,
+    ]
+
+
+def _quality_columns(quality: Quality | None) -> list[str]:
+    if quality is None:
+        return ["-"] * 4
+    return [
+        _small(quality.kl_mean) if quality.kl_mean else "<1e-9",
+        _small(quality.kl_p99),
+        f"{quality.top1:.3f}",
+        f"{quality.perplexity:.2f} ({quality.reference_perplexity:.2f})",
     ]
 
 
@@ -67,52 +75,38 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def _rate(value: float | None) -> str:
+def _rate(value: float) -> str:
     """Return tokens per second; two digits where there are few, as with a large model."""
-    if value is None:
-        return "-"
     if value >= 10:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def _perplexity(quality: dict[str, Any]) -> str:
-    if not quality:
-        return "-"
-    return f"{quality['perplexity']:.2f} ({quality['reference_perplexity']:.2f})"
-
-
-def _small(value: float | None) -> str:
-    if value is None:
-        return "-"
+def _small(value: float) -> str:
     if value == 0:
         return "0"
     return f"{value:.4f}" if value >= 1e-3 else f"{value:.1e}"
 
 
-def summary_lines(report: dict[str, Any]) -> list[str]:
+def summary_lines(report: Report) -> list[str]:
     """Return what is to be said below the table: an original that is none, skips, failures, gates,
     the runtime's own gaps."""
-    lines = [
-        f"WARNING {model['name']}: {text}"
-        for model in report["models"]
-        for text in model.get("warnings", ())
-    ]
-    for cell in report["cells"]:
-        if cell["status"] == "skipped":
-            lines.append(f"skipped {cell['id']}: {cell['reason']}")
-        elif cell["status"] == "failed":
-            first, *rest = (cell["reason"] or "").splitlines() or [""]
-            lines += [f"FAILED  {cell['id']}: {first}", *(f"        {line}" for line in rest)]
-        for gate in cell["gates"]:
-            if gate["passed"] is False:
-                value = "not judged" if gate["value"] is None else _gate_value(gate["value"])
-                limit = _gate_value(gate["limit"])
-                lines.append(f"GATE    {cell['id']}: {gate['name']} {value}, limit {limit}")
+    lines = [f"WARNING {model.name}: {text}" for model in report.models for text in model.warnings]
+    for cell in report.cells:
+        if cell.status == "skipped":
+            lines.append(f"skipped {cell.id}: {cell.reason}")
+        elif cell.status == "failed":
+            first, *rest = (cell.reason or "").splitlines() or [""]
+            lines += [f"FAILED  {cell.id}: {first}", *(f"        {line}" for line in rest)]
+        for gate in cell.gates:
+            if gate.passed is False:
+                value = "not judged" if gate.value is None else _gate_value(gate.value)
+                limit = _gate_value(gate.limit)
+                lines.append(f"GATE    {cell.id}: {gate.name} {value}, limit {limit}")
     gaps = [
-        (cell["backend"], quality["runtime_kl"])
-        for cell in report["cells"]
-        if (quality := cell["quality"]) and quality.get("runtime_kl") is not None
+        (cell.backend, cell.quality.runtime_kl)
+        for cell in report.cells
+        if cell.quality and cell.quality.runtime_kl is not None
     ]
     for name in dict.fromkeys(name for name, _ in gaps):
         low = min(gap for other, gap in gaps if other == name)
@@ -122,50 +116,47 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f"weights against the original with the same factors; against the ordinary original "
             f"it is {low:.3g} to {high:.3g}."
         )
-    lines += [
-        f"note    {model['name']}: {text}"
-        for model in report["models"]
-        for text in model.get("notes", ())
-    ]
-    lines += note_lines({cell["id"]: cell.get("notes", ()) for cell in report["cells"]})
+    lines += [f"note    {model.name}: {text}" for model in report.models for text in model.notes]
+    lines += note_lines({cell.id: cell.notes for cell in report.cells})
     bound = bound_line(report)
     if bound:
         lines.append(f"note    {bound}")
     return lines
 
 
-def _gate_value(value: Any) -> str:
+def _gate_value(value: float | None) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def headline(report: dict[str, Any]) -> str:
+def headline(report: Report) -> str:
     """Return one line: what was built, what was there, what failed, how long it took."""
-    totals = report["totals"]
-    counts = ", ".join(
-        f"{totals[status]} {status}"
-        for status in ("built", "cached", "skipped", "failed")
-        if totals[status]
-    )
-    gates = f", {totals['gates_failed']} with a failed gate" if totals["gates_failed"] else ""
-    early = " (interrupted)" if totals["interrupted"] else ""
-    nothing = "" if totals["steps"] else ", nothing to do"
-    return f"{report['recipe']}: {counts}{gates}{nothing} in {totals['seconds']:.1f} s{early}"
+    totals = report.totals
+    counts = {
+        "built": totals.built,
+        "cached": totals.cached,
+        "skipped": totals.skipped,
+        "failed": totals.failed,
+    }
+    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    gates = f", {totals.gates_failed} with a failed gate" if totals.gates_failed else ""
+    early = " (interrupted)" if totals.interrupted else ""
+    nothing = "" if totals.steps else ", nothing to do"
+    return f"{report.recipe}: {said}{gates}{nothing} in {totals.seconds:.1f} s{early}"
 
 
-def report_markdown(report: dict[str, Any]) -> str:
+def report_markdown(report: Report) -> str:
     """Return report.md."""
     models = "\n".join(
-        f"- **{model['name']}**: {model['parameters']:,} parameters, "
-        f"{format_mb(model['bytes'])} MB, "
-        f"source `{(model['source_digest'] or 'unknown')[:16]}`"
-        + (f", commit `{model['commit']}`" if model.get("commit") else "")
-        for model in report["models"]
+        f"- **{model.name}**: {model.parameters:,} parameters, {format_mb(model.bytes)} MB, "
+        f"source `{(model.source_digest or 'unknown')[:16]}`"
+        + (f", commit `{model.commit}`" if model.commit else "")
+        for model in report.models
     )
     notes = "\n".join(f"- {line}" for line in summary_lines(report))
     return (
-        f"# {report['recipe']}\n\n{models}\n\n{report_table(report, 'github')}\n\n{LEGEND}\n"
+        f"# {report.recipe}\n\n{models}\n\n{report_table(report, 'github')}\n\n{LEGEND}\n"
         + (f"\n{notes}\n" if notes else "")
         + (f"\n## Steps\n{steps}\n" if (steps := steps_table(report, "github")) else "")
-        + f"\n{headline(report)}. `{report['command']}`, phibuild {report['phibuild_version']}, "
-        f"{report['host']['system']}, {report['host']['cores']} cores.\n"
+        + f"\n{headline(report)}. `{report.command}`, phibuild {report.phibuild_version}, "
+        f"{report.host.system}, {report.host.cores} cores.\n"
     )

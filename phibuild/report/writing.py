@@ -7,7 +7,6 @@ mark in the folder, so that the next build knows the folders of those that were 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import secrets
@@ -15,14 +14,15 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from phibuild.backends.registry import backend
 from phibuild.errors import Problem, StoreError
 from phibuild.execute.context import Result
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.report.data import artifact_folder
+from phibuild.report.documents import Report
 from phibuild.report.table import report_markdown
+from phibuild.schema import document_text
 from phibuild.store.manifest import Artifact, require_intact
 from phibuild.store.store import Store
 from phibuild.system.files import link_tree, write_atomically
@@ -115,7 +115,7 @@ def _sweep_run(folder: Path) -> None:
 
 
 def write_run(
-    folder: Path, plan: Plan, results: dict[str, Result], store: Store, report: dict[str, Any]
+    folder: Path, plan: Plan, results: dict[str, Result], store: Store, report: Report
 ) -> None:
     """Link artifacts, write each cell's log, report.json and report.md, and move `latest` here."""
     for planned in plan.cells:
@@ -134,7 +134,7 @@ def write_run(
         if result.reason:
             said += f": {result.reason}"
         log.write_text("".join(parts) + said + "\n", encoding="utf-8")
-    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    text = document_text(report) + "\n"
     write_atomically(folder / "report.md", report_markdown(report))
     write_atomically(folder / "report.json", text)  # last: with it the run counts as written
     _point_latest(folder)

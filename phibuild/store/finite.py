@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phibuild.store.documents import NonFinite
 from phibuild.worker.safetensors import TensorInfo, read_header
 
 _CHUNK_BYTES = 4 << 20
@@ -24,25 +24,6 @@ _EXPONENTS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
     "F32": (np.uint32, 0x7F800000),
 }
 _MANTISSAS = {"BF16": 0x7F, "F16": 0x3FF, "F32": 0x7FFFFF}
-
-
-@dataclass(frozen=True)
-class NonFinite:
-    """A weight that is infinite or NaN (`value`), at `position` in a tensor."""
-
-    tensor: str
-    position: tuple[int, ...]
-    value: str
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> NonFinite:
-        return cls(str(data["tensor"]), tuple(map(int, data["position"])), str(data["value"]))
-
-    def __str__(self) -> str:
-        return f"tensor {self.tensor} holds {self.value} at {list(self.position)}"
 
 
 def read_weights(path: Path) -> tuple[str, NonFinite | None]:
@@ -94,4 +75,5 @@ def _first(tensor: TensorInfo, data: bytes, start: int) -> NonFinite | None:
     negative = bool(bits[index] >> (8 * bits.itemsize - 1))
     value = "NaN" if int(magnitude[index]) > exponent else "-infinity" if negative else "infinity"
     place = np.unravel_index(start // bits.itemsize + index, tensor.shape or (1,))
-    return NonFinite(tensor.name, tuple(int(number) for number in place), value)
+    position = [int(number) for number in place]
+    return NonFinite(tensor=tensor.name, position=position, value=value)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from phibuild.store.manifest import MANIFEST, read_artifact
-from phibuild.store.store import ARTIFACTS, MEASURES, REFERENCES, Store, describe
+from phibuild.store.manifest import MANIFEST
+from phibuild.store.store import ARTIFACTS, MEASURES, REFERENCES, Store, read_entry
 from phibuild.store.uses import Use, read_uses
 from phibuild.system.locks import is_held
 
@@ -46,13 +46,12 @@ def entries(store: Store) -> list[Entry]:
 def _entry(store: Store, kind: str, path: Path, uses: Iterable[Use]) -> Entry:
     key = path.name.split(".")[0]
     files = _files(path)
-    artifact = read_artifact(path) if path.is_dir() else None
+    sealed = read_entry(kind, path) if path.is_dir() else None
     state = "complete"
     if any(use.alive for use in uses) or is_held(store.root / "locks" / f"{key}.lock"):
         state = "in use"
     elif kind != MEASURES and not (
-        artifact
-        and all(files.get(path / f["path"]) == f["size"] for f in artifact.manifest["files"])
+        sealed and all(files.get(path / f.path) == f.size for f in sealed.manifest.files)
     ):
         state = "damaged"
     made = _time(path / MANIFEST if path.is_dir() else path)
@@ -60,7 +59,7 @@ def _entry(store: Store, kind: str, path: Path, uses: Iterable[Use]) -> Entry:
         kind=kind,
         key=key,
         path=path,
-        what=describe(artifact) or "",
+        what=sealed.what if sealed else "",
         size_bytes=sum(files.values()),
         freed_bytes=_freed(files),
         used=max([made, *(use.time for use in uses)]),

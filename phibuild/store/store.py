@@ -15,20 +15,39 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from phibuild.errors import Problem, StoreError
-from phibuild.store.finite import NonFinite, read_weights
-from phibuild.store.manifest import MANIFEST, Artifact, check_artifact, damage, read_artifact, seal
+from phibuild.schema import document_text
+from phibuild.store.documents import (
+    ArtifactFacts,
+    FileDigest,
+    Measure,
+    NonFinite,
+    StoredMeasure,
+)
+from phibuild.store.finite import read_weights
+from phibuild.store.manifest import (
+    MANIFEST,
+    Artifact,
+    Sealed,
+    check_artifact,
+    damage,
+    read_artifact,
+    read_sealed,
+    seal,
+    seal_artifact,
+)
 from phibuild.system.files import file_sha256, size_and_time, sync, write_atomically
 from phibuild.system.locks import held
 from phibuild.system.workspaces import sweep, workspace
 
 ARTIFACTS, REFERENCES, MEASURES = "artifacts", "references", "measures"
+S = TypeVar("S", bound=Sealed)
 _FOLDERS = (ARTIFACTS, REFERENCES, MEASURES, "digests", "usage", "runs", "tmp", "locks", "damaged")
 
 
-def content_key(data: Mapping[str, Any]) -> str:
+def content_key(data: Mapping[str, object]) -> str:
     """Return the sha256 of the data's canonical JSON: the name of what the data decides."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -78,60 +97,58 @@ class Store:
     def artifact(self, key: str) -> Artifact | None:
         """Return the artifact of a key if it is there and its files are as they were written, by
         the cheap check; a damaged one is set aside and counts as absent."""
-        return self._entry(ARTIFACTS, key)
+        return self._checked(read_artifact(self.root / ARTIFACTS / key))
 
     def has_artifacts(self) -> bool:
         """Return whether there is any artifact, as far as the folder's names say."""
         folder = self.root / ARTIFACTS
         return folder.is_dir() and any(folder.iterdir())
 
-    def publish(self, key: str, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+    def publish(self, key: str, folder: Path, facts: ArtifactFacts) -> Artifact:
         """Move a finished folder of the workspace into the store under `key`; its manifest.json
-        has the given data and lists the files."""
-        return self._publish(ARTIFACTS, key, folder, manifest)
+        has the facts and lists the files."""
+        manifest = seal_artifact(folder, key, facts)
+        return Artifact(self._move(ARTIFACTS, key, folder), manifest)
 
     def reference(self, key: str) -> Path | None:
         """Return the folder of what the original left under a key, checked as artifacts are."""
-        found = self._entry(REFERENCES, key)
+        found = self._checked(read_sealed(self.root / REFERENCES / key))
         return found.folder if found else None
 
     def publish_reference(self, key: str, folder: Path) -> Path:
-        return self._publish(REFERENCES, key, folder, {}).folder
+        seal(folder, key)
+        return self._move(REFERENCES, key, folder)
 
     def set_aside_if_damaged(self, kind: str, key: str) -> bool:
         """Check an entry of ARTIFACTS or REFERENCES in full; say whether it had to be set aside."""
         folder = self.root / kind / key
-        artifact = read_artifact(folder)
-        problems = check_artifact(artifact) if artifact else [f"{MANIFEST}: missing or damaged"]
+        found = read_entry(kind, folder)
+        problems = check_artifact(found) if found else [f"{MANIFEST}: missing or damaged"]
         if problems:
             self._set_aside(folder, problems[0])
         return bool(problems)
 
-    def _entry(self, kind: str, key: str) -> Artifact | None:
-        folder = self.root / kind / key
-        artifact = read_artifact(folder)
-        if artifact is None:
-            return None
-        problem = damage(artifact)
-        if problem is None:
-            return artifact
+    def _checked(self, found: S | None) -> S | None:
+        problem = damage(found) if found else None
+        if found is None or problem is None:
+            return found
         with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
-            self._set_aside(folder, problem)
+            self._set_aside(found.folder, problem)
         return None
 
-    def _publish(self, kind: str, key: str, folder: Path, manifest: Mapping[str, Any]) -> Artifact:
-        full = seal(folder, {"key": key, **manifest})
+    def _move(self, kind: str, key: str, folder: Path) -> Path:
         target = self.root / kind / key
         folder.chmod(0o755)
         if target.exists():
             self._set_aside(target, "it was in the way of a new one")
         os.rename(folder, target)
         sync(target.parent)
-        return Artifact(target, full)
+        return target
 
     def _set_aside(self, folder: Path, problem: str) -> None:
         """Keep a damaged entry for whoever wants to look, out of the way."""
-        name = describe(read_artifact(folder)) or f"{folder.parent.name}/{folder.name[:12]}"
+        found = read_artifact(folder)
+        name = found.what if found else f"{folder.parent.name}/{folder.name[:12]}"
         aside = self.root / "damaged" / f"{folder.name}-{secrets.token_hex(4)}"
         try:
             os.rename(folder, aside)
@@ -141,19 +158,19 @@ class Store:
 
     # -- measurements
 
-    def measure(self, key: str) -> dict[str, Any] | None:
+    def measure(self, key: str) -> Measure | None:
         """Return what judging found, None if it is not there as it was written."""
         try:
             data = json.loads(self._measure_path(key).read_text(encoding="utf-8"))
             found = data["measure"]
-            return found if content_key(found) == data["sha256"] else None
+            return Measure.read(found) if content_key(found) == data["sha256"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def publish_measure(self, key: str, data: Mapping[str, Any]) -> None:
-        found = json.loads(json.dumps(data))  # as it will be read
-        text = json.dumps({"measure": found, "sha256": content_key(found)}, indent=1)
-        self.write(self._measure_path(key), text)
+    def publish_measure(self, key: str, measure: Measure) -> None:
+        sha256 = content_key(measure.model_dump(mode="json"))
+        document = StoredMeasure(measure=measure, sha256=sha256)
+        self.write(self._measure_path(key), document_text(document))
 
     def _measure_path(self, key: str) -> Path:
         return self.root / MEASURES / f"{key}.json"
@@ -162,7 +179,7 @@ class Store:
 
     def file_digest(self, path: Path) -> str:
         """Return a checkpoint file's sha256; remembered by path, size and modification time."""
-        return str(self._digest(path, lambda path: {"sha256": file_sha256(path)})["sha256"])
+        return self._digest(path.resolve(), weights=False).sha256
 
     def weight_digest(
         self, path: Path, *, read: bool = True
@@ -170,28 +187,30 @@ class Store:
         """Return a weight file's sha256 and its first weight that is not finite, remembered as
         `file_digest` does; None if it would have to be read and is not to be. Raises ValueError if
         it is no safetensors file."""
-        if not read and "nonfinite" not in (self._read_digest(path.resolve()) or {}):
-            return None
-        known = self._digest(path, _weight_record, "nonfinite")
-        found = known["nonfinite"]
-        return str(known["sha256"]), NonFinite.from_json(found) if found else None
-
-    def _digest(
-        self, path: Path, read: Callable[[Path], dict[str, Any]], wanted: str = "sha256"
-    ) -> dict[str, Any]:
         path = path.resolve()
+        if not read and not ((known := self._read_digest(path)) and known.of_weights):
+            return None
+        known = self._digest(path, weights=True)
+        return known.sha256, known.nonfinite
+
+    def _digest(self, path: Path, *, weights: bool) -> FileDigest:
         known = self._read_digest(path)
-        if known is None or wanted not in known:
+        if known is None or (weights and not known.of_weights):
             size, mtime = size_and_time(path) or (0, 0)
-            known = {"size": size, "mtime_ns": mtime, **read(path)}
+            if weights:
+                sha256, found = read_weights(path)
+                known = FileDigest(size=size, mtime_ns=mtime, sha256=sha256, nonfinite=found)
+            else:
+                known = FileDigest(size=size, mtime_ns=mtime, sha256=file_sha256(path))
             with contextlib.suppress(OSError):  # it is read again where it cannot be remembered
-                self.write(self._digest_path(path), json.dumps(known))
+                text = json.dumps(known.model_dump(mode="json", exclude_unset=True))
+                self.write(self._digest_path(path), text)
         return known
 
     def known_digest(self, path: Path) -> str | None:
         """Return the remembered sha256 of a file, None if it would have to be read."""
         known = self._read_digest(path.resolve())
-        return str(known["sha256"]) if known else None
+        return known.sha256 if known else None
 
     def forget_digest(self, path: Path) -> None:
         """Have a file read again when its digest is asked for."""
@@ -201,14 +220,13 @@ class Store:
         name = hashlib.sha256(str(path).encode()).hexdigest()
         return self.root / "digests" / f"{name}.json"
 
-    def _read_digest(self, path: Path) -> dict[str, Any] | None:
+    def _read_digest(self, path: Path) -> FileDigest | None:
         try:
-            data: dict[str, Any] = json.loads(self._digest_path(path).read_text(encoding="utf-8"))
-            if (data["size"], data["mtime_ns"]) == size_and_time(path) and data["sha256"]:
-                return data
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # not remembered, or not readable: it is computed anew
-        return None
+            text = self._digest_path(path).read_text(encoding="utf-8")
+            known = FileDigest.read(json.loads(text))
+        except (OSError, ValueError):
+            return None  # not remembered, or not readable: it is computed anew
+        return known if (known.size, known.mtime_ns) == size_and_time(path) else None
 
     def write(self, path: Path, text: str) -> None:
         """Replace a small file of the store; what a kill leaves of it is swept."""
@@ -216,18 +234,9 @@ class Store:
             write_atomically(path, text, folder)
 
 
-def _weight_record(path: Path) -> dict[str, Any]:
-    sha256, nonfinite = read_weights(path)
-    return {"sha256": sha256, "nonfinite": nonfinite.to_json() if nonfinite else None}
-
-
-def describe(artifact: Artifact | None) -> str | None:
-    """Return model, backend and variant of an artifact, as far as its manifest has them."""
-    if artifact is None or not isinstance(artifact.manifest.get("variant"), dict):
-        return None
-    manifest = artifact.manifest
-    words = (manifest.get("model"), manifest.get("backend"), manifest["variant"].get("name"))
-    return " ".join(str(word) for word in words if word)
+def read_entry(kind: str, folder: Path) -> Sealed | None:
+    """Return an entry of ARTIFACTS or REFERENCES as its manifest lists it, unchecked."""
+    return read_artifact(folder) if kind == ARTIFACTS else read_sealed(folder)
 
 
 def unwritable(root: Path, error: OSError) -> StoreError:

@@ -80,9 +80,13 @@ def main() -> None:
     from phibuild.worker.protocol import Report
 
     report = Report(stream)
+    from phibuild.worker.requests import check_request
+
     request = json.load(sys.stdin)
+    check_request(request)
     os.environ.update(_QUIET)
-    runner = importlib.import_module(f"{package}.worker")
+    with report.loading():
+        runner = importlib.import_module(f"{package}.worker")
     verb = request["verb"]
     if verb == "build":
         runner.build(request, report)

@@ -11,40 +11,19 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
-from phibuild.worker.chat import ChatError, ChatFormat
-from phibuild.worker.judge import Runtime
+from phibuild.worker.chat import ChatError
+from phibuild.worker.interface import Runtime, Speaker, Worker
 from phibuild.worker.protocol import Report
+from phibuild.worker.requests import GenerateRequest
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
-class Speaker(Protocol):
-    """A loaded artifact that generates: what each backend's `load(...).native()` has for it."""
-
-    def chat_format(self) -> ChatFormat:
-        """Return the artifact's chat templates."""
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the ids of `text`, in which special tokens are recognized. With `special`, those
-        that the tokenizer puts around a text by itself (BOS) are added."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids` without special tokens."""
-
-    def byte_tokens(self) -> frozenset[int]:
-        """Return the tokens whose text depends on the byte tokens after them; see `TextStream`."""
-
-    def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
-        """Yield the tokens that follow `ids`, greedily, up to the first that ends generation,
-        which is not among them, or `max_tokens`."""
-
-
-def generate(runner: Any, request: dict[str, Any], report: Report) -> None:
+def generate(worker: Worker, request: GenerateRequest, report: Report) -> None:
     """Send the text that follows the request's prompt, as it is made.
 
     The request: {"verb": "generate", "folder": artifact, "threads": n, "prompt": text, "system":
@@ -54,7 +33,7 @@ def generate(runner: Any, request: dict[str, Any], report: Report) -> None:
     fails as item "prompt" if the prompt is at fault.
     """
     try:
-        speaker = runner.load(Path(request["folder"]), request["threads"]).native()
+        speaker = worker.load(Path(request["folder"]), request["threads"]).native()
         ids, context = _prompt(speaker, request, report)
     except ChatError as error:
         report.failed("prompt", error)
@@ -78,7 +57,7 @@ def generate(runner: Any, request: dict[str, Any], report: Report) -> None:
 
 
 def _prompt(
-    speaker: Speaker, request: dict[str, Any], report: Report
+    speaker: Speaker, request: GenerateRequest, report: Report
 ) -> tuple[list[int], list[int]]:
     """Return the prompt's ids, and those of them that the generated text goes on from: all for a
     plain prompt, none for a chat, whose answer is a text of its own."""

@@ -9,16 +9,15 @@ from __future__ import annotations
 import gc
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phibuild.worker.interface import Logits, Runtime, Tokens, Worker
 from phibuild.worker.metrics import Comparison, divergence
 from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes, reset_peak_rss
-
-Logits = NDArray[np.float32]
-Tokens = NDArray[np.int64]
+from phibuild.worker.requests import JudgeRequest
 
 # Kernels of one token and of many tokens round differently, above all where activations are
 # quantized on the way; a broken cache shows as whole nats.
@@ -30,44 +29,20 @@ _SECONDS = 30.0
 _FEWEST = 4
 
 
-class Runtime(Protocol):
-    """A loaded artifact. Each backend's worker has one; `load(folder, threads)` returns it."""
-
-    def logits(self, ids: Tokens) -> Logits:
-        """Return the logits [T, V] of one pass over `ids` [T] from an empty cache."""
-
-    def extend(self, ids: Tokens) -> Logits:
-        """Return the logits [T, V] of `ids` [T] appended to the cache that is there."""
-
-    def native(self) -> Runtime:
-        """Return the runtime whose speed counts: itself, unless `logits` are those of the
-        artifact's weights computed another way because the runtime's own kernels are too slow
-        to judge by."""
-
-
-class Runner(Protocol):
-    """The module `backends/<name>/worker.py`, as far as judging needs it."""
-
-    REFERENCE: str
-
-    def load(self, folder: Path, threads: int) -> Runtime: ...
-
-
-def judge(runner: Runner, request: dict[str, Any], report: Report) -> None:
+def judge(worker: Worker, request: JudgeRequest, report: Report) -> None:
     """Judge each item of the request; one that fails does not stop the others."""
     reference = Path(request["reference"])
     windows: NDArray[np.int32] = np.load(reference / "windows.npy")
     default = np.load(reference / "logits.npy", mmap_mode="r")
     compared = default
-    prepare = getattr(runner, "prepare", None)
-    if prepare is not None:
-        prepare()  # imports that would count as the first artifact's load time otherwise
-    if runner.REFERENCE != "logits" and (reference / f"{runner.REFERENCE}.npy").exists():
-        compared = np.load(reference / f"{runner.REFERENCE}.npy", mmap_mode="r")
+    with report.loading():
+        worker.prepare()  # imports that would count as the first artifact's load time otherwise
+    if worker.REFERENCE != "logits" and (reference / f"{worker.REFERENCE}.npy").exists():
+        compared = np.load(reference / f"{worker.REFERENCE}.npy", mmap_mode="r")
     for item in request["items"]:
         try:
             result = _judge_one(
-                runner,
+                worker,
                 Path(item["folder"]),
                 windows,
                 compared,
@@ -84,19 +59,19 @@ def judge(runner: Runner, request: dict[str, Any], report: Report) -> None:
 
 
 def _judge_one(
-    runner: Runner,
+    worker: Worker,
     folder: Path,
     windows: NDArray[np.int32],
     compared: Logits,
     default: Logits | None,
-    request: dict[str, Any],
+    request: JudgeRequest,
     report: Report,
     item: str,
 ) -> dict[str, Any]:
     reset_peak_rss()
     report.stage("loading", item=item)
     started = time.perf_counter()
-    runtime = runner.load(folder, request["threads"])
+    runtime = worker.load(folder, request["threads"])
     load_seconds = time.perf_counter() - started
 
     comparison, runtime_gap = Comparison(), Comparison()

@@ -1,11 +1,9 @@
-"""What formats are given that have no tokenizer, or no generator, of their own: the checkpoint's
-files beside the weights, text by tokenizer.json, which needs the package tokenizers, and a
-continuation by the logits."""
+"""What a runtime that has no tokenizer, or no generator, of its own is made of: text by the
+artifact's tokenizer.json, which needs the package tokenizers, and a continuation by its logits."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -13,19 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.worker.chat import ChatFormat, read_format
-from phibuild.worker.companions import complete_generation_config, copy_companions
 from phibuild.worker.generation import byte_tokens, greedy
-from phibuild.worker.judge import Logits, Tokens
-from phibuild.worker.tokenizer_check import (
-    TOKENIZER,
-    Facts,
-    check_tokenizer,
-    nothing_to_explain,
-)
+from phibuild.worker.interface import Logits, Tokens
+from phibuild.worker.tokenizer_check import TOKENIZER
 
 
 class TokenizerJson:
-    """The text of an artifact's folder: what `phibuild.worker.generation.Speaker` has besides
+    """The text of an artifact's folder: what `phibuild.worker.interface.Speaker` has besides
     `tokens`, and `phibuild.worker.tokenizer_check.OwnTokenizer`."""
 
     def __init__(self, folder: Path) -> None:
@@ -60,17 +52,8 @@ class TokenizerJson:
         return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
 
-def add_tokenizer(source: Path, folder: Path, facts: Facts) -> dict[str, Any]:
-    """Put the tokenizer of the checkpoint `source` into an artifact's folder, with all that belongs
-    to it, and return what comparing them finds. Raises WorkerError if they differ."""
-    shutil.copyfile(facts.tokenizer, folder / TOKENIZER)
-    copy_companions(source, folder)
-    complete_generation_config(folder, facts.stops)
-    return check_tokenizer(facts, TokenizerJson(folder), nothing_to_explain)
-
-
 class PlainRuntime(TokenizerJson, ABC):
-    """A `phibuild.worker.judge.Runtime` that is also a Speaker, but for the model itself."""
+    """A `phibuild.worker.interface.Native`, but for the model itself."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -1,8 +1,8 @@
 """What a runner says while it works, and what it took. Standard library only.
 
 Events: {"event": "stage", "item", "stage", "fraction"}, {"event": "item", "item", "result"},
-{"event": "failed", "item", "error"}, and at the end {"event": "end", "cpu_seconds"}; a worker that
-stops without "end" has crashed.
+{"event": "failed", "item", "error"}, and at the end {"event": "end", "cpu_seconds",
+"loading_seconds"}; a worker that stops without "end" has crashed.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ import resource
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
+
+
+@dataclass
+class Loading:
+    """CPU seconds of a block in which libraries were loaded, known at its end."""
+
+    seconds: float = 0.0
 
 
 class Report:
@@ -24,6 +33,7 @@ class Report:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._started = time.monotonic()
+        self._loading = 0.0
 
     def _send(self, **event: Any) -> None:
         print(json.dumps(event), file=self._stream, flush=True)
@@ -54,12 +64,27 @@ class Report:
         """Pass on generated text."""
         self._send(event="text", text=text)
 
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[Loading]:
+        """Count the CPU time of the block as spent on imports and the loading of libraries."""
+        loading, before = Loading(), time.process_time()
+        try:
+            yield loading
+        finally:
+            loading.seconds = time.process_time() - before
+            self._loading += loading.seconds
+
     def end(self) -> None:
-        """Say that all is done, and what CPU time it took, children included."""
+        """Say that all is done, and what CPU time it took, children included, and how much of it
+        went into loading."""
         usage = [
             resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         ]
-        self._send(event="end", cpu_seconds=sum(one.ru_utime + one.ru_stime for one in usage))
+        self._send(
+            event="end",
+            cpu_seconds=sum(one.ru_utime + one.ru_stime for one in usage),
+            loading_seconds=self._loading,
+        )
 
 
 class WorkerError(Exception):

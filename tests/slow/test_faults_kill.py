@@ -108,7 +108,7 @@ def begin_halfway(site: Site, undisturbed: Site, chance: random.Random) -> None:
     for folder in site.artifacts():
         artifact = read_artifact(folder)
         assert artifact is not None
-        if artifact.manifest["backend"] in undone and chance.random() < 0.7:
+        if artifact.manifest.backend in undone and chance.random() < 0.7:
             shutil.rmtree(folder)
     for path in chance.sample(sorted((site.store / "measures").iterdir()), 2):
         path.unlink()

@@ -29,7 +29,7 @@ def site(tmp_path: Path, undisturbed: Site) -> Site:
     for folder in site.artifacts():
         artifact = read_artifact(folder)
         assert artifact is not None
-        if artifact.manifest["backend"] in UNDONE:
+        if artifact.manifest.backend in UNDONE:
             shutil.rmtree(folder)
     site.check_store()
     assert len(site.artifacts()) == 12

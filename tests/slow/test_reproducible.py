@@ -99,7 +99,7 @@ def different_files(one: CommandLine, two: CommandLine, cell: dict[str, Any]) ->
     key = cell["provenance"]["key"]
     found = [Store(work.folder / "store").artifact(key) for work in (one, two)]
     assert all(found)
-    files = [{f["path"]: f["sha256"] for f in a.manifest["files"]} for a in found if a]
+    files = [{f.path: f.sha256 for f in a.manifest.files} for a in found if a]
     return sorted(name for name in files[0] if files[0][name] != files[1].get(name))
 
 

@@ -178,8 +178,8 @@ class Site:
                     assert artifact is not None, cell["id"]
                     assert artifact.digest == cell["artifact_digest"]
                     assert all(
-                        (artifact.folder / file["path"]).stat().st_size == file["size"]
-                        for file in artifact.manifest["files"]
+                        (artifact.folder / file.path).stat().st_size == file.size
+                        for file in artifact.manifest.files
                     )
                 else:
                     assert cell["status"] in ("failed", "skipped")

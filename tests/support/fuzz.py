@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,12 @@ import pytest
 
 from phibuild.cli import main
 from phibuild.commands.common import prepare
-from phibuild.commands.plan import plan_json, plan_lines
+from phibuild.commands.plan import plan_lines
+from phibuild.commands.plan_answer import plan_answer
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import Composition, compose_build
 from phibuild.errors import PhibuildError
+from phibuild.schema import document_text
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Fuzz:
         try:
             found = prepare(arguments, self.compositions[words]).plan
             assert plan_lines(found, "mine")
-            assert json.dumps(plan_json(found, "mine"))
+            assert document_text(plan_answer(found, "mine"))
         except PhibuildError as error:
             refused = error
         self.ends[2 if refused else 0] += 1

@@ -10,9 +10,10 @@ from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
 from phibuild.execute.context import Context, Result
 from phibuild.execute.progress import PlainProgress
+from phibuild.execute.runner.events import BuildResult, read_result
 from phibuild.execute.work.build import check_and_publish
+from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
-from phibuild.planning.plan import make_plan
 from phibuild.planning.steps import Artifact
 from phibuild.store.store import Store
 
@@ -44,16 +45,19 @@ def of(context: Context, precision: str) -> Artifact:
     return next(a for a in context.plan.artifacts if a.variant.precision == precision)
 
 
-def result_of(artifact: Artifact, **changes: object) -> dict[str, object]:
+def result_of(artifact: Artifact, **changes: object) -> BuildResult:
     estimate = artifact.estimate
-    return {
+    result = {
         "types": dict(estimate.types),
         "weight_bytes": estimate.weight_bytes,
         "seconds": 1.0,
+        "own_seconds": 0.25,
+        "shared_seconds": 0.75,
         "peak_rss_bytes": 1,
         "tokenizer": {"probes": 90, "differences": []},
         **changes,
     }
+    return read_result(result, BuildResult)
 
 
 def folder_of(tmp_path: Path) -> Path:
@@ -68,9 +72,11 @@ def test_as_promised(context: Context, tmp_path: Path) -> None:
     assert check_and_publish(context, artifact, folder_of(tmp_path), result_of(artifact)) is None
     stored = context.store.artifact(artifact.key)
     assert stored is not None
-    assert {file["path"] for file in stored.manifest["files"]} == {
-        "LICENSE", "README.md", "model.gguf",
-    }  # fmt: skip
+    made = stored.manifest
+    assert {file.path for file in made.files} == {"LICENSE", "README.md", "model.gguf"}
+    assert (made.build_own_seconds, made.build_shared_seconds) == (0.25, 0.75)
+    assert made.build_seconds == 1.0
+    assert (made.key, made.backend, made.variant) == (artifact.key, "llamacpp", artifact.variant)
 
 
 def test_fp16_that_is_bf16(context: Context, tmp_path: Path) -> None:

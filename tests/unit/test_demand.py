@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
+from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
 from phibuild.planning.memory import Demand, demand, note_lack, note_peak
-from phibuild.planning.plan import make_plan
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.store.store import Store
 from phibuild.system import machine
 

@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phibuild.execute.runner.events import (
+    BadResult,
     BuildResult,
-    JudgeResult,
     NoEvent,
     Stage,
     parse_event,
-    problem,
+    read_result,
 )
+from phibuild.store.documents import Measure
 
 BUILT = {
     "types": {"Q4_K": 100}, "weight_bytes": 56, "seconds": 1.5, "peak_rss_bytes": 1 << 20,
@@ -29,7 +30,7 @@ BUILT = {
         ],
     },
 }  # fmt: skip
-JUDGED = {
+JUDGED: dict[str, Any] = {
     "quality": {"kl_mean": 0.1, "kl_p99": 1.0, "top1": 0.9, "perplexity": 8.0, "tokens": 510,
                 "reference_perplexity": 7.9, "cached_decoding_kl": 0.0},
     "speed": {"load_seconds": 1.0, "prefill_tokens_per_second": 10.0,
@@ -54,8 +55,26 @@ def test_whatever_a_line_holds_it_is_an_event_or_none(line: bytes) -> None:
 
 
 def test_results() -> None:
-    assert problem(BUILT, BuildResult) is None
-    assert problem(JUDGED, JudgeResult) is None
+    built = read_result(BUILT, BuildResult)
+    assert (built.seconds, built.own_seconds, built.shared_seconds) == (1.5, None, None)
+    assert built.tokenizer.differences[0].expected == [1, 5]
+    assert read_result(JUDGED, Measure).quality.tokens == 510
+
+
+def test_what_a_runner_says_besides_is_left_out() -> None:
+    more = {**JUDGED, "speed": {**JUDGED["speed"], "warm": True}, "noise": 1}
+    assert read_result(more, Measure) == read_result(JUDGED, Measure)
+
+
+def test_own_and_shared_work_make_the_seconds() -> None:
+    parts = {"own_seconds": 0.5, "shared_seconds": 1.0}
+    built = read_result({**BUILT, **parts}, BuildResult)
+    assert (built.own_seconds, built.shared_seconds) == (0.5, 1.0)
+    for wrong in ({"own_seconds": 1.5}, {**parts, "own_seconds": 0.6}, {**parts, "seconds": 1}):
+        with pytest.raises(BadResult, match="seconds"):
+            read_result({**BUILT, **wrong}, BuildResult)
+    with pytest.raises(BadResult, match="own_seconds: "):
+        read_result({**BUILT, "own_seconds": -0.5, "shared_seconds": 2.0}, BuildResult)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +84,8 @@ def test_results() -> None:
      ("tokenizer", None), ("tokenizer", {"probes": 0, "differences": []})],
 )  # fmt: skip
 def test_a_build_that_says_nonsense(key: str, value: object) -> None:
-    said = problem({**BUILT, key: value}, BuildResult)
-    assert said
-    assert said.startswith(f"the runner's result is not what it should be: {key}")
+    with pytest.raises(BadResult, match=f"^the runner's result is not what it should be: {key}"):
+        read_result({**BUILT, key: value}, BuildResult)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.1", None])
@@ -76,6 +94,5 @@ def test_a_judgement_that_is_no_number(key: str, value: object) -> None:
     """Such a report could not even be written as JSON."""
     result: dict[str, Any] = copy.deepcopy(JUDGED)
     result["quality"][key] = value
-    said = problem(result, JudgeResult)
-    assert said
-    assert f"quality.{key}: " in said
+    with pytest.raises(BadResult, match=rf"quality\.{key}: "):
+        read_result(result, Measure)

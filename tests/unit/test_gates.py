@@ -6,24 +6,26 @@ from typing import Any
 
 import pytest
 
+from phibuild.report.documents import Gate
 from phibuild.report.gates import check_gates
 from phibuild.schema import Gates, Precision
+from phibuild.store.documents import Quality
+from support.documents import some_measure
 
-QUALITY = {"kl_mean": 0.05, "top1": 0.9}
+QUALITY = some_measure(0.05).quality
 
 
 def check(
     gates: dict[str, Any],
     precision: Precision = "int4",
-    quality: dict[str, float] | None = QUALITY,
+    quality: Quality | None = QUALITY,
     size: int | None = 1000,
     fits: bool | None = True,
 ) -> dict[str, bool | None]:
     found = check_gates(
         Gates.model_validate(gates), precision, quality=quality, size_bytes=size, fits_budget=fits
     )
-    assert all(set(gate) == {"name", "limit", "value", "passed"} for gate in found)
-    return {gate["name"]: gate["passed"] for gate in found}
+    return {gate.name: gate.passed for gate in found}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_limit_and_value_are_told() -> None:
     (gate,) = check_gates(
         Gates(kl={"int4": 0.01}), "int4", quality=QUALITY, size_bytes=None, fits_budget=None
     )
-    assert gate == {"name": "kl", "limit": 0.01, "value": 0.05, "passed": False}
+    assert gate == Gate(name="kl", limit=0.01, value=0.05, passed=False)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from phibuild.store.manifest import (
 )
 from phibuild.store.store import ARTIFACTS, REFERENCES, Store
 from phibuild.system.files import link_tree
+from support.documents import some_facts, some_measure
 
 
 class Told(Store):
@@ -43,8 +44,7 @@ def store(tmp_path: Path) -> Told:
 def publish(store: Store) -> Artifact:
     with store.workspace() as folder:
         (folder / "model.bin").write_text("weights", encoding="utf-8")
-        data = {"model": "phi", "backend": "llamacpp", "variant": {"name": "Q4_0"}}
-        return store.publish("k", folder, data)
+        return store.publish("k", folder, some_facts())
 
 
 def edit(path: Path, text: str, *, hidden: bool = False) -> None:
@@ -131,8 +131,8 @@ def test_a_reference_of_hidden_damage(store: Told) -> None:
     "text", ["", "{", "[]", '{"kl": 1}', '{"measure": {"kl": 2}, "sha256": "0"}']
 )
 def test_a_measurement_that_is_not_as_it_was_written(store: Told, text: str) -> None:
-    store.publish_measure("m", {"kl": 1.5, "by": {"top": 1}})
-    assert store.measure("m") == {"kl": 1.5, "by": {"top": 1}}
+    store.publish_measure("m", some_measure(1.5))
+    assert store.measure("m") == some_measure(1.5)
     (store.root / "measures" / "m.json").write_text(text, encoding="utf-8")
     assert store.measure("m") is None
 
@@ -143,7 +143,8 @@ def test_a_measurement_that_is_not_as_it_was_written(store: Told, text: str) -> 
 )  # fmt: skip
 def test_manifests_of_no_use(store: Told, files: object) -> None:
     folder = publish(store).folder
-    edit(folder / MANIFEST, json.dumps({"files": files}))
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    edit(folder / MANIFEST, json.dumps({**manifest, "files": files}))
     assert read_artifact(folder) is None
     assert store.artifact("k") is None
     assert store.set_aside_if_damaged(ARTIFACTS, "k")
@@ -155,6 +156,7 @@ def test_what_leaves_the_store_is_intact(store: Told) -> None:
     edit(artifact.folder / "model.bin", "WEIGHTS", hidden=True)
     with pytest.raises(StoreError, match=r"model\.bin: content differs"):
         require_intact(artifact)
-    files = [{**artifact.manifest["files"][0], "sha256": "0" * 64}]
-    changed = Artifact(artifact.folder, {**artifact.manifest, "files": files})
+    files = [artifact.manifest.files[0].model_copy(update={"sha256": "0" * 64})]
+    manifest = artifact.manifest.model_copy(update={"files": files})
+    changed = Artifact(artifact.folder, manifest)
     assert f"{MANIFEST}: its artifact_digest is not that of its files" in check_artifact(changed)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,12 @@ SHAPES = {
 
 def said(request):
     """Whether a child has written its number."""
-    path = Path(request["folder"]) / "child"
+    path = Path(request["source"]) / "child"
     return path.exists() and path.read_text()
 
 def build(request, report):
     for item in request["items"]:
-        key, what = item["item"], item["do"]
+        key, what = item["item"], item["variant"]["name"]
         report.stage("working", 0.5, key)
         print("a library says something about", key)
         if what == "segv":
@@ -97,7 +97,7 @@ def build(request, report):
             # A child in a session of its own that holds the streams of its parent.
             if os.fork() == 0:
                 os.setsid()
-                (Path(request["folder"]) / "child").write_text(str(os.getpid()))
+                (Path(request["source"]) / "child").write_text(str(os.getpid()))
                 time.sleep(120)
                 os._exit(0)
             while not said(request):
@@ -108,7 +108,7 @@ def build(request, report):
             report._stream.flush()
             os._exit(0)
         elif what == "once":
-            mark = Path(request["folder"]) / f"{key}.tried"
+            mark = Path(request["source"]) / f"{key}.tried"
             if not mark.exists():
                 mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -118,7 +118,7 @@ def build(request, report):
             child = os.fork()
             if child == 0:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                (Path(request["folder"]) / "child").write_text(str(os.getpid()))
+                (Path(request["source"]) / "child").write_text(str(os.getpid()))
                 time.sleep(120)
                 os._exit(0)
             while not said(request):
@@ -155,6 +155,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (
         "worker/entry.py",
         "worker/protocol.py",
+        "worker/requests.py",
         "worker/__init__.py",
         "__init__.py",
         "backends/__init__.py",
@@ -163,6 +164,17 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (package / "backends" / "told" / "__init__.py").touch()
     (package / "backends" / "told" / "worker.py").write_text(BACKEND, encoding="utf-8")
     return package / "worker" / "entry.py"
+
+
+def build_request(folder: Path, items: dict[str, str]) -> dict[str, Any]:
+    """Return a request by which the backend does with each item what its variant is called."""
+    variant = {"backend": "told", "precision": "int4", "format": "none", "options": {}}
+    entries = [
+        {"item": key, "variant": {**variant, "name": what}, "output": str(folder)}
+        for key, what in items.items()
+    ]
+    return {"verb": "build", "source": str(folder), "facts": "", "architecture": {}, "model": "m",
+            "threads": 3, "items": entries}  # fmt: skip
 
 
 @dataclass
@@ -187,13 +199,12 @@ class Run:
     def __call__(self, **items: str) -> Run:
         def request(keys: Sequence[str]) -> dict[str, Any]:
             self.asked.append(list(keys))
-            entries = [{"item": key, "do": items[key]} for key in keys]
-            return {"verb": "build", "items": entries, "folder": str(self.folder), "threads": 3}
+            return build_request(self.folder, {key: items[key] for key in keys})
 
-        def done(key: str, result: dict[str, Any]) -> None:
+        def done(key: str, result: Mapping[str, object]) -> None:
             assert key not in self.results
             assert key not in self.failures
-            self.results[key] = result
+            self.results[key] = dict(result)
 
         def failed(key: str, reason: str) -> None:
             assert key not in self.results
@@ -460,7 +471,7 @@ def test_a_runner_dies_with_phibuild(worker: Path, tmp_path: Path) -> None:
     """Even if phibuild is killed: the kernel ends the runner (Linux)."""
     if sys.platform != "linux":
         pytest.skip("PR_SET_PDEATHSIG is Linux's")
-    request = {"verb": "build", "folder": str(tmp_path), "items": [{"item": "a", "do": "hang"}]}
+    request = build_request(tmp_path, {"a": "hang"})
     program = f"""
 import sys
 from pathlib import Path

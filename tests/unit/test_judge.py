@@ -5,14 +5,16 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from phibuild.worker.interface import Worker
 from phibuild.worker.judge import judge
 from phibuild.worker.protocol import Report
+from phibuild.worker.requests import JudgeRequest
 
 VOCABULARY, WINDOW = 50, 33
 
@@ -47,8 +49,8 @@ class Model:
         return self
 
 
-class Runner:
-    """A backend's worker module: the folder's name is the model."""
+class Judged:
+    """A backend's worker module as far as judging needs it: the folder's name is the model."""
 
     REFERENCE = "logits"
     MODELS: dict[str, Model] = {  # noqa: RUF012
@@ -58,6 +60,9 @@ class Runner:
         "shifted": Model(shift=1),
         "noisy and shifted": Model(noise=1.0, decoding_noise=1.0, shift=1),
     }
+
+    def prepare(self) -> None:
+        pass
 
     def load(self, folder: Path, threads: int) -> Model:
         return self.MODELS[folder.name]
@@ -75,11 +80,11 @@ def reference(tmp_path: Path) -> Path:
 def judged(reference: Path, name: str) -> dict[str, Any]:
     """Return the event about an artifact."""
     stream = io.StringIO()
-    request = {
-        "reference": str(reference), "threads": 1, "decode_tokens": 16,
+    request: JudgeRequest = {
+        "verb": "judge", "reference": str(reference), "threads": 1, "decode_tokens": 16,
         "items": [{"item": "key", "folder": name}],
     }  # fmt: skip
-    judge(Runner(), request, Report(stream))
+    judge(cast(Worker, Judged()), request, Report(stream))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
     (found,) = [event for event in events if event["event"] in ("item", "failed")]
     return dict(found)

@@ -7,22 +7,23 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from phibuild.backends.registry import SHIPPED, backend
-from phibuild.commands.plan import plan_json, plan_lines
+from phibuild.commands.plan import plan_lines
+from phibuild.commands.plan_answer import plan_answer
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
 from phibuild.execute.work.readme import artifact_readme
+from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
-from phibuild.planning.plan import make_plan
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.report.notes import cell_notes
 from phibuild.schema import PRECISIONS
 from phibuild.store.store import Store
 from support.devices import SOURCES
+from support.documents import some_facts, some_measure
 
 RECIPE = """\
 devices:
@@ -74,12 +75,12 @@ class Planner:
             if not artifact.cached:
                 with self.prepared().workspace() as folder:
                     (folder / "model.bin").write_bytes(artifact.key.encode())
-                    self.store.publish(artifact.key, folder, {})
+                    self.store.publish(artifact.key, folder, some_facts())
 
     def judge(self, plan: Plan) -> None:
         for artifact in plan.artifacts:
             assert artifact.measure_key is not None
-            self.store.publish_measure(artifact.measure_key, {"quality": {}})
+            self.store.publish_measure(artifact.measure_key, some_measure())
 
 
 @pytest.fixture
@@ -319,8 +320,8 @@ def test_a_window_that_a_runtime_has_not_limits_its_context(plan: Planner) -> No
     assert note.endswith("planned for a context of 2,048; its memory is reckoned for 2,047")
     (line,) = (line for line in plan_lines(found, "mine") if "mlx-lm's phi3 has not" in line)
     assert line.startswith("note    phi-3-mini-4k.mac.mlx.int4: right up to 2,047")
-    data: Any = plan_json(found, "mine")
-    assert [cell["notes"] for cell in data["cells"]] == list(notes.values())
+    answer = plan_answer(found, "mine")
+    assert [cell.notes for cell in answer.cells] == list(notes.values())
 
 
 def test_the_cache_is_planned_for_the_tokens_that_can_be_used(plan: Planner) -> None:
@@ -353,13 +354,13 @@ def test_copies_in_the_runs_folder_count_as_disk_to_write(plan: Planner) -> None
                 "  intel_n100: {ort_genai: [int4]}\n")  # fmt: skip
     found = plan()
     sizes = {a.variant.backend: a.estimate.artifact_bytes for a in found.artifacts}
-    data: Any = plan_json(found, "mine")
-    assert data["copied_bytes"] == 2 * sizes["ort_genai"]  # a copy for each device
-    assert data["disk_bytes"] == sizes["llamacpp"] + 3 * sizes["ort_genai"]
+    answer = plan_answer(found, "mine")
+    assert answer.copied_bytes == 2 * sizes["ort_genai"]  # a copy for each device
+    assert answer.disk_bytes == sizes["llamacpp"] + 3 * sizes["ort_genai"]
     plan.prepared()
     plan.build(found)
-    again: Any = plan_json(plan(), "mine")
-    assert again["disk_bytes"] == again["copied_bytes"] == data["copied_bytes"]
+    again = plan_answer(plan(), "mine")
+    assert again.disk_bytes == again.copied_bytes == answer.copied_bytes
 
 
 def test_the_card_says_where_the_runtime_ends(plan: Planner) -> None:

@@ -155,10 +155,12 @@ def test_a_worker_has_its_own_package_and_no_other_of_its_folder(site: Path) -> 
                "__init__.py": "import pydantic"},
     )  # fmt: skip
     (site / "neighbour.py").touch()
+    request = {"verb": "build", "source": "", "facts": "", "architecture": {}, "model": "",
+               "threads": 1, "items": []}  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-P", str(WORKER), "ant", *plugins.plugin("ant").mount],
-        input=json.dumps({"verb": "build", "items": []}), capture_output=True, text=True,
-        check=False, env={"PATH": os.environ["PATH"]},
+        input=json.dumps(request), capture_output=True, text=True, check=False,
+        env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[0])["result"]

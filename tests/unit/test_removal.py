@@ -23,6 +23,7 @@ from phibuild.store.uses import in_use, nothing_removed, read_uses
 from phibuild.system.files import link_tree
 from phibuild.system.locks import held
 from phibuild.units import format_age, parse_age
+from support.documents import some_facts, some_measure
 
 DAY = 86400.0
 NOW = 1_800_000_000.0
@@ -39,8 +40,7 @@ def publish(store: Store, key: str, *, size: int = 1000, days: float = 0) -> Pat
     """Put an artifact of `size` bytes into the store, made so many days ago."""
     with store.workspace() as folder:
         (folder / "model.bin").write_bytes(bytes(size))
-        data = {"model": "phi", "backend": "llamacpp", "variant": {"name": "Q4_0"}}
-        artifact = store.publish(key, folder, data)
+        artifact = store.publish(key, folder, some_facts())
     made = NOW - days * DAY
     os.utime(artifact.folder / MANIFEST, (made, made))
     return artifact.folder
@@ -166,12 +166,12 @@ def test_originals_and_measures_go_too(store: Store, tmp_path: Path) -> None:
             store.publish_reference(key, folder)
         os.utime(store.root / "references" / key / MANIFEST, (1, 1))
     for key in ("m1", "m2"):
-        store.publish_measure(key, {"kl": 1})
+        store.publish_measure(key, some_measure())
         os.utime(store.root / "measures" / f"{key}.json", (1, 1))
     write_run(store, tmp_path / "run", "k", measures=("m1",), references=("r1",))
     assert sweep_store(store) == {"r2", "m2"}
     assert store.reference("r1") is not None
-    assert store.measure("m1") == {"kl": 1}
+    assert store.measure("m1") == some_measure()
 
 
 def test_what_is_of_no_use_is_swept(store: Store, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
 
@@ -18,15 +18,18 @@ from phibuild.execute.context import Result
 from phibuild.execute.local.executor import Execution
 from phibuild.execute.local.scheduler import History, Ran, Task
 from phibuild.execute.runner.usage import Usage
+from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
-from phibuild.planning.plan import make_plan
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.report.data import make_report
+from phibuild.report.documents import Provenance, Report, ReportCell
 from phibuild.report.runs import find_run, read_report
 from phibuild.report.table import headline, report_markdown, report_table, summary_lines
 from phibuild.report.writing import check_output, new_run, write_run
+from phibuild.schema import document_text
 from phibuild.store.manifest import check_artifact, read_artifact
 from phibuild.store.store import Store
+from support.documents import some_facts, some_measure
 
 RECIPE = """\
 devices:
@@ -43,16 +46,6 @@ CELL_KEYS = {
     "quality", "speed", "device_memory_bytes", "fits_budget", "gates", "artifact",
     "artifact_digest",
 }  # fmt: skip
-
-
-def measure(kl: float) -> dict[str, Any]:
-    return {
-        "quality": {"kl_mean": kl, "kl_p99": 9 * kl, "perplexity": 8.5, "top1": 0.9,
-                    "reference_perplexity": 8.0, "cached_decoding_kl": 0.0},
-        "speed": {"load_seconds": 0.1, "prefill_tokens_per_second": 1234.5,
-                  "decode_tokens_per_second": 56.0},
-        "peak_rss_bytes": 5,
-    }  # fmt: skip
 
 
 class Run:
@@ -75,23 +68,20 @@ class Run:
     def result(self, variant: str) -> Result:
         return next(r for r in self.results.values() if r.artifact.variant.name == variant)
 
-    def built(self, variant: str, size: int, kl: float | None, status: str = "built") -> None:
+    def built(
+        self,
+        variant: str,
+        size: int,
+        kl: float | None,
+        status: Literal["built", "cached"] = "built",
+    ) -> None:
         result = self.result(variant)
         with self.store.workspace() as folder:
             (folder / "model.bin").write_bytes(bytes(size))
-            self.store.publish(
-                result.artifact.key,
-                folder,
-                {
-                    "bits_per_weight": 4.5,
-                    "build_seconds": 1.5,
-                    "peak_rss_bytes": 1 << 20,
-                    "source_digest": "s",
-                    "toolchain_digest": "t",
-                },
-            )
+            facts = some_facts(build_own_seconds=0.5, build_shared_seconds=1.0)
+            self.store.publish(result.artifact.key, folder, facts)
         result.status = status
-        result.measure = None if kl is None else measure(kl)
+        result.measure = None if kl is None else some_measure(kl)
 
     def execution(self, *, interrupted: bool = False) -> Execution:
         """A build beside the reference, then judging that waited for cores."""
@@ -113,7 +103,7 @@ class Run:
             complete=not interrupted,
         )
 
-    def report(self, *, interrupted: bool = False) -> dict[str, Any]:
+    def report(self, *, interrupted: bool = False) -> Report:
         return make_report(
             self.plan, self.execution(interrupted=interrupted), self.store, recipe="mine",
             configuration="recipe: mine\n", command="phibuild recipe=mine", seconds=12.3,
@@ -136,12 +126,21 @@ def done(run: Run) -> Run:
     return run
 
 
-def cells(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {cell["id"].split(".", 1)[1]: cell for cell in report["cells"]}
+def cells(report: Report) -> dict[str, ReportCell]:
+    return {cell.id.split(".", 1)[1]: cell for cell in report.cells}
+
+
+def read(report: Report, *lacking: str) -> Report:
+    """Return a report as it is read again, without some keys, as an older phibuild left it."""
+    data = json.loads(document_text(report))
+    for place in (data, *data["models"], *data["cells"], data["model"]):
+        for key in lacking:
+            place.pop(key, None)
+    return Report.read(data)
 
 
 def test_the_contract(done: Run) -> None:
-    report = json.loads(json.dumps(done.report(), allow_nan=False))
+    report = json.loads(document_text(done.report()))
     assert {"schema_version", "recipe", "command", "host", "model", "cells", "totals"} <= set(
         report
     )
@@ -152,7 +151,8 @@ def test_the_contract(done: Run) -> None:
         assert cell["status"] in ("built", "cached", "skipped", "failed")
         for gate in cell["gates"]:
             assert set(gate) == {"name", "limit", "value", "passed"}
-    built = cells(report)["ai_pc_intel.llamacpp.int4"]
+    built = report["cells"][0]
+    assert built["id"].endswith("ai_pc_intel.llamacpp.int4")
     assert {"kl_mean", "kl_p99", "perplexity", "reference_perplexity", "top1"} <= set(
         built["quality"]
     )
@@ -164,40 +164,44 @@ def test_the_contract(done: Run) -> None:
 def test_figures_of_a_cell(done: Run) -> None:
     report = done.report()
     cell = cells(report)["ai_pc_intel.llamacpp.int4"]
-    assert (cell["status"], cell["variant"], cell["format"]) == ("built", "Q4_K_M", "GGUF")
-    assert (cell["size_bytes"], cell["bits_per_weight"]) == (2_000_000, 4.5)
-    assert cell["ratio_to_source"] == pytest.approx(2_000_000 / report["model"]["bytes"])
-    assert cell["quality"]["kl_mean"] == 0.1
-    assert cell["artifact"] == "artifacts/ai_pc_intel/phi3-tiny-trained-llamacpp-int4"
-    assert cell["device_memory_bytes"] > cell["estimated_bytes"]
-    assert cell["fits_budget"] is True
-    assert {gate["name"]: gate["passed"] for gate in cell["gates"]} == {"kl": True, "size": True}
+    assert (cell.status, cell.variant, cell.format) == ("built", "Q4_K_M", "GGUF")
+    assert (cell.size_bytes, cell.bits_per_weight) == (2_000_000, 4.5)
+    assert cell.ratio_to_source == pytest.approx(2_000_000 / report.model.bytes)
+    assert cell.quality
+    assert cell.quality.kl_mean == 0.1
+    assert (cell.build_seconds, cell.build_own_seconds, cell.build_shared_seconds) == (1.5, 0.5, 1)
+    assert cell.artifact == "artifacts/ai_pc_intel/phi3-tiny-trained-llamacpp-int4"
+    assert cell.device_memory_bytes
+    assert cell.estimated_bytes
+    assert cell.device_memory_bytes > cell.estimated_bytes
+    assert cell.fits_budget is True
+    assert {gate.name: gate.passed for gate in cell.gates} == {"kl": True, "size": True}
 
 
 def test_shared_cells_have_the_same_artifact(done: Run) -> None:
     found = cells(done.report())
     one, two = found["ai_pc_intel.llamacpp.int4"], found["intel_n100.llamacpp.int4"]
-    assert one["artifact_digest"] == two["artifact_digest"]
-    assert one["artifact"] != two["artifact"]
+    assert one.artifact_digest == two.artifact_digest
+    assert one.artifact != two.artifact
 
 
 def test_totals(done: Run) -> None:
-    totals = done.report()["totals"]
-    assert [totals[key] for key in ("built", "cached", "skipped", "failed")] == [3, 1, 1, 0]
-    assert totals["gates_failed"] == 2
-    assert totals["size_bytes"] == 7_000_000  # the shared artifact counts once
+    totals = done.report().totals
+    assert (totals.built, totals.cached, totals.skipped, totals.failed) == (3, 1, 1, 0)
+    assert totals.gates_failed == 2
+    assert totals.size_bytes == 7_000_000  # the shared artifact counts once
 
 
 def test_a_skipped_cell(done: Run) -> None:
     cell = cells(done.report())["ai_pc_intel.ort_genai.fp16"]
-    assert cell["status"] == "skipped"
-    assert cell["reason"]
-    assert (cell["artifact"], cell["size_bytes"], cell["gates"]) == (None, None, [])
+    assert cell.status == "skipped"
+    assert cell.reason
+    assert (cell.artifact, cell.size_bytes, cell.gates) == (None, None, [])
 
 
 def test_the_best_of_each_device(done: Run) -> None:
     """The smallest that fits and keeps its gates: OpenVINO's is smaller but lost too much."""
-    best = [name for name, cell in cells(done.report()).items() if cell["best"]]
+    best = [name for name, cell in cells(done.report()).items() if cell.best]
     assert best == ["ai_pc_intel.llamacpp.int4", "intel_n100.llamacpp.int4"]
 
 
@@ -212,12 +216,12 @@ def test_nothing_is_best_that_was_not_judged(run: Run) -> None:
     run.built("Q4_K_M", 2_000_000, None)
     run.built("Q8_0", 2_500_000, 0.001)
     report = run.report(interrupted=True)
-    assert [name for name, cell in cells(report).items() if cell["best"]] == [
+    assert [name for name, cell in cells(report).items() if cell.best] == [
         "ai_pc_intel.llamacpp.int8"
     ]
     run.result("Q8_0").measure = None
     report = run.report()
-    assert not any(cell["best"] for cell in report["cells"])
+    assert not any(cell.best for cell in report.cells)
     assert "*" not in report_table(report)
     assert "* the smallest of those judged" in report_markdown(report)
 
@@ -237,16 +241,14 @@ def test_an_original_that_is_as_good_as_guessing_is_warned_of(
     tokens = run.plan.matrix.models["phi3-tiny-trained"].files.tokens
     assert 2000 < tokens < 2200
     run.built("Q4_K_M", 2_000_000, 0.1)
-    judged = run.result("Q4_K_M").measure
-    assert judged is not None
-    judged["quality"]["reference_perplexity"] = perplexity
+    run.result("Q4_K_M").measure = some_measure(reference_perplexity=perplexity)
     report = run.report()
-    assert report["model"]["reference_perplexity"] == perplexity
+    assert report.model.reference_perplexity == perplexity
     lines = [line for line in summary_lines(report) if line.startswith("WARNING")]
     if not warns:
-        assert (lines, report["model"]["warnings"]) == ([], [])
+        assert (lines, report.model.warnings) == ([], [])
         return
-    (text,) = report["model"]["warnings"]
+    (text,) = report.model.warnings
     assert f"perplexity of {perplexity:,.0f} over this text" in text
     assert f"guessing among its {tokens:,} tokens" in text
     assert lines == [f"WARNING phi3-tiny-trained: {text}"]
@@ -255,22 +257,24 @@ def test_an_original_that_is_as_good_as_guessing_is_warned_of(
 
 def test_notes_of_cells_are_said_once(done: Run) -> None:
     report = done.report()
-    for cell in report["cells"][:2]:
-        cell["notes"] = ["right up to 64 tokens"]
+    noted = [
+        cell.model_copy(update={"notes": ["right up to 64 tokens"] if number < 2 else []})
+        for number, cell in enumerate(report.cells)
+    ]
+    report = report.model_copy(update={"cells": noted})
     (line,) = (line for line in summary_lines(report) if "64" in line)
-    first, second = (cell["id"] for cell in report["cells"][:2])
+    first, second = (cell.id for cell in report.cells[:2])
     assert line == f"note    {first}, {second}: right up to 64 tokens"
-    for cell in report["cells"]:
-        del cell["notes"]  # as in reports of old
-    assert not any("64" in line for line in summary_lines(report))
+    assert not any("64" in line for line in summary_lines(read(report, "notes")))
 
 
 def test_a_failed_cell(run: Run) -> None:
     run.built("Q4_K_M", 2_000_000, 0.1)
     run.result("Q8_0").reason = "killed by SIGKILL\nthe last line"
     cell = cells(run.report())["ai_pc_intel.llamacpp.int8"]
-    assert (cell["status"], cell["artifact"], cell["best"]) == ("failed", None, False)
-    assert cell["reason"].startswith("killed by SIGKILL")
+    assert (cell.status, cell.artifact, cell.best) == ("failed", None, False)
+    assert cell.reason
+    assert cell.reason.startswith("killed by SIGKILL")
     lines = summary_lines(run.report())
     position = next(n for n, text in enumerate(lines) if "ai_pc_intel.llamacpp.int8" in text)
     assert lines[position].startswith("FAILED")
@@ -284,7 +288,7 @@ def test_exit_codes(run: Run) -> None:
         run.built(artifact.variant.name, 2_000_000, 0.3)
     assert exit_code(run.report()) == 3
     for result in run.results.values():
-        result.measure = measure(0.01)
+        result.measure = some_measure(0.01)
     assert exit_code(run.report()) == 0
     for result in run.results.values():
         result.measure = None
@@ -308,16 +312,18 @@ def test_the_table(done: Run) -> None:
 )
 def test_speeds_of_any_size_are_shown(rate: float, shown: str, done: Run) -> None:
     report = done.report()
-    cell = next(cell for cell in report["cells"] if cell["speed"])
-    cell["speed"]["decode_tokens_per_second"] = rate
-    assert shown in report_table({**report, "cells": [cell]}).split()
+    cell = next(cell for cell in report.cells if cell.speed)
+    assert cell.speed
+    speed = cell.speed.model_copy(update={"decode_tokens_per_second": rate})
+    cell = cell.model_copy(update={"speed": speed})
+    assert shown in report_table(report.model_copy(update={"cells": [cell]})).split()
 
 
 def test_nothing_to_do_is_said(done: Run) -> None:
     assert "nothing to do" not in headline(done.report())
     for artifact in done.plan.artifacts:
         assert artifact.measure_key is not None
-        done.store.publish_measure(artifact.measure_key, measure(0.1))
+        done.store.publish_measure(artifact.measure_key, some_measure())
     again = make_plan(done.plan.matrix, done.plan.evaluation, done.store)
     for result in done.results.values():
         result.status = "cached"
@@ -325,37 +331,38 @@ def test_nothing_to_do_is_said(done: Run) -> None:
         again, done.execution(), done.store,
         recipe="mine", configuration="a: 1\n", command="x", seconds=1,
     )  # fmt: skip
-    assert report["totals"]["skipped"] == 1
+    assert report.totals.skipped == 1
     assert "nothing to do" in headline(report)
 
 
 def test_steps_and_what_bounded_the_run(done: Run) -> None:
     report = done.report()
-    build, judging = report["steps"]
-    assert build["id"] == "build.m.llamacpp"
-    assert build["beside"] == ["reference.m"]
-    assert (build["cpu_seconds"], build["peak_anonymous_bytes"]) == (3.5, 200 << 20)
-    assert judging["waited_seconds"] == {"cores": 3.0}
-    assert judging["peak_anonymous_bytes"] is None
+    build, judging = report.steps
+    assert build.id == "build.m.llamacpp"
+    assert build.beside == ["reference.m"]
+    assert (build.cpu_seconds, build.peak_anonymous_bytes) == (3.5, 200 << 20)
+    assert judging.waited_seconds == {"cores": 3.0}
+    assert judging.peak_anonymous_bytes is None
     line = next(line for line in summary_lines(report) if "bounded by" in line)
     assert line == (
         "note    bounded by the steps themselves 75%, cores 25%; 1 of 2 steps ran beside another "
         "within 2 cores and 8.00 GiB; the largest took 200.0 MiB"
     )
     assert "## Steps" in report_markdown(report)
-    del report["steps"], report["executor"]  # as an older phibuild left it
-    assert not any("bounded by" in line for line in summary_lines(report))
+    older = read(report, "steps", "executor")
+    assert not any("bounded by" in line for line in summary_lines(older))
+    assert "## Steps" not in report_markdown(older)
 
 
 def test_what_decides_the_bytes_is_named(done: Run) -> None:
     report = done.report()
-    assert report["configuration"] == "recipe: mine\n"
-    assert report["configuration_sha256"] == hashlib.sha256(b"recipe: mine\n").hexdigest()
-    cell = next(cell for cell in report["cells"] if cell["variant"] == "Q4_K_M")
-    assert cell["provenance"] == {
-        "key": done.result("Q4_K_M").artifact.key, "source_digest": "s", "activations": None,
-        "phibuild_version": None, "builder_digest": None, "toolchain_digest": "t",
-    }  # fmt: skip
+    assert report.configuration == "recipe: mine\n"
+    assert report.configuration_sha256 == hashlib.sha256(b"recipe: mine\n").hexdigest()
+    cell = next(cell for cell in report.cells if cell.variant == "Q4_K_M")
+    assert cell.provenance == Provenance(
+        key=done.result("Q4_K_M").artifact.key, source_digest="s", activations=None,
+        phibuild_version="0.1.0", builder_digest="b", toolchain_digest="t",
+    )  # fmt: skip
 
 
 def test_markdown(done: Run) -> None:
@@ -381,18 +388,20 @@ def test_a_run_folder(done: Run) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "artifacts", "logs", "report.json", "report.md",
     ]  # fmt: skip
-    assert read_report(folder) == json.loads(json.dumps(report))
+    assert read_report(folder) == report
+    text = (folder / "report.json").read_text(encoding="utf-8")
+    assert text == document_text(report) + "\n"
     assert (folder / "report.md").read_text(encoding="utf-8").startswith("# mine")
     assert (done.output / "mine" / "latest").resolve() == folder.resolve()
-    for cell in report["cells"]:
-        if cell["artifact"]:
-            linked = read_artifact(folder / cell["artifact"])
+    for cell in report.cells:
+        if cell.artifact:
+            linked = read_artifact(folder / cell.artifact)
             assert linked is not None
             assert check_artifact(linked) == []
-            assert linked.digest == cell["artifact_digest"]
+            assert linked.digest == cell.artifact_digest
             assert (linked.folder / "model.bin").stat().st_nlink > 1
-            said = (folder / "logs" / f"{cell['id']}.log").read_text(encoding="utf-8")
-            assert said.endswith(f"{cell['id']}: {cell['status']}\n")
+            said = (folder / "logs" / f"{cell.id}.log").read_text(encoding="utf-8")
+            assert said.endswith(f"{cell.id}: {cell.status}\n")
     first = folder / "logs" / "phi3-tiny-trained.ai_pc_intel.llamacpp.int4.log"
     assert first.read_text(encoding="utf-8").startswith("what the runner said")
     for name in (None, "mine", str(folder), f"mine/{folder.name}"):
@@ -408,11 +417,46 @@ def test_runs_that_are_not_there(tmp_path: Path, done: Run) -> None:
         find_run(done.output, "mina")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_damaged_reports(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "is not a phibuild report: it: input should be"),
+        ("{}", "is not a phibuild report: phibuild_version: field required"),
+    ],
+)
+def test_damaged_reports(tmp_path: Path, text: str, what: str) -> None:
     (tmp_path / "report.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"report.json"):
+    with pytest.raises(ConfigError, match=rf"report\.json: {what}"):
         read_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"schema_version": 2}, "schema_version: input should be 1"),
+        ({"cells": [{"id": 5}]}, "cells.0.id: input should be a valid string"),
+        ({"totals": None}, "totals: input should be"),
+    ],
+)
+def test_a_report_of_another_kind(
+    done: Run, tmp_path: Path, change: dict[str, object], what: str
+) -> None:
+    data = json.loads(document_text(done.report()))
+    (tmp_path / "report.json").write_text(json.dumps({**data, **change}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=what):
+        read_report(tmp_path)
+
+
+def test_what_a_newer_phibuild_says_besides_is_left_out(done: Run, tmp_path: Path) -> None:
+    report = done.report()
+    data = json.loads(document_text(report))
+    first = data["cells"][0]
+    for place in (data, data["host"], data["evaluation"], first, first["speed"], first["quality"]):
+        place["new"] = 1
+    (tmp_path / "report.json").write_text(json.dumps(data), encoding="utf-8")
+    assert read_report(tmp_path) == report
 
 
 def test_an_output_folder_that_cannot_be(tmp_path: Path) -> None:

@@ -58,7 +58,11 @@ def reached(module: str) -> set[str]:
 
 # Imported where they are needed: to render a template, which every toolchain can, and by those that
 # have no other tokenizer.
-BESIDES = {"worker.chat": {"jinja2"}, "worker.plain_runtime": {"tokenizers"}}
+BESIDES = {
+    "worker.chat": {"jinja2"},
+    "worker.plain_runtime": {"tokenizers"},
+    "worker.plain_builder": {"tokenizers"},
+}
 RUNNERS = {name: reached(f"backends.{name}.worker") for name in SHIPPED}
 IN_A_TOOLCHAIN = set[str]().union(*RUNNERS.values())
 

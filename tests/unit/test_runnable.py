@@ -10,6 +10,7 @@ import pytest
 from conftest import CommandLine
 from phibuild.errors import ConfigError
 from phibuild.report.runnable import find_runnable
+from support.documents import some_facts
 
 GGUF = b"GGUF\x03\0\0\0"
 
@@ -22,6 +23,16 @@ def fill(folder: Path, files: dict[str, bytes]) -> Path:
 
 def config(**keys: object) -> bytes:
     return json.dumps({"model_type": "phi3", **keys}).encode()
+
+
+def manifest(changes: dict[str, object] | None) -> bytes:
+    """Return a manifest.json of one file that is not there: of an artifact, or (None) of what the
+    original left."""
+    file = {"path": "a", "size": 1, "sha256": "", "mtime_ns": 1}
+    data: dict[str, object] = {"key": "k", "artifact_digest": "", "files": [file]}
+    if changes is not None:
+        data |= some_facts().model_dump(mode="json") | changes
+    return json.dumps(data).encode()
 
 
 @pytest.mark.parametrize(
@@ -52,11 +63,12 @@ def test_formats(tmp_path: Path, files: dict[str, bytes], backend: str, name: st
         ({"config.json": config(quantization_config={"quant_method": "gptq"})}, "a checkpoint"),
         ({"config.json": b"["}, "no phibuild artifact"),
         ({"manifest.json": b"["}, "its manifest.json is damaged"),
-        ({"manifest.json": b'{"files": []}'}, "is of no artifact: backend None"),
-        ({"manifest.json": b'{"files": [], "backend": "tflite"}'}, "backend 'tflite'"),
-        ({"manifest.json": b'{"files": [], "backend": ["mlx"]}'}, "is of no artifact"),
-        ({"manifest.json": b'{"backend": "mlx", "files": [{"path": "a", "size": 1, "sha256": "",'
-          b' "mtime_ns": 1}]}'}, "the artifact is damaged: a: missing"),
+        ({"manifest.json": b"[" * 100_000}, "its manifest.json is damaged"),
+        ({"manifest.json": b'{"files": []}'}, "is damaged, or of no artifact: key: field required"),
+        ({"manifest.json": manifest(None)}, "or of no artifact: model: field required"),
+        ({"manifest.json": manifest({"backend": ["mlx"]})}, "artifact: backend: input should be"),
+        ({"manifest.json": manifest({"backend": "tflite"})}, "that is not here: 'tflite'"),
+        ({"manifest.json": manifest({})}, "the artifact is damaged: a: missing"),
     ],
 )  # fmt: skip
 def test_refusals(tmp_path: Path, files: dict[str, bytes], message: str) -> None:

@@ -17,10 +17,12 @@ from typing import Any
 
 import pytest
 
+from conftest import TESTS
 from phibuild.errors import StoreError
 from phibuild.store.manifest import MANIFEST, Artifact, check_artifact, read_artifact
 from phibuild.store.store import Store, content_key
 from phibuild.system.files import file_sha256, link_tree, size_and_time, write_atomically
+from support.documents import some_facts, some_measure
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def publish(store: Store, key: str = "k1", text: str = "weights") -> Artifact:
         (folder / "model.bin").write_text(text, encoding="utf-8")
         (folder / "sub").mkdir()
         (folder / "sub" / "tokenizer.json").write_text("{}", encoding="utf-8")
-        return store.publish(key, folder, {"backend": "fake", "bits": 4})
+        return store.publish(key, folder, some_facts(backend="fake"))
 
 
 def force_write(path: Path, data: bytes) -> None:
@@ -47,9 +49,9 @@ def test_published_and_found(store: Store) -> None:
     made = publish(store)
     found = store.artifact("k1")
     assert found == made
-    assert [file["path"] for file in found.manifest["files"]] == ["model.bin", "sub/tokenizer.json"]
-    assert found.manifest["files"][0]["sha256"] == file_sha256(found.folder / "model.bin")
-    assert (found.manifest["backend"], found.size_bytes) == ("fake", 9)
+    assert [file.path for file in found.manifest.files] == ["model.bin", "sub/tokenizer.json"]
+    assert found.manifest.files[0].sha256 == file_sha256(found.folder / "model.bin")
+    assert (found.manifest.backend, found.size_bytes) == ("fake", 9)
     assert check_artifact(found) == []
     assert list((store.root / "tmp").iterdir()) == []
     assert store.artifact("k2") is None
@@ -170,8 +172,8 @@ def test_references_and_measures(store: Store) -> None:
         store.publish_reference("r", folder)
     assert store.reference("r") == store.root / "references" / "r"
     assert store.measure("m") is None
-    store.publish_measure("m", {"kl": 0.5})
-    assert store.measure("m") == {"kl": 0.5}
+    store.publish_measure("m", some_measure())
+    assert store.measure("m") == some_measure()
     (store.root / "measures" / "m.json").write_text("{", encoding="utf-8")
     assert store.measure("m") is None
 
@@ -215,6 +217,7 @@ PROGRAM = """
 import sys, os, time
 from pathlib import Path
 from phibuild.store.store import Store
+from support.documents import some_facts
 store = Store(Path(sys.argv[1]))
 """
 
@@ -222,6 +225,7 @@ store = Store(Path(sys.argv[1]))
 def start(store: Store, code: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM + code, str(store.root), *words],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -247,7 +251,7 @@ for number in range(20):
     with store.lock("k"), store.workspace() as folder:
         for name in "abcdef":
             (folder / name).write_text(f"{sys.argv[2]} {number}")
-        store.publish("k", folder, {"by": sys.argv[2]})
+        store.publish("k", folder, some_facts(model=sys.argv[2]))
 print("done", flush=True)
 """
     processes = [start(store, code, str(number)) for number in range(3)]
@@ -258,7 +262,7 @@ print("done", flush=True)
             found = read_artifact(store.root / "artifacts" / "k")
             if found is not None:
                 seen += 1
-                assert len(found.manifest["files"]) == 6
+                assert len(found.manifest.files) == 6
         assert [line(process) for process in processes] == ["done"] * 3
     finally:
         end(*processes)
@@ -321,7 +325,7 @@ def killed(source, target):
 os.rename = killed
 with store.lock("k"), store.workspace() as folder:
     (folder / "model.bin").write_text("weights")
-    store.publish("k", folder, {})
+    store.publish("k", folder, some_facts())
 """
     process = start(store, code, place)
     try:
@@ -363,4 +367,5 @@ def test_damage_that_cannot_be_set_aside_counts_as_absent(store: Store) -> None:
 def test_a_manifest_says_what_the_builder_said(store: Store) -> None:
     made = publish(store)
     data = json.loads((made.folder / MANIFEST).read_text(encoding="utf-8"))
-    assert (data["schema_version"], data["key"], data["bits"]) == (1, "k1", 4)
+    assert (data["schema_version"], data["key"], data["backend"]) == (1, "k1", "fake")
+    assert list(data) == sorted(data)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from phibuild.execute.work.readme import tokenizer_notes
+from phibuild.store.documents import TokenizerComparison
 from phibuild.worker.companions import companions, complete_generation_config, copy_companions
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.tokenizer_check import (
@@ -138,8 +139,9 @@ def test_what_is_said_of_differences() -> None:
         for text in ("one ", "two ")
     ]
     ends = {"kind": "stops", "text": "", "expected": [1, 9], "found": [2, 9, 3], "why": "it ends"}
-    assert tokenizer_notes({"probes": 77, "differences": [spaces[0], ends, spaces[1]]}) == [
+    compared = {"probes": 77, "differences": [spaces[0], ends, spaces[1]]}
+    assert tokenizer_notes(TokenizerComparison.read(compared)) == [
         "it ends (at 2, 3 too; at 1 not)",
         "it cannot (2 of 77 probes, as 'one ')",
     ]
-    assert tokenizer_notes(None) == []
+    assert tokenizer_notes(TokenizerComparison(probes=77, differences=[])) == []

@@ -1,4 +1,4 @@
-"""The backend inside its toolchain: arrays are written, read back, and put to work."""
+"""The backend inside its toolchain. NAME.npy is a tensor; NAME.scale.npy goes with int8 ones."""
 
 import json
 from collections import Counter
@@ -8,51 +8,20 @@ from typing import Any
 import numpy as np
 
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.judge import Logits, Tokens
-from phibuild.worker.plain_runtime import PlainRuntime, add_tokenizer
+from phibuild.worker.building import Build, build_all
+from phibuild.worker.costs import Output
+from phibuild.worker.interface import Logits, Tokens
+from phibuild.worker.plain_builder import PlainBuilder
+from phibuild.worker.plain_runtime import PlainRuntime
 from phibuild.worker.protocol import Report, WorkerError
-from phibuild.worker.safetensors import TensorInfo, read_checkpoint
-from phibuild.worker.tokenizer_check import read_facts
+from phibuild.worker.requests import BuildRequest
+from phibuild.worker.safetensors import TensorInfo
 
 REFERENCE = "logits"  # the runtime chooses between rope factors as the original does
-TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 
 
-def build(request: dict[str, Any], report: Report) -> None:
-    source, facts = Path(request["source"]), read_facts(Path(request["facts"]))
-    arch, tensors = Architecture.from_json(request["architecture"]), read_checkpoint(source)
-    for entry in request["items"]:
-        item, folder = entry["item"], Path(entry["output"])
-        try:
-            report.stage("converting", item=item)
-            for name, _ in arch.tensors():
-                write(tensors[name], folder, entry["variant"]["options"].get("clip"))
-            (folder / "model.json").write_text(json.dumps(arch.to_json()), encoding="utf-8")
-            report.item(item, inspect(folder) | {"tokenizer": add_tokenizer(source, folder, facts)})
-        except Exception as error:  # the other items are built
-            report.failed(item, error)
-
-
-def write(tensor: TensorInfo, folder: Path, clip: float | None) -> None:
-    """Write NAME.npy some rows at a time; with a `clip` a matrix is int8, with NAME.scale.npy."""
-    stored = np.memmap(tensor.path, TYPES[tensor.dtype], "r", tensor.offset, tensor.shape)
-    int8, step, scales = clip and stored.ndim == 2, max(1, (len(stored) << 20) // stored.size), []
-    header = {"descr": "|i1" if int8 else "<f4", "fortran_order": False, "shape": tensor.shape}
-    with (folder / f"{tensor.name}.npy").open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(stored), step):
-            rows = stored[start : start + step]
-            if tensor.dtype == "BF16":  # the upper half of a float32
-                rows = np.left_shift(rows, 16, dtype=np.uint32).view(np.float32)
-            rows = rows.astype(np.float32)
-            if int8:
-                scales.append(np.abs(rows).max(axis=1, keepdims=True) * clip / 127)
-                rows = np.rint(rows / np.where(scales[-1], scales[-1], 1)).clip(-127, 127)
-                if not np.isfinite(rows).all():
-                    raise WorkerError(f"{tensor.name}: NaN and infinity have no int8 code")
-            file.write(rows.astype(np.int8 if int8 else np.float32).tobytes())
-    if int8:
-        np.save(folder / f"{tensor.name}.scale.npy", np.concatenate(scales))
+def build(request: BuildRequest, report: Report) -> None:
+    build_all(request, report, lambda: NumpyBuilder(inspect))
 
 
 def inspect(folder: Path) -> dict[str, Any]:
@@ -63,11 +32,44 @@ def inspect(folder: Path) -> dict[str, Any]:
     return {"types": dict(types), "weight_bytes": sum(one.nbytes for one in arrays.values())}
 
 
-class NumpyRuntime(PlainRuntime):
-    """Phi-3 in float32; weights stay in their files. Keys are cached before they are rotated:
-    a text that outgrows the original context changes the rope factors of all."""
+def prepare() -> None:
+    """Nothing is left to be imported before an artifact is loaded."""
 
-    def __init__(self, folder: Path, threads: int) -> None:  # numpy's BLAS is told by phibuild
+
+def load(folder: Path, threads: int) -> "NumpyRuntime":
+    return NumpyRuntime(folder)  # the environment tells numpy's BLAS of the threads
+
+
+class NumpyBuilder(PlainBuilder):
+    def begin(self, build: Build[None], output: Output) -> None:
+        (output.folder / "model.json").write_text(json.dumps(build.arch.to_json()))
+
+    def write(self, output: Output, tensor: TensorInfo, first: int, rows: Logits) -> None:
+        path, made = output.folder / f"{tensor.name}.npy", np.asarray(rows)
+        clip = output.request["variant"]["options"].get("clip")
+        if clip and rows.ndim == 2:
+            scale = np.abs(rows).max(axis=1, keepdims=True) * np.float32(clip / 127)
+            if not np.isfinite(scale).all():
+                raise WorkerError(f"{tensor.name}: NaN and infinity have no int8 code")
+            append(path.with_suffix(".scale.npy"), scale, (tensor.shape[0], 1))
+            made = np.rint(rows / np.where(scale, scale, 1)).clip(-127, 127).astype(np.int8)
+        append(path, made, tensor.shape)
+
+
+def append(path: Path, rows: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Add rows to an array's file, which begins with the type and shape of the whole."""
+    with path.open("ab") as file:
+        if not file.tell():
+            header = {"descr": rows.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        file.write(rows.tobytes())
+
+
+class NumpyRuntime(PlainRuntime):
+    """Phi-3 in float32. Keys are cached before they are rotated: where a text outgrows the original
+    context, the rope factors of all of them change."""
+
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.arch = Architecture.from_json(json.loads((folder / "model.json").read_text()))
         self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
@@ -128,6 +130,3 @@ class NumpyRuntime(PlainRuntime):
         rows = np.asarray(self.arrays[f"{name}.weight"][index], np.float32)
         scale = self.arrays.get(f"{name}.weight.scale")
         return rows if scale is None else rows * scale[index]
-
-
-load = NumpyRuntime

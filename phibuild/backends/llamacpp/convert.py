@@ -1,241 +1,165 @@
-"""Write several GGUF files in one pass over a checkpoint, in bounded memory, in threads.
+"""Write several GGUF files in one pass over a checkpoint.
 
-Each chunk of rows is read once and widened to float32 once, then stored in every type that any of
-the files wants, and written to its place in each file. What is held at a time is one chunk per
-thread, whatever the model's size.
+Each chunk of rows is widened to float32 once, then stored in every type that any of the files
+wants, and written to its place in each file.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import math
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from phibuild.backends.llamacpp import ggml
-from phibuild.backends.llamacpp.header import Value, data_bytes, data_offsets, encode_header
-from phibuild.backends.llamacpp.layout import Tensor, row_bytes
+from phibuild.backends.llamacpp.files import GgufFile
+from phibuild.backends.llamacpp.imatrix import check_importance, read_importance
+from phibuild.backends.llamacpp.inspect import inspect, model_file
+from phibuild.backends.llamacpp.layout import ROPE_FACTORS, tensors
 from phibuild.backends.llamacpp.memory import CHUNK_WEIGHTS, MAX_THREADS
-from phibuild.backends.llamacpp.quantizer import Quantize
-from phibuild.worker.direct_io import OutputFile
+from phibuild.backends.llamacpp.metadata import general_name, imatrix_values, model_values
+from phibuild.backends.llamacpp.quantizer import Quantize, choose
+from phibuild.backends.llamacpp.tokenizer import check
+from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
+from phibuild.worker.building import Build, Check
+from phibuild.worker.costs import Output
+from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
 from phibuild.worker.protocol import WorkerError
-from phibuild.worker.safetensors import ITEM_BYTES, TensorInfo
+from phibuild.worker.tokenizer_check import Facts
 
 _SOURCE_TYPES = ("BF16", "F16", "F32")
+_STEPS = Steps(CHUNK_WEIGHTS)
 _TOO_LARGE = {"F16": 65520.0, "F32": math.inf}
 """Where the types that are no blocks end: half precision rounds smaller values to 65504."""
 
-
-@dataclass
-class GgufFile:
-    """A file to write. `constants` are the tensors that come from no checkpoint; `importance` has
-    the weights of the columns [columns] of those tensors, by their name in the checkpoint, that are
-    quantized with some. After `write_files`, `error` says why it could not be written; `seconds` is
-    its share of the work."""
-
-    path: Path
-    values: Sequence[Value]
-    tensors: Sequence[Tensor]
-    constants: Mapping[str, Sequence[float]]
-    importance: Mapping[str, ggml.Floats] = field(default_factory=dict)
-    error: Exception | None = None
-    seconds: float = 0.0
-    _file: OutputFile | None = None
-    _places: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
-
-    def open(self) -> None:
-        """Create the file: header, room for the data, constants."""
-        header = encode_header(self.values, self.tensors)
-        self._file = OutputFile(self.path, len(header) + data_bytes(self.tensors))
-        self._file.write(header, 0)
-        for tensor, offset in zip(self.tensors, data_offsets(self.tensors), strict=True):
-            if tensor.source is None:
-                numbers = np.array(self.constants[tensor.name], "<f4")
-                self._file.write(numbers.tobytes(), len(header) + offset)
-            else:
-                self._places[tensor.source] = (tensor, len(header) + offset)
-
-    def close(self) -> None:
-        """Wait until all is written, and close the file; remove it if it could not be written."""
-        if self._file is None:
-            return
-        try:
-            self._file.finish()
-        except OSError as error:
-            self.error = self.error or _not_written(self, error)
-        if self.error is None:
-            self._file.close()
-        else:
-            self._file.discard()
-
-    def tensor(self, source: str) -> Tensor:
-        """Return the tensor of this file that the checkpoint's tensor `source` becomes."""
-        return self._places[source][0]
-
-    def write_rows(self, source: str, first_row: int, data: bytes | memoryview) -> None:
-        """Write the stored rows of a tensor from row `first_row` on."""
-        tensor, position = self._places[source]
-        assert self._file is not None  # it is open
-        self._file.write(data, position + first_row * row_bytes(tensor.kind, tensor.shape[-1]))
+Opened = tuple[Output, GgufFile]
 
 
-def write_files(
-    checkpoint: Mapping[str, TensorInfo],
-    files: Sequence[GgufFile],
-    quantize: Quantize,
-    threads: int,
-    progress: Callable[[float], None],
-) -> None:
-    """Write all files; `quantize` stores rows. A file that cannot be written gets its `error` and
-    is removed, the others go on; where the checkpoint cannot be read, all of them get it.
+class LlamaCppBuilder:
+    """See phibuild.worker.building.Builder."""
 
-    `progress` is called with the share that is done, from any thread, one call at a time.
-    """
-    opened: dict[Path, int] = {}
-    try:
-        sources = [checkpoint[tensor.source] for tensor in files[0].tensors if tensor.source]
-        for source in sources:
-            if source.dtype not in _SOURCE_TYPES:
-                raise WorkerError(
-                    f"{source.name} is stored as {source.dtype}; "
-                    f"the llamacpp backend reads {', '.join(_SOURCE_TYPES)}"
-                )
-            if source.path not in opened:
-                opened[source.path] = os.open(source.path, os.O_RDONLY)
-        for file in files:
-            try:
-                file.open()
-            except OSError as error:  # the disk may have room for the others
-                file.error = _not_written(file, error)
-                file.close()
-        run = _Pass(sources, opened, files, quantize, progress)
-        threads = min(threads, MAX_THREADS)
-        with ThreadPoolExecutor(threads) as pool:
-            for worker in [pool.submit(run.work) for _ in range(threads)]:
-                worker.result()
-    except Exception as error:
-        for file in files:
-            file.error = file.error or error
-    finally:
-        for fd in opened.values():
-            os.close(fd)
-        for file in files:
-            file.close()
+    def __init__(self) -> None:
+        ggml.library()
+        self._importance = functools.cache(read_importance)  # outputs of one text share it
+        self._vocabulary: Vocabulary
+        self._generation: Mapping[str, Any] = {}
+
+    def prepare(self, build: Build[GgufFile]) -> None:
+        build.report.stage("reading the tokenizer")
+        self._vocabulary = read_vocabulary(build.facts, build.source, build.arch.vocab_size)
+        self._generation = _generation_config(build.source)
+
+    def open(self, build: Build[GgufFile], output: Output) -> GgufFile:
+        variant, folder = output.request["variant"], output.request.get("activations")
+        type, vocabulary = variant["options"]["type"], self._vocabulary
+        importance = self._importance(Path(folder)) if folder else None
+        name = general_name(build.model, strips_after_special=vocabulary.strips_after_special)
+        values = model_values(build.arch, type, name, self._generation)
+        stored = tensors(build.arch, type, imatrix=importance is not None)
+        if importance is not None:
+            check_importance(importance, stored)
+            values += imatrix_values(len(importance.columns), importance.chunks)
+        file = GgufFile(
+            output.folder / f"model-{variant['name']}.gguf",
+            [*values, *vocabulary.values],
+            stored,
+            {
+                f"{ROPE_FACTORS}long.weight": build.arch.rope.long,
+                f"{ROPE_FACTORS}short.weight": build.arch.rope.short,
+            },
+            importance.columns if importance is not None else {},
+        )
+        file.open()
+        return file
+
+    def convert(self, build: Build[GgufFile], outputs: Sequence[Opened]) -> None:
+        sources = find_tensors(build.source, build.arch.tensors(), _SOURCE_TYPES)
+        with build.loading():
+            stored = [tensor for _, file in outputs for tensor in file.tensors]
+            quantize = choose(stored, build.report.stage)
+
+        def stores() -> Store:
+            return _Encoder(build, outputs, quantize).store
+
+        threads = min(build.threads, MAX_THREADS)
+        stream(sources, _STEPS, stores, build.left, threads, build.report)
+
+    def close(self, kept: GgufFile) -> None:
+        kept.close()
+
+    def checker(self) -> Check:
+        def run(folder: Path, facts: Facts) -> dict[str, Any]:
+            return check(model_file(folder), self._vocabulary)
+
+        return run
+
+    def inspect(self, folder: Path) -> dict[str, Any]:
+        return inspect(folder)
 
 
-class _Pass:
-    """One pass over the checkpoint; every thread runs `work` until no chunk is left."""
+class _Encoder:
+    """One thread's: room for a chunk as float32 and as it is stored."""
 
     def __init__(
-        self,
-        sources: Sequence[TensorInfo],
-        opened: Mapping[Path, int],
-        files: Sequence[GgufFile],
-        quantize: Quantize,
-        progress: Callable[[float], None],
+        self, build: Build[GgufFile], outputs: Sequence[Opened], quantize: Quantize
     ) -> None:
-        self._opened, self._files, self._progress = opened, files, progress
-        self._quantize = quantize
-        self._total = sum(source.parameters for source in sources)
-        self._done = 0
-        self._lock = threading.Lock()
-        self._chunks = self._cut(sources)
+        self._build, self._outputs, self._quantize = build, outputs, quantize
+        self._wide = np.empty(0, np.float32)
+        self._out = np.empty(0, np.uint8)
 
-    @staticmethod
-    def _cut(sources: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, int, int]]:
-        """Yield (tensor, first row, rows)."""
-        for source in sources:
-            rows = source.parameters // source.shape[-1]
-            step = max(1, CHUNK_WEIGHTS // source.shape[-1])
-            for first in range(0, rows, step):
-                yield source, first, min(step, rows - first)
-
-    def work(self) -> None:
-        """Take chunks until there are none, or one cannot be read."""
-        wide = np.empty(0, np.float32)
-        raw = out = np.empty(0, np.uint8)
-        while True:
-            with self._lock:
-                chunk = next(self._chunks, None)
-            if chunk is None or all(file.error for file in self._files):
-                return
-            source, first, rows = chunk
-            weights = rows * source.shape[-1]
-            if wide.size < weights:
-                wide = np.empty(weights, np.float32)
-                raw, out = np.empty((2, 4 * weights), np.uint8)
-            nbytes = weights * ITEM_BYTES[source.dtype]
-            try:
-                self._store(source, first, raw[:nbytes], wide[:weights], out)
-            except BaseException:
-                with self._lock:
-                    self._chunks = iter(())  # the other threads stop too
-                raise
-            with self._lock:
-                self._done += weights
-                self._progress(self._done / self._total)
-
-    def _store(
-        self, source: TensorInfo, first: int, raw: ggml.Bytes, wide: ggml.Floats, out: ggml.Bytes
-    ) -> None:
-        """Read rows from `first` on into `raw`, widen them to `wide`, write them to all files;
-        `out` has room for their encoding."""
-        offset = source.offset + first * source.shape[-1] * ITEM_BYTES[source.dtype]
-        if os.preadv(self._opened[source.path], [raw.data], offset) != raw.nbytes:
-            raise WorkerError(f"{source.path.name} ends within {source.name}")
+    def store(self, chunk: Chunk) -> None:
+        """Widen a chunk and write it to all files that have not failed."""
+        source = chunk.tensor
+        raw = np.frombuffer(chunk.data, np.uint8)
+        weights = chunk.rows * math.prod(source.shape[1:])
+        if self._wide.size < weights:
+            self._wide = np.empty(weights, np.float32)
+            self._out = np.empty(4 * weights, np.uint8)
+        wide = self._wide[:weights]
         ggml.widen(raw, source.dtype, wide)
         largest = float(np.maximum(wide.max(), -wide.min()))  # NaN if there is one
         # Files that weigh a matrix's errors alike hold the same array.
-        alike: dict[tuple[str, int], list[GgufFile]] = {}
-        for file in self._files:
-            if file.error is None:
+        alike: dict[tuple[str, int], list[Opened]] = {}
+        for output, file in self._outputs:
+            if output.error is None:
                 weighed = id(file.importance.get(source.name))
-                alike.setdefault((file.tensor(source.name).kind, weighed), []).append(file)
-        for (kind, _), files in alike.items():
-            importance = files[0].importance.get(source.name)
-            started = time.perf_counter()
-            try:
-                data = self._encode(source, kind, importance, raw, wide, largest, out)
-            except WorkerError as error:
-                for file in files:
-                    file.error = error
-                continue
-            for file in files:
-                try:
-                    file.write_rows(source.name, first, data)
-                except OSError as error:
-                    file.error = _not_written(file, error)
-            spent = (time.perf_counter() - started) / len(files)
-            with self._lock:
-                for file in files:
-                    file.seconds += spent
+                kind = file.tensor(source.name).kind
+                alike.setdefault((kind, weighed), []).append((output, file))
+        for (kind, _), some in alike.items():
+            importance = some[0][1].importance.get(source.name)
+            data: memoryview | None = None
+            with self._build.costs.of(*(output for output, _ in some)):
+                data = self._encode(chunk, raw, wide, largest, kind, importance)
+            for output, file in some:
+                if data is not None:
+                    with self._build.costs.of(output):
+                        file.write_rows(source.name, chunk.first, data)
 
     def _encode(
         self,
-        source: TensorInfo,
-        kind: str,
-        importance: ggml.Floats | None,
+        chunk: Chunk,
         raw: ggml.Bytes,
         wide: ggml.Floats,
         largest: float,
-        out: ggml.Bytes,
+        kind: str,
+        importance: ggml.Floats | None,
     ) -> memoryview:
         """Return a chunk's rows in type `kind`; `largest` is their largest absolute value.
 
         Raises WorkerError where a value does not survive.
         """
+        source = chunk.tensor
         if kind == source.dtype:
             data = raw
         elif kind == "F32":
             data = wide.view(np.uint8)
         else:
-            data = out[: self._quantize(kind, wide, source.shape[-1], out, importance)]
+            columns = source.shape[-1]
+            data = self._out[: self._quantize(kind, wide, columns, self._out, importance)]
         end = _TOO_LARGE.get(kind)
         if end is not None and not math.isfinite(largest):
             # Allowed by the user, and a float holds it; finite ones must be in range all the same.
@@ -252,6 +176,9 @@ class _Pass:
         return data.data
 
 
-def _not_written(file: GgufFile, error: OSError) -> WorkerError:
-    size = data_bytes(file.tensors)
-    return WorkerError(f"{file.path.name} ({size:,} bytes) cannot be written: {error.strerror}")
+def _generation_config(source: Path) -> dict[str, Any]:
+    path = source / "generation_config.json"
+    data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(data, dict):
+        raise WorkerError(f"{path.name} is not a JSON object")
+    return data

@@ -35,23 +35,28 @@ class Block:
             self._as_type[dtype] = cast(self._as_type[self._dtype], self._dtype, dtype)
         return self._as_type[dtype]
 
-    def _is_finite(self, dtype: str) -> bool:
+    def groups(self, dtype: str, size: int) -> Groups:
+        """Return the rows cast to `dtype` in groups, for affine quantization. Raises WorkerError if
+        there are no codes for them."""
+        if (dtype, size) not in self._groups:
+            self._groups[dtype, size] = Groups(self._finite_weights(dtype), dtype, size)
+        return self._groups[dtype, size]
+
+    def _finite_weights(self, dtype: str) -> NDArray[Any]:
+        weights = self.as_type(dtype)
         if dtype not in self._finite:
-            self._finite[dtype] = is_finite(self.as_type(dtype), dtype)
-        return self._finite[dtype]
+            self._finite[dtype] = is_finite(weights, dtype)
+        if not self._finite[dtype]:
+            raise WorkerError(f"{self._name} holds NaN or infinity, for which there are no codes")
+        return weights
 
     def quantized(self, dtype: str, how: Quantization) -> Sequence[NDArray[Any]]:
         """Return the packed bytes of the rows cast to `dtype`, then the scales, then the biases
         where the mode has them: affine ones in `dtype`, of which each row has its own."""
-        weights = self.as_type(dtype)
-        if not self._is_finite(dtype):
-            raise WorkerError(f"{self._name} holds NaN or infinity, for which there are no codes")
         if how.mode != "affine":
             from phibuild.backends.mlx.microscaling import microscale  # imports MLX
 
+            weights = self._finite_weights(dtype)
             return microscale(weights, dtype, how.group_size, how.bits, how.mode)
-        key = dtype, how.group_size
-        if key not in self._groups:
-            self._groups[key] = Groups(weights, dtype, how.group_size)
-        packed, scales, biases = self._groups[key].quantize(how.bits)
+        packed, scales, biases = self.groups(dtype, how.group_size).quantize(how.bits)
         return packed, cast(scales, "F32", dtype), cast(biases, "F32", dtype)

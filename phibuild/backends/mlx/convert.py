@@ -1,17 +1,14 @@
 """One pass over a checkpoint, several MLX artifacts: blocks of rows, each to its known place.
 
-A block is read once, then cast or quantized for each variant and written where its header says.
 Rows are independent in every variant, so the bytes depend neither on the blocks nor on the
-threads, and memory holds one block per thread whatever the size of the model.
+threads.
 """
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +16,35 @@ import numpy as np
 
 from phibuild.backends.mlx.blocks import Block
 from phibuild.backends.mlx.casts import NUMPY_TYPES
+from phibuild.backends.mlx.inspect import inspect
 from phibuild.backends.mlx.layout import (
     FLOAT_TYPES,
+    Quantization,
     matrix_quantization,
     module_order,
     stored_arrays,
 )
 from phibuild.backends.mlx.malloc import keep_freed
+from phibuild.backends.mlx.model_config import write_config
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.protocol import WorkerError
-from phibuild.worker.safetensors import ITEM_BYTES, SafetensorsWriter, TensorInfo, read_checkpoint
+from phibuild.worker.building import Build, Check
+from phibuild.worker.companions import complete_generation_config, copy_companions
+from phibuild.worker.costs import Output
+from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.safetensors import INDEX, SafetensorsWriter
 
-CHUNK_BYTES = 8 << 20  # of the checkpoint: what a thread does at a time
-BLOCK_WEIGHTS = 1 << 18  # as float32 they stay in a processor's cache while they are worked on
-_KEPT_BYTES = 32 << 20  # of a thread: more than a block and all that is made of it
+# As float32 a chunk's weights stay in a processor's cache while they are worked on.
+STEPS = Steps(weights=1 << 18, chunks=16)
+_KEPT_BYTES = 32 << 20  # of a thread: more than a chunk and all that is made of it
 MAX_SHARD_BYTES = 5 << 30  # mlx_lm.utils.MAX_FILE_SIZE_GB
 
 
-class Output:
-    """One artifact's weights while they are written. `error` is set by the first failure, after
-    which the artifact gets no more of them and the others go on."""
+class WeightFiles:
+    """One artifact's weights while they are written."""
 
     def __init__(self, folder: Path, arch: Architecture, options: Mapping[str, Any]) -> None:
-        self._dtype = FLOAT_TYPES[options["dtype"]]
-        self.error: Exception | None = None
+        self.dtype = FLOAT_TYPES[options["dtype"]]
+        self._folder, self._parameters = folder, arch.parameters
         self._stored = {
             name: stored_arrays(name, shape, arch.layers, options)
             for name, shape in module_order(arch)
@@ -64,113 +66,89 @@ class Output:
             index=True,
         )
 
+    def quantization_of(self, name: str) -> Quantization | None:
+        """Return how the tensor `name` is quantized, None if it is cast."""
+        return self._quantization.get(name)
+
     def write(self, name: str, block: Block, row: int) -> None:
-        """Store a block of the tensor `name`, from its row `row` on."""
-        if self.error is not None:
-            return
-        try:
-            how = self._quantization.get(name)
-            parts = block.quantized(self._dtype, how) if how else (block.as_type(self._dtype),)
-            for place, part in zip(self._stored[name], parts, strict=True):
-                self._writer.write(place.name, part.data, row * (part.nbytes // len(part)))
-        except Exception as error:  # a full disk, a refused quantization: this artifact's alone
-            self.error = error
+        """Store a block of the tensor `name`, from its row `row` on. Raises WorkerError if a weight
+        cannot be stored so."""
+        how = self.quantization_of(name)
+        parts = block.quantized(self.dtype, how) if how else (block.as_type(self.dtype),)
+        for place, part in zip(self._stored[name], parts, strict=True):
+            self._writer.write(place.name, part.data, row * (part.nbytes // len(part)))
 
     def close(self) -> None:
-        """Wait until all is written; again is fine."""
+        """Wait until all is written, close the files and complete their index by the number of
+        parameters, which mlx-lm's has and Transformers' has not. Raises OSError."""
         try:
             self._writer.finish()
-        except OSError as error:
-            self.error = self.error or error
-        self._writer.close()
+        finally:
+            self._writer.close()
+        path = self._folder / INDEX
+        index = json.loads(path.read_text(encoding="utf-8"))
+        index["metadata"]["total_parameters"] = self._parameters
+        path.write_text(json.dumps(index, indent=4), encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class _Rows:
-    tensor: TensorInfo
-    start: int
-    stop: int
-
-    def split(self, step: int) -> Iterator[_Rows]:
-        for start in range(self.start, self.stop, step):
-            yield _Rows(self.tensor, start, min(start + step, self.stop))
+Opened = tuple[Output, WeightFiles]
 
 
-def convert(
-    source: Path,
-    arch: Architecture,
-    outputs: Sequence[Output],
-    threads: int,
-    progress: Callable[[float], None],
-) -> None:
-    """Write the weights of the checkpoint `source` to all outputs.
+class MlxBuilder:
+    """See phibuild.worker.building.Builder."""
 
-    `progress` is told the share that is done, 0 to 1. Raises WorkerError if a tensor is missing
-    or of another shape or type than the architecture's, OSError if the checkpoint cannot be
-    read; what goes wrong with one output is kept in its `error`.
-    """
-    keep_freed(_KEPT_BYTES)
-    tensors = _checked(read_checkpoint(source), arch)
-    files = {path: os.open(path, os.O_RDONLY) for path in {t.path for t in tensors}}
-    jobs = [rows for tensor in tensors for rows in _chunks(tensor)]
-    total, done = sum(tensor.nbytes for tensor in tensors), 0
+    def prepare(self, build: Build[WeightFiles]) -> None:
+        keep_freed(_KEPT_BYTES)
 
-    def run(chunk: _Rows) -> int:
-        tensor = chunk.tensor
-        width = math.prod(tensor.shape[1:])
-        for rows in chunk.split(max(1, BLOCK_WEIGHTS // width)):
-            block = _read(files[tensor.path], rows)
-            for output in outputs:
-                output.write(tensor.name, block, rows.start)
-        return (chunk.stop - chunk.start) * width * ITEM_BYTES[tensor.dtype]
+    def open(self, build: Build[WeightFiles], output: Output) -> WeightFiles:
+        options = output.request["variant"]["options"]
+        write_config(build.source, output.folder, build.arch, options, build.facts.stops)
+        copy_companions(build.source, output.folder)
+        complete_generation_config(output.folder, build.facts.stops)
+        return WeightFiles(output.folder, build.arch, options)
 
-    try:
-        with ThreadPoolExecutor(threads) as executor:
-            try:
-                for future in as_completed([executor.submit(run, chunk) for chunk in jobs]):
-                    before, done = done, done + future.result()
-                    if done * 100 // total != before * 100 // total:
-                        progress(done / total)
-            except BaseException:
-                executor.shutdown(cancel_futures=True)
-                raise
-    finally:
-        for descriptor in files.values():
-            os.close(descriptor)
+    def convert(self, build: Build[WeightFiles], outputs: Sequence[Opened]) -> None:
+        tensors = find_tensors(build.source, module_order(build.arch), NUMPY_TYPES)
 
+        def store(chunk: Chunk) -> None:
+            name, dtype = chunk.tensor.name, chunk.tensor.dtype
+            rows = np.frombuffer(chunk.data, NUMPY_TYPES[dtype])
+            block = Block(name, rows.reshape(chunk.rows, *chunk.tensor.shape[1:]), dtype)
+            left = [(output, files) for output, files in outputs if output.error is None]
+            for make, some in _shared(name, block, left):
+                with build.costs.of(*some):
+                    make()
+            for output, files in left:
+                if output.error is None:
+                    with build.costs.of(output):
+                        files.write(name, block, chunk.first)
 
-def _checked(tensors: Mapping[str, TensorInfo], arch: Architecture) -> list[TensorInfo]:
-    """Return the tensors of the architecture. Others are left out: a tied model's checkpoint may
-    hold lm_head all the same, which mlx-lm refuses."""
-    found = []
-    for name, shape in module_order(arch):
-        tensor = tensors.get(name)
-        if tensor is None:
-            raise WorkerError(f"the checkpoint has no tensor {name}")
-        if tensor.shape != shape or tensor.dtype not in NUMPY_TYPES:
-            raise WorkerError(
-                f"tensor {name} is {tensor.dtype} {list(tensor.shape)} in the checkpoint; "
-                f"this model needs {list(shape)} in {', '.join(NUMPY_TYPES)}"
-            )
-        found.append(tensor)
-    return found
+        stream(tensors, STEPS, lambda: store, build.left, build.threads, build.report)
+
+    def close(self, kept: WeightFiles) -> None:
+        kept.close()
+
+    def checker(self) -> Check:
+        from phibuild.backends.mlx.tokenizer import check  # imports Transformers
+
+        return check
+
+    def inspect(self, folder: Path) -> dict[str, Any]:
+        return inspect(folder)
 
 
-def _chunks(tensor: TensorInfo) -> Iterator[_Rows]:
-    rows = tensor.shape[0]
-    return _Rows(tensor, 0, rows).split(max(1, CHUNK_BYTES * rows // tensor.nbytes))
-
-
-def _read(descriptor: int, rows: _Rows) -> Block:
-    tensor = rows.tensor
-    shape = (rows.stop - rows.start, *tensor.shape[1:])
-    row_bytes = tensor.nbytes // tensor.shape[0]
-    buffer = np.empty(shape, NUMPY_TYPES[tensor.dtype])
-    view = buffer.data.cast("B")
-    position = tensor.offset + rows.start * row_bytes
-    while view.nbytes:
-        count = os.preadv(descriptor, [view], position)
-        if not count:
-            raise OSError(f"{tensor.path.name} ends within tensor {tensor.name}")
-        view, position = view[count:], position + count
-    return Block(tensor.name, buffer, tensor.dtype)
+def _shared(
+    name: str, block: Block, outputs: Sequence[Opened]
+) -> Iterable[tuple[Callable[[], object], list[Output]]]:
+    """Return what several outputs need of a block, and which: it is made once, for all of them."""
+    casts: dict[str, list[Output]] = {}
+    groups: dict[tuple[str, int], list[Output]] = {}
+    for output, files in outputs:
+        casts.setdefault(files.dtype, []).append(output)
+        how = files.quantization_of(name)
+        if how and how.mode == "affine":
+            groups.setdefault((files.dtype, how.group_size), []).append(output)
+    return [
+        *((partial(block.as_type, dtype), some) for dtype, some in casts.items()),
+        *((partial(block.groups, *key), some) for key, some in groups.items()),
+    ]

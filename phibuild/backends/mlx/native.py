@@ -18,7 +18,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 from phibuild.backends.mlx.memory import RESIDENT_BYTES
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.generation import byte_tokens
-from phibuild.worker.judge import Logits, Tokens
+from phibuild.worker.interface import Logits, Tokens
 from phibuild.worker.safetensors import shard_paths
 
 

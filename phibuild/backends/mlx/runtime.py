@@ -20,7 +20,7 @@ from mlx_lm.utils import load_model
 from phibuild.backends.mlx.malloc import keep_freed
 from phibuild.backends.mlx.native import NativeRuntime
 from phibuild.backends.mlx.stored_weights import StoredMatrix, StoredWeights
-from phibuild.worker.judge import Logits, Tokens
+from phibuild.worker.interface import Logits, Tokens
 
 _BLOCK_WEIGHTS = 1 << 20  # dequantized and multiplied by a thread at a time
 _KEPT_BYTES = 64 << 20  # of a thread: more than such a block and its parts

@@ -1,16 +1,10 @@
-"""One pass over a checkpoint, several IRs: chunks of rows, each to its known place.
-
-A chunk is read and widened once, then stored for each variant. Memory holds a few chunks of each
-thread, whatever the size of the model.
-"""
+"""One pass over a checkpoint, several IRs: chunks of rows, each to its known place."""
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+import gc
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +13,32 @@ import numpy as np
 from phibuild.backends.openvino.compression import note_compression
 from phibuild.backends.openvino.encode import READ_AS, Rows, encoding
 from phibuild.backends.openvino.files import IrFiles
-from phibuild.backends.openvino.inspect import MODEL_XML
+from phibuild.backends.openvino.inspect import MODEL_XML, inspect
 from phibuild.backends.openvino.ir import build_model
 from phibuild.backends.openvino.nodes import name_all
+from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_tokenizer
 from phibuild.backends.openvino.weights import Weights
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.protocol import WorkerError
-from phibuild.worker.safetensors import TensorInfo, read_checkpoint
+from phibuild.worker.building import Build, Check
+from phibuild.worker.companions import (
+    GENERATION_FILES,
+    TOKENIZER_FILES,
+    complete_generation_config,
+    copy_companions,
+)
+from phibuild.worker.costs import Output
+from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.safetensors import TensorInfo
 
 # Activations on GPUs are fp16; the plugin divides them by this so that they stay in range
 # (the value that optimum-intel sets for text generation).
 _ACTIVATIONS_SCALE_FACTOR = "8.0"
+# A chunk's arrays fit into a core's cache; two zero points of 4 bits share a byte.
+_STEPS = Steps(weights=1 << 17, multiple=2, chunks=32)
 
-_CHUNK = 1 << 17  # weights: a chunk's arrays fit into a core's cache
-_JOB = 1 << 22  # weights that a thread takes at a time
 
-
-class Output:
-    """One variant's IR while it is written. `error` is set by the first failure, after which it
-    gets no more weights and the others go on."""
+class Ir:
+    """One variant's IR while it is written: the graph is there, the matrices are to come."""
 
     def __init__(
         self,
@@ -46,7 +47,6 @@ class Output:
         arch: Architecture,
         options: Mapping[str, Any],
     ) -> None:
-        self.error: Exception | None = None
         self._options = options
         weights = Weights(tensors, arch, options)
         model = build_model(arch, weights)
@@ -62,115 +62,68 @@ class Output:
         streamed = {name for names in self._names.values() for name in names}
         self._files = IrFiles(model, folder / MODEL_XML, streamed)
 
-    def write(self, tensor: TensorInfo, rows: Rows, start: int) -> None:
-        """Store `rows` of a matrix, from row `start` on."""
-        if self.error is not None:
-            return
-        try:
-            parts = encoding(tensor.name, self._options).encode(rows)
-            for name, data in zip(self._names[tensor.name], parts, strict=True):
-                self._files.write(name, data, start, tensor.shape[0])
-        except Exception as error:  # a weight that does not fit, a full disk: this IR's alone
-            self.error = error
+    def write(self, tensor: TensorInfo, rows: Rows, first: int) -> None:
+        """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
+        stored so."""
+        parts = encoding(tensor.name, self._options).encode(rows)
+        for name, data in zip(self._names[tensor.name], parts, strict=True):
+            self._files.write(name, data, first, tensor.shape[0])
 
     def close(self) -> None:
-        """Wait until all is written, and close the files."""
+        """Wait until all is written, and close the files. Raises OSError for what could not be."""
         try:
             self._files.finish()
-        except OSError as error:
-            self.error = self.error or error
-        self._files.close()
+        finally:
+            self._files.close()
 
 
-@dataclass(frozen=True)
-class _Job:
-    tensor: TensorInfo
-    start: int
-    stop: int
+class OpenVinoBuilder:
+    """See phibuild.worker.building.Builder."""
 
+    def __init__(self) -> None:
+        self._tensors: dict[str, TensorInfo] = {}
 
-def read_tensors(source: Path, arch: Architecture) -> dict[str, TensorInfo]:
-    """Return the tensors of the architecture in the checkpoint `source`, by name. Raises
-    WorkerError if one is missing or of another shape or type."""
-    tensors = read_checkpoint(source)
-    found = {}
-    for name, shape in arch.tensors():
-        tensor = tensors.get(name)
-        if tensor is None:
-            raise WorkerError(f"the checkpoint has no tensor {name}")
-        if tensor.shape != shape or tensor.dtype not in READ_AS:
-            raise WorkerError(
-                f"tensor {name} is {tensor.dtype} {list(tensor.shape)} in the checkpoint; "
-                f"this model needs {list(shape)} in {', '.join(READ_AS)}"
-            )
-        found[name] = tensor
-    return found
+    def prepare(self, build: Build[Ir]) -> None:
+        folders = [output.folder for output in build.outputs]
+        with tempfile.TemporaryDirectory() as scratch:
+            build.report.stage("converting the tokenizer")
+            convert_tokenizer(build.source, Path(scratch))
+            for folder in folders:
+                copy_tokenizer(Path(scratch), folder)
+        tensors = find_tensors(build.source, build.arch.tensors(), READ_AS)
+        self._tensors = {tensor.name: tensor for tensor in tensors}
 
+    def open(self, build: Build[Ir], output: Output) -> Ir:
+        names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
+        copy_companions(build.source, output.folder, names)
+        complete_generation_config(output.folder, build.facts.stops)
+        build.report.stage("laying out the graph", item=output.item)
+        options = output.request["variant"]["options"]
+        try:
+            return Ir(output.folder, self._tensors, build.arch, options)
+        finally:
+            gc.collect()  # nodes of a graph hold each other
 
-def write_matrices(
-    tensors: Mapping[str, TensorInfo],
-    outputs: Sequence[Output],
-    threads: int,
-    progress: Callable[[float], None],
-) -> None:
-    """Write the matrices among `tensors` to all outputs, by `threads` threads.
+    def convert(self, build: Build[Ir], outputs: Sequence[tuple[Output, Ir]]) -> None:
+        matrices = [tensor for tensor in self._tensors.values() if len(tensor.shape) == 2]
 
-    `progress` is told the share that is done, 0 to 1. Raises OSError if the checkpoint cannot be
-    read; what goes wrong with one output is kept in its `error`.
-    """
-    matrices = [tensor for tensor in tensors.values() if len(tensor.shape) == 2]
-    files = {path: os.open(path, os.O_RDONLY) for path in {t.path for t in matrices}}
-    jobs = [job for tensor in matrices for job in _jobs(tensor)]
-    total, done = sum(tensor.nbytes for tensor in matrices), 0
-    failed = threading.Event()
+        def store(chunk: Chunk) -> None:
+            tensor = chunk.tensor
+            values = np.frombuffer(chunk.data, READ_AS[tensor.dtype])
+            rows = Rows(tensor.name, tensor.dtype, values.reshape(chunk.rows, -1))
+            _ = rows.wide  # what all of them need
+            for output, ir in outputs:
+                if output.error is None:
+                    with build.costs.of(output):
+                        ir.write(tensor, rows, chunk.first)
 
-    def run(job: _Job) -> int:
-        for rows, start in _read(files[job.tensor.path], job):
-            if failed.is_set():
-                break
-            for output in outputs:
-                output.write(job.tensor, rows, start)
-        return job.tensor.nbytes * (job.stop - job.start) // job.tensor.shape[0]
+        stream(matrices, _STEPS, lambda: store, build.left, build.threads, build.report)
 
-    try:
-        with ThreadPoolExecutor(threads) as executor:
-            try:
-                for future in as_completed([executor.submit(run, job) for job in jobs]):
-                    before, done = done, done + future.result()
-                    if done * 100 // total != before * 100 // total:
-                        progress(done / total)
-            except BaseException:
-                failed.set()
-                executor.shutdown(cancel_futures=True)
-                raise
-    finally:
-        for descriptor in files.values():
-            os.close(descriptor)
+    def close(self, kept: Ir) -> None:
+        kept.close()
 
+    def checker(self) -> Check:
+        return check
 
-def _jobs(tensor: TensorInfo) -> Iterator[_Job]:
-    rows, width = tensor.shape
-    step = _rows_of(_JOB, width)
-    for start in range(0, rows, step):
-        yield _Job(tensor, start, min(start + step, rows))
-
-
-def _rows_of(weights: int, width: int) -> int:
-    """Return how many rows have about `weights` weights: an even number, as two zero points of 4
-    bits share a byte."""
-    return max(2, weights // width // 2 * 2)
-
-
-def _read(descriptor: int, job: _Job) -> Iterator[tuple[Rows, int]]:
-    """Yield the chunks of a job, and the number of the first row of each."""
-    tensor = job.tensor
-    width = tensor.shape[1]
-    row_bytes = tensor.nbytes // tensor.shape[0]
-    step = _rows_of(_CHUNK, width)
-    for start in range(job.start, job.stop, step):
-        nbytes = (min(start + step, job.stop) - start) * row_bytes
-        data = os.pread(descriptor, nbytes, tensor.offset + start * row_bytes)
-        if len(data) != nbytes:
-            raise OSError(f"{tensor.path} ends within tensor {tensor.name}")
-        values = np.frombuffer(data, READ_AS[tensor.dtype]).reshape(-1, width)
-        yield Rows(tensor.name, tensor.dtype, values), start
+    def inspect(self, folder: Path) -> dict[str, Any]:
+        return inspect(folder)

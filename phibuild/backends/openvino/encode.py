@@ -50,7 +50,7 @@ class Rows:
 
     @cached_property
     def wide(self) -> Floats:
-        """The rows as float32."""
+        """The rows as float32, made once."""
         return to_float32(self.dtype, self.values)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from phibuild.backends.openvino.inspect import MODEL_XML
 from phibuild.worker.chat import ChatFormat, read_format
-from phibuild.worker.judge import Logits, Tokens
+from phibuild.worker.interface import Logits, Tokens
 
 # The CPU plugin computes in bf16 where it can, keeps the KV cache in 8 bits and quantizes
 # activations on the way: judged is what the artifact holds, so all three are turned off.

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import openvino as ov
+import openvino_tokenizers
+from transformers import AutoTokenizer
 
 from phibuild.worker.tokenizer_check import Difference, Facts, check_tokenizer
 
@@ -28,9 +30,6 @@ def convert_tokenizer(source: Path, output: Path) -> None:
 
     Padding and truncation are on the left, as optimum-intel sets them for text generation.
     """
-    import openvino_tokenizers
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     tokenizer.padding_side = "left"
     tokenizer.truncation_side = "left"

@@ -18,12 +18,13 @@ from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import Report, WorkerError
+from phibuild.worker.requests import ActivationsRequest
 from phibuild.worker.safetensors import SafetensorsWriter
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
 
-def activations(request: dict[str, Any], report: Report) -> None:
+def activations(request: ActivationsRequest, report: Report) -> None:
     """Write activations.safetensors and meta.json into the empty folder `output`.
 
     The fp32 original sees up to `tokens` tokens of `text` in chunks of `chunk_tokens`, evenly
@@ -41,7 +42,7 @@ def activations(request: dict[str, Any], report: Report) -> None:
         report.item(request["item"], result)
 
 
-def _activations(request: dict[str, Any], report: Report) -> dict[str, Any]:
+def _activations(request: ActivationsRequest, report: Report) -> dict[str, Any]:
     started = time.perf_counter()
     source, output, item = Path(request["source"]), Path(request["output"]), request["item"]
     use_threads(request["threads"])

@@ -1,12 +1,10 @@
-"""All variants of a request in one pass over the checkpoint, in memory that the model's size does
-not change: rows are read in chunks, converted for every variant and written in place."""
+"""All variants of a request in one pass over the checkpoint: rows are converted and written in
+place, in memory that the model's size does not change."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,21 @@ from phibuild.backends.pytorch.model_config import artifact_config
 from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.building import Build, Check
 from phibuild.worker.companions import complete_generation_config, copy_companions
-from phibuild.worker.protocol import Report, WorkerError
-from phibuild.worker.safetensors import SafetensorsWriter, TensorInfo, read_checkpoint
-from phibuild.worker.tokenizer_check import read_facts
+from phibuild.worker.costs import Output
+from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import SafetensorsWriter
 
 _TORCH_DTYPE = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+_STEPS = Steps(CHUNK_ELEMENTS, CHUNK_ROWS)
 
 
-class Artifact:
-    """One variant on its way to disk."""
+class WeightFiles:
+    """The weights of one variant on their way to disk."""
 
-    def __init__(self, item: str, folder: Path, scheme: Scheme, arch: Architecture) -> None:
-        self.item = item
-        self.folder = folder
+    def __init__(self, folder: Path, scheme: Scheme, arch: Architecture) -> None:
         self._scheme = scheme
         self._dtype: torch.dtype = getattr(torch, scheme.dtype)
         self._writer = SafetensorsWriter(
@@ -76,116 +75,55 @@ class Artifact:
         data = rows.contiguous().flatten().view(torch.uint8).numpy()
         self._writer.write(name, data.data, row * (data.nbytes // len(rows)))
 
-    def finish(self, source: Path, stops: Sequence[int]) -> None:
-        """Close the weights and write the files beside them."""
-        self._writer.finish()
-        self.close()
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        text = json.dumps(artifact_config(config, self._scheme), indent=2)
-        (self.folder / "config.json").write_text(text + "\n", encoding="utf-8")
-        copy_companions(source, self.folder)
-        complete_generation_config(self.folder, stops)
-
     def close(self) -> None:
-        self._writer.close()
-
-
-def build(request: dict[str, Any], report: Report) -> None:
-    """Write each item's artifact; report it complete, or failed and go on with the others."""
-    use_threads(1)  # threads work at chunks of their own: no waiting at every operation
-    source = Path(request["source"])
-    arch = Architecture.from_json(request["architecture"])
-    artifacts: list[Artifact] = []
-    for item in request["items"]:
-        scheme = Scheme.from_options(item["variant"]["options"])
+        """Wait until all is written, and close the files. Raises OSError for what could not be."""
         try:
-            artifacts.append(Artifact(item["item"], Path(item["output"]), scheme, arch))
-        except OSError as error:
-            report.failed(item["item"], error)
-    try:
-        facts = read_facts(Path(request["facts"]))
-        _convert(source, arch, artifacts, request["threads"], report)
-    except (WorkerError, OSError, ValueError) as error:  # the checkpoint cannot be read
-        for artifact in artifacts:
-            artifact.close()
-            report.failed(artifact.item, error)
-        return
-    from phibuild.backends.pytorch.tokenizer import check  # imports Transformers
-
-    checked: dict[str, Any] = {}  # all have the same files
-
-    for artifact in artifacts:
-        try:
-            artifact.finish(source, facts.stops)
-            result = inspect(artifact.folder)
-            report.stage("checking the tokenizer", item=artifact.item)
-            checked = checked or check(artifact.folder, facts)
-            result["tokenizer"] = checked
-        except (WorkerError, OSError, ValueError) as error:
-            report.failed(artifact.item, error)
-        else:
-            report.item(artifact.item, result)
+            self._writer.finish()
+        finally:
+            self._writer.close()
 
 
-def _convert(
-    source: Path, arch: Architecture, artifacts: list[Artifact], threads: int, report: Report
-) -> None:
-    """Write all weights; an artifact that fails is reported and taken out of the list."""
-    tensors = read_checkpoint(source)
-    total, done = arch.parameters, 0
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for name, shape in arch.tensors():
-            info = _expected(tensors, name, shape)
-            step = max(CHUNK_ELEMENTS * shape[0] // info.parameters // CHUNK_ROWS, 1) * CHUNK_ROWS
-            write = partial(_write_rows, artifacts, info, step)
-            failed: dict[Artifact, WorkerError | OSError] = {}
-            for failures in pool.map(write, range(0, shape[0], step)):
-                failed = failures | failed
-            for artifact, error in failed.items():  # no thread writes to it any more
-                artifacts.remove(artifact)
-                artifact.close()
-                report.failed(artifact.item, error)
-            if not artifacts:
-                return
-            done += info.parameters
-            for artifact in artifacts:
-                report.stage("converting", done / total, artifact.item)
+class PytorchBuilder:
+    """See phibuild.worker.building.Builder."""
 
+    def prepare(self, build: Build[WeightFiles]) -> None:
+        use_threads(1)  # threads work at chunks of their own: no waiting at every operation
 
-def _expected(tensors: dict[str, TensorInfo], name: str, shape: tuple[int, ...]) -> TensorInfo:
-    """Return where a tensor is. Raises WorkerError if the checkpoint has no such tensor."""
-    info = tensors.get(name)
-    if info is None or info.shape != shape or info.dtype not in _TORCH_DTYPE:
-        found = "is missing" if info is None else f"is {info.dtype} {list(info.shape)}"
-        raise WorkerError(f"{name} of the checkpoint {found}; a float tensor {list(shape)} is due")
-    return info
+    def open(self, build: Build[WeightFiles], output: Output) -> WeightFiles:
+        scheme = Scheme.from_options(output.request["variant"]["options"])
+        config = json.loads((build.source / "config.json").read_text(encoding="utf-8"))
+        text = json.dumps(artifact_config(config, scheme), indent=2)
+        (output.folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        copy_companions(build.source, output.folder)
+        complete_generation_config(output.folder, build.facts.stops)
+        return WeightFiles(output.folder, scheme, build.arch)
 
+    def convert(
+        self, build: Build[WeightFiles], outputs: Sequence[tuple[Output, WeightFiles]]
+    ) -> None:
+        tensors = find_tensors(build.source, build.arch.tensors(), _TORCH_DTYPE)
 
-def _write_rows(
-    artifacts: list[Artifact], info: TensorInfo, step: int, row: int
-) -> dict[Artifact, WorkerError | OSError]:
-    """Write up to `step` rows from number `row` on into every artifact; return those that failed
-    and why. Raises WorkerError or OSError if the rows cannot be read."""
-    rows = min(step, info.shape[0] - row)
-    row_bytes = info.nbytes // info.shape[0]
-    data = bytearray(rows * row_bytes)
-    with info.path.open("rb", buffering=0) as file:
-        file.seek(info.offset + row * row_bytes)
-        _fill(file, memoryview(data), info.path)
-    chunk = torch.frombuffer(data, dtype=_TORCH_DTYPE[info.dtype]).view(rows, *info.shape[1:])
-    failures: dict[Artifact, WorkerError | OSError] = {}
-    for artifact in tuple(artifacts):
-        try:
-            artifact.write(info.name, info.shape, row, chunk)
-        except (WorkerError, OSError) as error:
-            failures[artifact] = error
-    return failures
+        def stores() -> Store:
+            torch.set_num_threads(1)  # of this thread
+            return store
 
+        def store(chunk: Chunk) -> None:
+            rows = torch.frombuffer(chunk.data, dtype=_TORCH_DTYPE[chunk.tensor.dtype])
+            rows = rows.view(chunk.rows, *chunk.tensor.shape[1:])
+            for output, files in outputs:
+                if output.error is None:
+                    with build.costs.of(output):
+                        files.write(chunk.tensor.name, chunk.tensor.shape, chunk.first, rows)
 
-def _fill(file: Any, view: memoryview, path: Path) -> None:
-    """Read until `view` is full; a raw read may give less."""
-    while view:
-        count = file.readinto(view)
-        if not count:
-            raise WorkerError(f"{path.name} ended early while it was read")
-        view = view[count:]
+        stream(tensors, _STEPS, stores, build.left, build.threads, build.report)
+
+    def close(self, kept: WeightFiles) -> None:
+        kept.close()
+
+    def checker(self) -> Check:
+        from phibuild.backends.pytorch.tokenizer import check
+
+        return check
+
+    def inspect(self, folder: Path) -> dict[str, Any]:
+        return inspect(folder)

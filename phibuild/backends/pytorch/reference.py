@@ -23,6 +23,7 @@ from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.metrics import log_softmax
 from phibuild.worker.protocol import Report, WorkerError
+from phibuild.worker.requests import ReferenceRequest
 
 Logits = NDArray[np.float32]
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
@@ -38,7 +39,7 @@ class Sampling:
     max_bytes: int
 
 
-def reference(request: dict[str, Any], report: Report) -> None:
+def reference(request: ReferenceRequest, report: Report) -> None:
     """Write windows.npy, logits.npy, meta.json and, if asked and the model is longrope,
     logits_long.npy into the empty folder `output`.
 
@@ -55,7 +56,7 @@ def reference(request: dict[str, Any], report: Report) -> None:
         report.item(request["item"], result)
 
 
-def _reference(request: dict[str, Any], report: Report) -> dict[str, Any]:
+def _reference(request: ReferenceRequest, report: Report) -> dict[str, Any]:
     started = time.perf_counter()
     source, output, item = Path(request["source"]), Path(request["output"]), request["item"]
     use_threads(request["threads"])

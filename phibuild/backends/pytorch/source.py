@@ -19,6 +19,7 @@ from phibuild.backends.pytorch.tokenizer_facts import write_tokenizer_facts
 from phibuild.backends.pytorch.witness import compare
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import Report
+from phibuild.worker.requests import SourceRequest
 from phibuild.worker.safetensors import INDEX, shard_paths
 from phibuild.worker.unfused import EMBEDDING, HEAD
 
@@ -26,7 +27,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers")
 Fusing = Mapping[str, list[str]]
 
 
-def source(request: dict[str, Any], report: Report) -> None:
+def source(request: SourceRequest, report: Report) -> None:
     """Write into the empty folder `output`: witness.json, how far Transformers' logits of the
     folder `original` are from those of phibuild's reading, its view `source` with the
     `architecture`; tokenizer.json and probes.json (tokenizer_facts.py); and the folder weights,
@@ -40,7 +41,7 @@ def source(request: dict[str, Any], report: Report) -> None:
         report.item(request["item"], result)
 
 
-def _source(request: dict[str, Any], report: Report) -> dict[str, Any]:
+def _source(request: SourceRequest, report: Report) -> dict[str, Any]:
     started = time.perf_counter()
     original, view, output = (Path(request[key]) for key in ("original", "source", "output"))
     arch = Architecture.from_json(request["architecture"])
@@ -77,7 +78,7 @@ def _source(request: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 def _witness(
-    original: Path, view: Path, arch: Architecture, request: Mapping[str, Any], scratch: Path
+    original: Path, view: Path, arch: Architecture, request: SourceRequest, scratch: Path
 ) -> float:
     """Return how far Transformers' reading of the base model is from phibuild's; `scratch` is an
     empty folder."""

@@ -10,9 +10,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phibuild.worker.building import build_all
 from phibuild.worker.protocol import Report
+from phibuild.worker.requests import (
+    ActivationsRequest,
+    BuildRequest,
+    ReferenceRequest,
+    SourceRequest,
+)
 
 if TYPE_CHECKING:
+    from phibuild.backends.pytorch.convert import PytorchBuilder
     from phibuild.backends.pytorch.runtime import TransformersRuntime
 
 REFERENCE = "logits"
@@ -24,11 +32,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
-def build(request: dict[str, Any], report: Report) -> None:
+def build(request: BuildRequest, report: Report) -> None:
     """Write the artifacts of the request in one pass over the checkpoint."""
-    from phibuild.backends.pytorch.convert import build as run
 
-    run(request, report)
+    def load() -> PytorchBuilder:
+        from phibuild.backends.pytorch.convert import PytorchBuilder
+
+        return PytorchBuilder()
+
+    build_all(request, report, load)
 
 
 def inspect(folder: Path) -> dict[str, Any]:
@@ -50,22 +62,25 @@ def load(folder: Path, threads: int) -> TransformersRuntime:
     return run(folder, threads)
 
 
-def source(request: dict[str, Any], report: Report) -> None:
+def source(request: SourceRequest, report: Report) -> None:
     """Prove the source and write the facts of its tokenizer."""
-    from phibuild.backends.pytorch.source import source as run
+    with report.loading():
+        from phibuild.backends.pytorch.source import source as run
 
     run(request, report)
 
 
-def reference(request: dict[str, Any], report: Report) -> None:
+def reference(request: ReferenceRequest, report: Report) -> None:
     """Write the fp32 original's logits."""
-    from phibuild.backends.pytorch.reference import reference as run
+    with report.loading():
+        from phibuild.backends.pytorch.reference import reference as run
 
     run(request, report)
 
 
-def activations(request: dict[str, Any], report: Report) -> None:
+def activations(request: ActivationsRequest, report: Report) -> None:
     """Write the sums of squared inputs of the fp32 original's linear layers."""
-    from phibuild.backends.pytorch.activations import activations as run
+    with report.loading():
+        from phibuild.backends.pytorch.activations import activations as run
 
     run(request, report)

@@ -9,24 +9,24 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from phibuild.config.executors import ExecutorSettings
-from phibuild.execute.context import Context, Listener, Result
+from phibuild.execute.context import Context, Listener, Original, Result
 from phibuild.execute.execution import (
     apply_refusals,
     install_toolchain,
     known_results,
-    step_function,
-    step_needs,
+    run_step,
 )
 from phibuild.execute.interrupts import stopped_gently
 from phibuild.execute.local.scheduler import History, Limits, Task, run_tasks
 from phibuild.execute.runner.guard import Guard
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
-from phibuild.execute.work.original import original_folder
-from phibuild.planning.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
+from phibuild.planning.plan import Plan
 from phibuild.store.store import Store
 from phibuild.system.machine import available_memory, cores, usable_memory
 
@@ -46,7 +46,7 @@ class Execution:
     cores: int
     memory_bytes: int
     complete: bool
-    kind: str = "local"
+    kind: Literal["local", "slurm"] = "local"
     places: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -114,12 +114,9 @@ def _tasks(context: Context) -> Iterator[Task]:
         yield Task(f"toolchain.{name}", frozenset(), 0, 0, install)
     for original in plan.originals:
         if original.cached:
-            context.originals[original.key] = original_folder(context, original)
+            context.originals[original.key] = Original(context.store.reference(original.key))
     for step in plan.steps:
-        # What is judged has the machine for itself: its figures of speed are reported.
-        judged = isinstance(step, MeasureStep)
-        threads = context.cores if judged else max(1, context.cores // 2)
-        backend = step.backend if isinstance(step, BackendStep) else REFERENCE_BACKEND
-        needs = {f"toolchain.{backend}", *step_needs(plan, step)}
-        run = step_function(context, step, threads)
+        threads = context.cores if step.takes_machine else max(1, context.cores // 2)
+        needs = {f"toolchain.{step.backend}", *plan.needs(step)}
+        run = partial(run_step, step, context, threads)
         yield Task(step.id, frozenset(needs), threads, step.memory_bytes, run)

@@ -7,14 +7,27 @@ in it: whatever it writes, it must not take phibuild down.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import subprocess
 import time
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    model_validator,
+)
+
+from phibuild.schema import Document
+from phibuild.store.documents import Seconds, TokenizerComparison
 
 _LONGEST = 1 << 20
 """Bytes of a line, at most."""
@@ -37,7 +50,7 @@ class Stage(_Event):
 class Item(_Event):
     event: Literal["item"]
     item: str
-    result: dict[str, Any]
+    result: dict[str, object]
 
 
 class Failed(_Event):
@@ -53,7 +66,8 @@ class Text(_Event):
 
 class End(_Event):
     event: Literal["end"]
-    cpu_seconds: Annotated[FiniteFloat, Field(ge=0)]
+    cpu_seconds: Seconds
+    loading_seconds: Seconds
 
 
 Event = Stage | Item | Failed | Text | End
@@ -99,64 +113,48 @@ def read_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-class TokenizerDifference(_Event):
-    """What an artifact's tokenizer makes of a text in another way than the source's, and why its
-    runtime cannot do better."""
+class BuildResult(Document):
+    """The result of a build's item. `own_seconds` is what was done for it alone, `shared_seconds`
+    its equal share of what was done for all items of a pass; a backend gives both or neither."""
 
-    kind: str
-    text: str
-    expected: list[int]
-    found: list[int]
-    why: Annotated[str, Field(min_length=1)]
+    types: Annotated[dict[str, PositiveInt], Field(min_length=1)]
+    weight_bytes: PositiveInt
+    seconds: Seconds
+    own_seconds: Seconds | None = None
+    shared_seconds: Seconds | None = None
+    peak_rss_bytes: NonNegativeInt
+    tokenizer: TokenizerComparison
 
-
-class TokenizerResult(_Event):
-    """The comparison of an artifact's tokenizer with the source's over a number of probes."""
-
-    probes: Annotated[int, Field(gt=0)]
-    differences: list[TokenizerDifference]
-
-
-class BuildResult(_Event):
-    """The result of a build's item."""
-
-    types: Annotated[dict[str, Annotated[int, Field(gt=0)]], Field(min_length=1)]
-    weight_bytes: Annotated[int, Field(gt=0)]
-    seconds: Annotated[FiniteFloat, Field(ge=0)]
-    peak_rss_bytes: Annotated[int, Field(ge=0)]
-    tokenizer: TokenizerResult
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        own, shared = self.own_seconds, self.shared_seconds
+        if (own is None) != (shared is None):
+            raise ValueError("own_seconds and shared_seconds go together")
+        if own is None or shared is None:
+            return self
+        if not math.isclose(own + shared, self.seconds, rel_tol=1e-6, abs_tol=1e-6):
+            raise ValueError("seconds are not own_seconds and shared_seconds together")
+        return self
 
 
-class Speed(_Event):
-    load_seconds: FiniteFloat
-    prefill_tokens_per_second: FiniteFloat
-    decode_tokens_per_second: FiniteFloat
+class GenerateResult(Document):
+    """The result of a text that was generated."""
+
+    prompt_tokens: NonNegativeInt
+    tokens: NonNegativeInt
+    generation_seconds: Seconds
 
 
-class Quality(_Event):
-    model_config = ConfigDict(strict=True, extra="allow")
-    __pydantic_extra__: dict[str, FiniteFloat]
-    kl_mean: FiniteFloat
-    kl_p99: FiniteFloat
-    perplexity: FiniteFloat
-    reference_perplexity: FiniteFloat
-    top1: FiniteFloat
+class BadResult(Exception):
+    """A result that is not what it should be."""
 
 
-class JudgeResult(_Event):
-    """The result of a judging's item."""
-
-    quality: Quality
-    speed: Speed
-    peak_rss_bytes: Annotated[int, Field(ge=0)]
+D = TypeVar("D", bound=Document)
 
 
-def problem(result: dict[str, Any], shape: type[BaseModel]) -> str | None:
-    """Return what is wrong with a result, None if it is what it should be."""
+def read_result(result: Mapping[str, object], shape: type[D]) -> D:
+    """Return the result of an item. Raises BadResult, in words for people, if it is not one."""
     try:
-        shape.model_validate(result)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "it"
-        return f"the runner's result is not what it should be: {place}: {first['msg'].lower()}"
-    return None
+        return shape.read(result)
+    except ValueError as error:
+        raise BadResult(f"the runner's result is not what it should be: {error}") from None

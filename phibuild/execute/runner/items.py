@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from phibuild.execute.runner.events import Event, Failed, Item, Stage
 from phibuild.execute.runner.process import Outcome, Runners, run_worker
@@ -29,9 +28,9 @@ class Runner:
 def run_items(
     runner: Runner,
     items: Sequence[str],
-    request: Callable[[Sequence[str]], dict[str, Any]],
+    request: Callable[[Sequence[str]], Mapping[str, object]],
     *,
-    on_result: Callable[[str, dict[str, Any]], None],
+    on_result: Callable[[str, Mapping[str, object]], None],
     on_failure: Callable[[str, str], None],
     on_stage: Callable[[Stage], None],
     alone: bool = True,

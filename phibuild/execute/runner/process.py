@@ -10,10 +10,9 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from phibuild.execute.runner.events import End, Event, NoEvent, parse_event, read_lines
 from phibuild.execute.runner.guard import Guard, kill_marked
@@ -78,7 +77,7 @@ class Runners:
 def run_worker(
     python: Path,
     backend: str,
-    request: dict[str, Any],
+    request: Mapping[str, object],
     log: Path,
     *,
     runners: Runners,
@@ -143,6 +142,7 @@ def run_worker(
             if isinstance(event, End):
                 ended = True
                 usage.cpu_seconds += event.cpu_seconds
+                usage.loading_seconds += event.loading_seconds
             else:
                 on_event(event)
         process.wait()
@@ -169,7 +169,7 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _environment(request: dict[str, Any]) -> dict[str, str]:
+def _environment(request: Mapping[str, object]) -> dict[str, str]:
     """Return the environment of a runner: nothing of the core's Python leaks in, and native
     libraries take the threads that the step was given."""
     threads = str(request.get("threads", 1))

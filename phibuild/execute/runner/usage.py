@@ -22,12 +22,13 @@ _SHORTEST, _LONGEST = 0.1, 0.5
 @dataclass
 class Usage:
     """Of all runners of a step: the CPU seconds that they counted themselves, the largest
-    anonymous memory of a runner with its children, in bytes (None: not known), and what it takes
-    now."""
+    anonymous memory of a runner with its children, in bytes (None: not known), what it takes now,
+    and how many of the CPU seconds went into imports and the loading of libraries."""
 
     cpu_seconds: float = 0.0
     peak_anonymous_bytes: int | None = None
     anonymous_bytes: int = 0
+    loading_seconds: float = 0.0
 
     @contextlib.contextmanager
     def watch(self, pid: int) -> Iterator[None]:

@@ -21,7 +21,7 @@ from phibuild.execute.slurm.jobs import Jobs
 from phibuild.execute.slurm.outcome import fold, make_history
 from phibuild.execute.slurm.records import Records
 from phibuild.execute.slurm.watch import wait_for_jobs
-from phibuild.planning.steps import Plan
+from phibuild.planning.plan import Plan
 from phibuild.store.store import Store
 
 

@@ -12,11 +12,10 @@ from typing import Any
 
 from phibuild.config.executors import SlurmSettings
 from phibuild.execute.context import Context
-from phibuild.execute.execution import Step, step_needs
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import SlurmError
 from phibuild.execute.slurm.records import Record, Records
-from phibuild.execute.slurm.remote import RemoteStep, backend_of, cut_down, is_made, step_makes
+from phibuild.execute.slurm.remote import RemoteStep
 from phibuild.execute.slurm.submit import (
     complete_submission,
     job_memory,
@@ -24,7 +23,7 @@ from phibuild.execute.slurm.submit import (
     submit,
 )
 from phibuild.planning.keys import builder_digest
-from phibuild.planning.steps import BuildStep, MeasureStep
+from phibuild.planning.steps import MeasureStep, Step
 from phibuild.system.places import toolchains_folder
 
 
@@ -121,7 +120,7 @@ class Jobs:
 
     def _take(self, step: Step, live: Iterable[Record]) -> None:
         store = self._context.store
-        wanted = {key for key in step_makes(step) if not is_made(store, step, key)}
+        wanted = {key for key in step.makes if not step.is_made(store, key)}
         jobs = self.of.setdefault(step.id, [])
         for record in live:
             if wanted & set(record.makes):
@@ -131,11 +130,11 @@ class Jobs:
                 jobs.append(job)
                 self._lane(job.id)
                 self._context.listener.noted(step.id, f"waits for Slurm job {job.id} of before")
-        if isinstance(step, MeasureStep):
+        if step.kind == MeasureStep.kind:
             wanted &= self._to_come(step)
         if not wanted:
             return
-        reason = self._context.toolchain_errors.get(backend_of(step))
+        reason = self._context.toolchain_errors.get(step.backend)
         if reason is None:
             try:
                 self._submit(step, wanted)
@@ -146,7 +145,7 @@ class Jobs:
             self._context.listener.started(step.id, "is not submitted")
             self._context.listener.ended(step.id, reason, 0.0)
 
-    def _to_come(self, step: MeasureStep) -> set[str]:
+    def _to_come(self, step: Step) -> set[str]:
         """Return the measurements whose artifact and original are there or will be."""
         store, plan = self._context.store, self._context.plan
         for original in plan.references:
@@ -156,34 +155,33 @@ class Jobs:
         coming = {
             key
             for build in plan.builds
-            if isinstance(build, BuildStep)
             for job in self.of.get(build.id, ())
             for key in job.record.makes
         }
         return {
             key
-            for key, artifact in step_makes(step).items()
+            for key, artifact in step.makes.items()
             if artifact in coming or store.artifact(artifact)
         }
 
     def _submit(self, step: Step, wanted: set[str]) -> None:
-        plan, small = cut_down(self._context.plan, step, wanted)
+        small = step.part_for(wanted)
         record = self._records.new(step.id, wanted)
         job = Job(record, step, self._records.path(record), self._memory(step), mine=True)
         # Listed first: a stop while sbatch runs must find it.
         self.of[step.id].append(job)
         task = RemoteStep(
-            plan=plan,
+            plan=self._context.plan.only(small),
             step=small,
             store=self._context.store.root,
             toolchains=toolchains_folder(),
             folder=job.folder,
-            builder=builder_digest(backend_of(step)),
+            builder=builder_digest(step.backend),
             waiter=self._records.waiter,
             timeout=self._settings.timeout,
             cores=self._settings.cores,
         )
-        alone = isinstance(step, MeasureStep) and self._settings.exclusive
+        alone = step.takes_machine and self._settings.exclusive
         after = self._after(step)
         try:
             number = submit(
@@ -205,7 +203,7 @@ class Jobs:
 
     def _after(self, step: Step) -> Sequence[str]:
         """Return the ids of the jobs that must have ended before a step's job starts."""
-        needs = sorted(step_needs(self._context.plan, step))
+        needs = sorted(self._context.plan.needs(step))
         after = [job.id for need in needs for job in self.of.get(need, ())]
         if self._lanes:
             after += min(self._lanes, key=len)[-1:]

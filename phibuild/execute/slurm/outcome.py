@@ -5,17 +5,17 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import singledispatch
 from pathlib import Path
 from typing import Any
 
 from phibuild.config.executors import SlurmSettings
-from phibuild.execute.context import Context
-from phibuild.execute.execution import Step, step_needs
+from phibuild.execute.context import Context, Original
 from phibuild.execute.local.scheduler import History, Ran, Task
 from phibuild.execute.runner.usage import Usage
 from phibuild.execute.slurm.jobs import Job, Jobs
-from phibuild.execute.slurm.remote import backend_of
-from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep
+from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, Step
+from phibuild.store.documents import Measure
 
 _LATE_SECONDS = 60.0
 
@@ -24,27 +24,32 @@ def fold(context: Context, jobs: Jobs) -> None:
     """Put what all jobs left into the context, in the order of the plan's steps."""
     for original in context.plan.originals:
         if original.cached:
-            _original(context, original, [], None)
+            fold_step(original, context, [], None, None)
     for step in context.plan.steps:
         some, refused = jobs.of.get(step.id, []), jobs.refused.get(step.id)
         log = _fetch_log(context, step, some)
-        if isinstance(step, OriginalStep):
-            _original(context, step, some, refused)
-        elif isinstance(step, BuildStep):
-            _built(context, step, some, refused, log)
-        elif isinstance(step, MeasureStep):
-            _judged(context, step, some, refused, log)
+        fold_step(step, context, some, refused, log)
         usage = Usage()
         for found in (job.found for job in some if job.found):
             usage.cpu_seconds += found["usage"]["cpu_seconds"]
+            usage.loading_seconds += found["usage"]["loading_seconds"]
             peak = found["usage"]["peak_anonymous_bytes"]
             if peak is not None:
                 usage.peak_anonymous_bytes = max(peak, usage.peak_anonymous_bytes or 0)
         context.usage[step.id] = usage
 
 
+@singledispatch
+def fold_step(
+    step: Step, context: Context, jobs: Sequence[Job], refused: str | None, log: Path | None
+) -> None:
+    """Put what a step's jobs left into the context; `refused` is why it got none."""
+    raise NotImplementedError(step.kind)
+
+
+@fold_step.register
 def _original(
-    context: Context, step: OriginalStep, jobs: Sequence[Job], refused: str | None
+    step: OriginalStep, context: Context, jobs: Sequence[Job], refused: str | None, log: Path | None
 ) -> None:
     promised = step.cached or any(job.found and not job.found["problem"] for job in jobs)
     folder = _see(lambda: context.store.reference(step.key), promised)
@@ -52,11 +57,12 @@ def _original(
     reason = next(filter(None, reasons), refused)
     if not folder and not reason:
         return  # Ctrl-C: what would have needed it says so
-    context.originals[step.key] = folder or str(reason)
+    context.originals[step.key] = Original(folder, None if folder else reason)
 
 
+@fold_step.register
 def _built(
-    context: Context, step: BuildStep, jobs: Sequence[Job], refused: str | None, log: Path | None
+    step: BuildStep, context: Context, jobs: Sequence[Job], refused: str | None, log: Path | None
 ) -> None:
     for artifact in step.artifacts:
         result = context.results[artifact.key]
@@ -70,33 +76,40 @@ def _built(
             # Without a job of its own, another phibuild made it since the plan.
             result.status = item["status"] if done else "built" if job else "cached"
             continue
-        needed = [context.facts(step.model), context.originals.get(artifact.activations or "")]
-        inputs = next((found for found in needed if isinstance(found, str)), None)
+        source = context.plan.source_of(step.model)
+        inputs = _reason_of(context, source.key if source else None, artifact.activations)
         reason = inputs or _reason(job, item) or refused
         if reason:
             context.fail(artifact, reason)
 
 
+@fold_step.register
 def _judged(
-    context: Context, step: MeasureStep, jobs: Sequence[Job], refused: str | None, log: Path | None
+    step: MeasureStep, context: Context, jobs: Sequence[Job], refused: str | None, log: Path | None
 ) -> None:
     original = context.plan.reference_of(step.model)
-    reference = context.originals.get(original.key) if original else None
+    before = _reason_of(context, original.key if original else None)
     for artifact in step.artifacts:
         result = context.results[artifact.key]
-        if result.status not in ("built", "cached"):
+        if not result.is_there:
             continue
         if log:
             result.logs.append(log)
         key = artifact.measure_key or ""
         job = next((job for job in jobs if key in job.record.makes), None)
         item = _item(job, artifact.key)
-        result.measure = item["measure"] or context.store.measure(key)
+        measure = item["measure"]
+        result.measure = Measure.read(measure) if measure else context.store.measure(key)
         if result.measure is None:
-            reason = reference if isinstance(reference, str) else _reason(job, item) or refused
+            reason = before or _reason(job, item) or refused
             if reason:
-                before = "it was built, but could not be judged: "
-                context.fail(artifact, before + reason.removeprefix(before))
+                context.fail(artifact, step.failing + reason.removeprefix(step.failing))
+
+
+def _reason_of(context: Context, *keys: str | None) -> str | None:
+    """Return why one of these steps of the original left nothing, None if all did or none ran."""
+    found = [context.originals[key] for key in keys if key in context.originals]
+    return next((original.reason for original in found if original.reason), None)
 
 
 def _item(job: Job | None, artifact: str) -> dict[str, Any]:
@@ -155,9 +168,9 @@ def make_history(
         spans[step.id] = began, max(job.ended or ended for job in some)
         ready = max(
             [job.record.submitted for job in some]
-            + [spans[need][1] for need in step_needs(context.plan, step) if need in spans]
+            + [spans[need][1] for need in context.plan.needs(step) if need in spans]
         )
-        needs = frozenset({f"toolchain.{backend_of(step)}"}) | step_needs(context.plan, step)
+        needs = frozenset({f"toolchain.{step.backend}"}) | context.plan.needs(step)
         memory = max(job.memory_bytes for job in some)
         history.ran[step.id] = Ran(
             Task(step.id, needs, settings.cores, memory, lambda alone: False),

@@ -14,19 +14,20 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from phibuild.execute.context import Context, Result
-from phibuild.execute.execution import Step, step_function
+from phibuild.execute import execution
+from phibuild.execute.context import Context, Original, Result
 from phibuild.execute.progress import PlainProgress
 from phibuild.execute.runner.guard import Guard
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
 from phibuild.planning.keys import builder_digest
-from phibuild.planning.steps import REFERENCE_BACKEND, BackendStep, MeasureStep, Plan
+from phibuild.planning.plan import Plan
+from phibuild.planning.steps import Step
 from phibuild.store.store import Store
 from phibuild.system.files import write_atomically
 from phibuild.system.locks import is_held
@@ -51,50 +52,6 @@ class RemoteStep:
     waiter: Path
     timeout: float
     cores: int
-
-
-def backend_of(step: Step) -> str:
-    """Return the backend whose toolchain runs a step."""
-    return step.backend if isinstance(step, BackendStep) else REFERENCE_BACKEND
-
-
-def step_makes(step: Step) -> dict[str, str]:
-    """Return what a step is to put into the store: key there -> artifact's key (a step of the
-    original: its own)."""
-    if isinstance(step, MeasureStep):
-        return {artifact.measure_key or "": artifact.key for artifact in step.artifacts}
-    if isinstance(step, BackendStep):
-        return {artifact.key: artifact.key for artifact in step.artifacts}
-    return {step.key: step.key}
-
-
-def is_made(store: Store, step: Step, key: str) -> bool:
-    """Return whether one of the things that a step makes is in the store."""
-    if isinstance(step, MeasureStep):
-        return store.measure(key) is not None
-    if isinstance(step, BackendStep):
-        return store.artifact(key) is not None
-    return store.reference(key) is not None
-
-
-def cut_down(plan: Plan, step: Step, keys: Collection[str]) -> tuple[Plan, Step]:
-    """Return a plan for one step alone, and the step for those of its artifacts whose results are
-    in `keys` (keys in the store)."""
-    artifacts: tuple[Any, ...] = ()
-    if isinstance(step, BackendStep):
-        wanted = {artifact for key, artifact in step_makes(step).items() if key in keys}
-        artifacts = tuple(artifact for artifact in step.artifacts if artifact.key in wanted)
-        step = replace(step, artifacts=artifacts)
-    small = replace(
-        plan,
-        matrix=replace(plan.matrix, cells=()),
-        cells=(),
-        artifacts=artifacts,
-        builds=(),
-        measures=(),
-        refusals=(),
-    )
-    return small, step
 
 
 def run_step(task: RemoteStep) -> None:
@@ -127,16 +84,20 @@ def _run_step(task: RemoteStep, runners: Runners) -> None:
     problem = next(_problems(task), None)
     if problem is None:
         _look_up(context, task)
-        work = step_function(context, task.step, task.cores)
-        if work(False):  # memory ran out: what was reached is noted for the next plan
-            work(True)
+        if execution.run_step(task.step, context, task.cores, alone=False):
+            # Memory ran out: what was reached is noted for the next plan.
+            execution.run_step(task.step, context, task.cores, alone=True)
     if stopped.is_set():
         sys.exit(_STOPPED)
     usage = context.usage.get(task.step.id, Usage())
     found = {
         "problem": problem or _why_not(context, task.step),
         "results": {
-            key: {"status": result.status, "reason": result.reason, "measure": result.measure}
+            key: {
+                "status": result.status,
+                "reason": result.reason,
+                "measure": result.measure.model_dump(mode="json") if result.measure else None,
+            }
             for key, result in context.results.items()
         },
         "usage": asdict(usage),
@@ -169,7 +130,7 @@ def _lock_seen(path: Path) -> bool:
 def _problems(task: RemoteStep) -> Iterator[str]:
     """Yield what keeps a step from running here."""
     here = f"on node {socket.gethostname()}"
-    name = backend_of(task.step)
+    name = task.step.backend
     problem = toolchain(name).problem()
     if problem:
         yield (
@@ -188,18 +149,16 @@ def _look_up(context: Context, task: RemoteStep) -> None:
     store = context.store
     for name in ("artifacts", "references"):
         os.listdir(store.root / name)  # as in read_result
-    if isinstance(task.step, MeasureStep):
-        for result in context.results.values():
-            if store.artifact(result.artifact.key):
-                result.status = "built"
+    for result in context.results.values():
+        if store.artifact(result.artifact.key):
+            result.status = "built"
     for original in task.plan.originals:
         folder = store.reference(original.key)
-        context.originals[original.key] = folder or f"step {original.id} has left nothing"
+        reason = None if folder else f"step {original.id} has left nothing"
+        context.originals[original.key] = Original(folder, reason)
 
 
 def _why_not(context: Context, step: Step) -> str | None:
     """Return why a step of the original failed, None if it did not."""
-    if isinstance(step, BackendStep):
-        return None
-    found = context.originals.get(step.key)
-    return found if isinstance(found, str) else None
+    found = [context.originals[key] for key in step.makes if key in context.originals]
+    return next((original.reason for original in found if original.reason), None)

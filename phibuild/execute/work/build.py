@@ -3,148 +3,126 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import license_file
 from phibuild.checkpoints.view import source_view
-from phibuild.execute.context import RUN_AGAIN, Context
-from phibuild.execute.runner.events import BuildResult, problem
-from phibuild.execute.runner.items import run_items
+from phibuild.execute.context import Attempt, Context
+from phibuild.execute.runner.events import BadResult, BuildResult, read_result
+from phibuild.execute.work.artifacts import run_on_artifacts
 from phibuild.execute.work.readme import artifact_readme, tokenizer_notes
 from phibuild.planning.keys import CHANGED, builder_digest, has_changed
 from phibuild.planning.steps import Artifact, BuildStep
+from phibuild.store.documents import ArtifactFacts
 from phibuild.toolchains.environment import toolchain
+from phibuild.worker.requests import BuildItem, BuildRequest, VariantData
 
-_NOT_READ = "the source has not been read"
 
-
-def build(context: Context, step: BuildStep, threads: int, alone: bool = True) -> bool:
-    """Build a step's artifacts with `threads` threads; what became of each goes into the
-    context's results. Return whether memory ran out beside others, and it is to be run again."""
-    error = context.toolchain_errors.get(step.backend)
-    if error:
+def build(step: BuildStep, context: Context, attempt: Attempt) -> None:
+    """Build a step's artifacts; what became of each goes into the context's results."""
+    if error := context.toolchain_errors.get(step.backend):
         for artifact in step.artifacts:
             context.fail(artifact, error)
-        return False
+        return
     names = ", ".join(artifact.variant.name for artifact in step.artifacts)
     with contextlib.ExitStack() as stack:
-        failures = stack.enter_context(
-            context.told(
-                step.id,
-                f"build {names}",
-                lambda: [a for a in step.artifacts if context.results[a.key].status == "failed"],
-            )
+        shown = context.shown(
+            step, attempt, f"build {names}", lambda result: result.status == "failed"
         )
+        stack.enter_context(shown)
         for key in sorted(artifact.key for artifact in step.artifacts):
             stack.enter_context(context.lock(key))
-        return _build_locked(context, step, threads, failures, stack, alone)
-    return False  # an error ended it
+        wanted = _wanted(step, context, attempt)
+        if wanted:
+            _build(step, context, attempt, wanted, stack)
 
 
-def _build_locked(
-    context: Context,
-    step: BuildStep,
-    threads: int,
-    failures: list[str],
-    stack: contextlib.ExitStack,
-    alone: bool,
-) -> bool:
-    # Another phibuild may have built some of them while this one waited for the locks.
-    wanted: dict[str, Artifact] = {}
-    facts = context.facts(step.model)
+def _wanted(step: BuildStep, context: Context, attempt: Attempt) -> list[Artifact]:
+    """Return the artifacts that are to be built and can be. Another phibuild may have built some of
+    them while this one waited for the locks."""
+    wanted = []
     for artifact in step.artifacts:
-        inputs = context.originals.get(artifact.activations or "")
-        if not isinstance(facts, Path):
-            inputs = facts or _NOT_READ
+        inputs = [context.source_facts(step.model)]
+        if artifact.activations:
+            inputs.append(context.originals[artifact.activations])
+        reason = next((one.reason for one in inputs if one.reason), None)
         if context.store.artifact(artifact.key):
             if context.results[artifact.key].status != "built":
                 context.results[artifact.key].status = "cached"
-        elif isinstance(inputs, str):
-            context.fail(artifact, inputs)
-            failures.append(f"{artifact.variant.name}: {inputs}")
+        elif reason:
+            context.fail(artifact, reason)
+            attempt.failures.append(f"{artifact.variant.name}: {reason}")
         else:
-            wanted[artifact.key] = artifact
-    if not wanted:
-        return False
-    assert isinstance(facts, Path)  # else nothing is wanted
+            wanted.append(artifact)
+    return wanted
+
+
+def _build(
+    step: BuildStep,
+    context: Context,
+    attempt: Attempt,
+    wanted: Sequence[Artifact],
+    stack: contextlib.ExitStack,
+) -> None:
     checkpoint = context.plan.matrix.models[step.model]
+    facts = context.source_facts(step.model).folder
     workspace = stack.enter_context(context.store.workspace())
     view = stack.enter_context(source_view(context.store, checkpoint, facts))
-    runner = context.runner(step.backend, step.id)
-    attempts = 0
+    outputs: dict[str, Path] = {}
+    runs = itertools.count(1)  # what a crashed runner left must not be met by the next
 
-    def request(items: Sequence[str]) -> dict[str, Any]:
-        nonlocal attempts
-        attempts += 1  # what a crashed runner left must not be met by the next
-        entries = []
-        for key in items:
-            output = workspace / f"{key[:16]}-{attempts}"
+    def request(artifacts: Sequence[Artifact]) -> Mapping[str, object]:
+        run = next(runs)
+        items: list[BuildItem] = []
+        for artifact in artifacts:
+            output = outputs[artifact.key] = workspace / f"{artifact.key[:16]}-{run}"
             output.mkdir()
-            outputs[key] = output
-            entry = {"item": key, "variant": wanted[key].variant.model_dump(mode="json")}
-            if inputs := wanted[key].activations:
-                entry["activations"] = str(context.originals[inputs])
-            entries.append({**entry, "output": str(output)})
-        return {
+            variant: VariantData = artifact.variant.model_dump(mode="json")  # type: ignore[assignment]
+            item: BuildItem = {"item": artifact.key, "variant": variant, "output": str(output)}
+            if inputs := artifact.activations:
+                item["activations"] = str(context.originals[inputs].folder)
+            items.append(item)
+        whole: BuildRequest = {
             "verb": "build",
             "source": str(view),
             "facts": str(facts),
             "architecture": checkpoint.architecture.to_json(),
             "model": checkpoint.name,
-            "threads": threads,
-            "items": entries,
+            "threads": attempt.threads,
+            "items": items,
         }
+        return whole
 
-    def failed(key: str, reason: str) -> None:
-        context.fail(wanted[key], reason)
-        failures.append(f"{wanted[key].variant.name}: {reason}")
-
-    def built(key: str, result: dict[str, Any]) -> None:
-        wrong = problem(result, BuildResult) or check_and_publish(
-            context, wanted[key], outputs[key], result
-        )
+    def take(artifact: Artifact, result: Mapping[str, object]) -> None:
+        found = read_result(result, BuildResult)
+        wrong = check_and_publish(context, artifact, outputs[artifact.key], found)
         if wrong:
-            failed(key, wrong)
-        else:
-            context.results[key].status = "built"
+            raise BadResult(wrong)
+        context.results[artifact.key].status = "built"
 
-    outputs: dict[str, Path] = {}
-    for artifact in wanted.values():
-        context.results[artifact.key].logs.append(runner.log)
-    killed = run_items(
-        runner,
-        list(wanted),
-        request,
-        on_result=built,
-        on_failure=failed,
-        on_stage=lambda event: context.stage(step.id, event),
-        alone=alone,
-    )
-    if killed:
-        failures.append(RUN_AGAIN)
-    return bool(killed)
+    run_on_artifacts(context, step, attempt, wanted, request, take)
 
 
 def check_and_publish(
-    context: Context, artifact: Artifact, folder: Path, result: dict[str, Any]
+    context: Context, artifact: Artifact, folder: Path, result: BuildResult
 ) -> str | None:
     """Check a finished artifact against its promise and move it into the store; return what
     is wrong with it."""
-    if result["types"] != artifact.estimate.types:
+    if result.types != artifact.estimate.types:
         return (
-            f"the artifact holds {_type_names(result['types'])}; "
+            f"the artifact holds {_type_names(result.types)}; "
             f"{artifact.variant.name} promises {_type_names(artifact.estimate.types)}"
         )
     checkpoint = context.plan.matrix.models[artifact.model]
     digest = context.plan.source_digests[artifact.model]
     if has_changed(checkpoint, digest, context.store):
         return CHANGED
-    bits = 8 * result["weight_bytes"] / sum(result["types"].values())
+    bits = 8 * result.weight_bytes / sum(result.types.values())
     if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
         return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"
     try:
@@ -158,28 +136,30 @@ def check_and_publish(
             artifact.variant,
             digest,
             bits,
-            tokenizer_notes(result["tokenizer"]),
+            tokenizer_notes(result.tokenizer),
         )
         (folder / "README.md").write_text(text, encoding="utf-8")
         context.store.publish(
             artifact.key,
             folder,
-            {
-                "model": artifact.model,
-                "source_digest": digest,
-                "backend": artifact.variant.backend,
-                "variant": artifact.variant.model_dump(mode="json"),
-                "format": artifact.variant.format,
-                "phibuild_version": __version__,
-                "toolchain_digest": toolchain(artifact.variant.backend).digest,
-                "builder_digest": builder_digest(artifact.variant.backend),
-                "activations": artifact.activations,
-                "types": result["types"],
-                "tokenizer": result["tokenizer"],
-                "bits_per_weight": bits,
-                "build_seconds": result["seconds"],
-                "peak_rss_bytes": result["peak_rss_bytes"],
-            },
+            ArtifactFacts(
+                model=artifact.model,
+                source_digest=digest,
+                backend=artifact.variant.backend,
+                variant=artifact.variant,
+                format=artifact.variant.format,
+                phibuild_version=__version__,
+                toolchain_digest=toolchain(artifact.variant.backend).digest,
+                builder_digest=builder_digest(artifact.variant.backend),
+                activations=artifact.activations,
+                types=result.types,
+                tokenizer=result.tokenizer,
+                bits_per_weight=bits,
+                build_seconds=result.seconds,
+                build_own_seconds=result.own_seconds,
+                build_shared_seconds=result.shared_seconds,
+                peak_rss_bytes=result.peak_rss_bytes,
+            ),
         )
     except OSError as error:
         return f"could not be stored: {error.strerror or error} ({context.store.root})"

@@ -2,82 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from phibuild.execute.context import RUN_AGAIN, Context
-from phibuild.execute.runner.events import JudgeResult, problem
-from phibuild.execute.runner.items import run_items
-from phibuild.planning.steps import MeasureStep
+from phibuild.execute.context import Attempt, Context
+from phibuild.execute.runner.events import read_result
+from phibuild.execute.work.artifacts import run_on_artifacts
+from phibuild.planning.steps import Artifact, MeasureStep
+from phibuild.store.documents import Measure
+from phibuild.worker.requests import JudgeItem, JudgeRequest
 
 
-def measure(context: Context, step: MeasureStep, threads: int, alone: bool = True) -> bool:
-    """Judge those of a step's artifacts that were built, with `threads` threads; what was found
-    goes into the store and the context's results. Return whether memory ran out beside others,
-    and it is to be run again."""
+def measure(step: MeasureStep, context: Context, attempt: Attempt) -> None:
+    """Judge those of a step's artifacts that were built; what was found goes into the store and the
+    context's results."""
     original = context.plan.reference_of(step.model)
     assert original is not None  # the plan has it for whatever is judged
     reference = context.originals[original.key]
-    error = context.toolchain_errors.get(step.backend)
-    present = {
-        artifact.key: artifact
+    present = [
+        artifact
         for artifact in step.artifacts
-        if context.results[artifact.key].status in ("built", "cached")
-        and not context.results[artifact.key].measure
-    }
+        if context.results[artifact.key].is_there and not context.results[artifact.key].measure
+    ]
     if not present:
-        return False
-    if isinstance(reference, str) or error:
-        for artifact in present.values():
-            context.fail(artifact, error or str(reference))
-        return False
-    killed: list[str] = []
-    names = ", ".join(artifact.variant.name for artifact in present.values())
-    with context.told(
-        step.id,
-        f"judge {names}",
-        lambda: [a for a in present.values() if not context.results[a.key].measure],
-    ) as failures:
-        runner = context.runner(step.backend, step.id)
+        return
+    if error := context.toolchain_errors.get(step.backend) or reference.reason:
+        for artifact in present:
+            context.fail(artifact, error)
+        return
 
-        def request(items: Sequence[str]) -> dict[str, Any]:
-            entries = [
-                {"item": key, "folder": str(context.store.root / "artifacts" / key)}
-                for key in items
-            ]
-            return {
-                "verb": "judge",
-                "items": entries,
-                "reference": str(reference),
-                "threads": threads,
-                "decode_tokens": context.plan.evaluation.decode_tokens,
-            }
+    def request(artifacts: Sequence[Artifact]) -> Mapping[str, object]:
+        items: list[JudgeItem] = [
+            {"item": one.key, "folder": str(context.store.root / "artifacts" / one.key)}
+            for one in artifacts
+        ]
+        whole: JudgeRequest = {
+            "verb": "judge",
+            "items": items,
+            "reference": str(reference.folder),
+            "threads": attempt.threads,
+            "decode_tokens": context.plan.evaluation.decode_tokens,
+        }
+        return whole
 
-        def judged(key: str, result: dict[str, Any]) -> None:
-            wrong = problem(result, JudgeResult)
-            if wrong:
-                failed(key, wrong)
-                return
-            measure_key = present[key].measure_key
-            assert measure_key is not None  # judging is on
-            context.store.publish_measure(measure_key, result)
-            context.results[key].measure = result
+    def take(artifact: Artifact, result: Mapping[str, object]) -> None:
+        found = read_result(result, Measure)
+        assert artifact.measure_key is not None  # judging is on
+        context.store.publish_measure(artifact.measure_key, found)
+        context.results[artifact.key].measure = found
 
-        def failed(key: str, reason: str) -> None:
-            context.fail(present[key], f"it was built, but could not be judged: {reason}")
-            failures.append(f"{present[key].variant.name}: {reason}")
-
-        for artifact in present.values():
-            context.results[artifact.key].logs.append(runner.log)
-        killed = run_items(
-            runner,
-            list(present),
-            request,
-            on_result=judged,
-            on_failure=failed,
-            on_stage=lambda event: context.stage(step.id, event),
-            alone=alone,
-        )
-        if killed:
-            failures.append(RUN_AGAIN)
-    return bool(killed)
+    names = ", ".join(artifact.variant.name for artifact in present)
+    with context.shown(step, attempt, f"judge {names}", lambda result: not result.measure):
+        run_on_artifacts(context, step, attempt, present, request, take)

@@ -4,39 +4,37 @@ paths: the same build gives the same bytes."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from phibuild import __version__
 from phibuild.backends.base import BackendSpec
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.schema import Variant
+from phibuild.store.documents import TokenizerComparison, TokenizerDifference
 from phibuild.worker.tokenizer_check import STOPS
 
 
-def tokenizer_notes(found: Mapping[str, Any] | None) -> list[str]:
+def tokenizer_notes(compared: TokenizerComparison) -> list[str]:
     """Return, in sentences, how an artifact's tokenizer differs from the source's: each reason
     once, with the number of probes and the first of them, or the ids at which generation ends on
-    one side alone. `found` is what the worker reports."""
+    one side alone."""
     reasons: dict[str, list[str]] = {}
     notes = []
-    for difference in (found or {}).get("differences", ()):
-        if difference["kind"] == STOPS:
-            notes.append(f"{difference['why']} ({_stops(difference)})")
+    for difference in compared.differences:
+        if difference.kind == STOPS:
+            notes.append(f"{difference.why} ({_stops(difference)})")
         else:
-            reasons.setdefault(difference["why"], []).append(difference["text"])
+            reasons.setdefault(difference.why, []).append(difference.text)
     for why, texts in reasons.items():
         shown = next((repr(text) for text in texts if text), "")
         shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        probes = (
-            f" ({len(texts)} of {found['probes']} probes, as {shown})" if found and shown else ""
-        )
+        probes = f" ({len(texts)} of {compared.probes} probes, as {shown})" if shown else ""
         notes.append(f"{why}{probes}")
     return notes
 
 
-def _stops(difference: Mapping[str, Any]) -> str:
-    expected, found = set(difference["expected"]), set(difference["found"])
+def _stops(difference: TokenizerDifference) -> str:
+    expected, found = set(difference.expected), set(difference.found)
     sides = ((found - expected, "too"), (expected - found, "not"))
     return "; ".join(
         f"at {', '.join(str(token) for token in sorted(ids))} {word}" for ids, word in sides if ids

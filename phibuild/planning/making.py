@@ -1,0 +1,255 @@
+"""Cells to steps: what has to be built, judged and installed, what is there already, what it takes.
+
+Needs config.json and safetensors headers only. Cells that need the same variant of the same model
+share its key, hence its artifact and its measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from phibuild.backends.calibration import CHUNK_TOKENS
+from phibuild.backends.pytorch.memory import (
+    activations_memory,
+    merge_memory,
+    reference_memory,
+    source_memory,
+    witness_layers,
+)
+from phibuild.backends.registry import backend
+from phibuild.checkpoints.facts import Checkpoint
+from phibuild.config.catalogue import DATA
+from phibuild.errors import ConfigError, Problem, SourceError
+from phibuild.planning.fit import Originals, make_partition
+from phibuild.planning.keys import (
+    activations_key,
+    artifact_key,
+    builder_digest,
+    measure_key,
+    nonfinite_weights,
+    source_digest,
+    source_key,
+)
+from phibuild.planning.matrix import Matrix
+from phibuild.planning.memory import demand
+from phibuild.planning.plan import Plan, PlanCell
+from phibuild.planning.sizes import device_memory, estimate_artifact
+from phibuild.planning.steps import (
+    REFERENCE_BACKEND,
+    ActivationsStep,
+    Artifact,
+    ReferenceStep,
+    SourceStep,
+)
+from phibuild.schema import Calibration, Cell, Evaluation
+from phibuild.store.store import Store, content_key
+from phibuild.system.files import file_sha256
+
+
+def make_plan(
+    matrix: Matrix,
+    evaluation: Evaluation,
+    store: Store,
+    *,
+    read_weights: bool = False,
+    memory_limit: int | None = None,
+    allow_nonfinite: bool = False,
+) -> Plan:
+    """Return the plan. With `read_weights` checkpoints are hashed where that is not remembered;
+    without, those are planned as if nothing of them were there. Steps that need more than
+    `memory_limit` bytes are refused (None: none is). Raises SourceError for a checkpoint with
+    weights that are infinite or NaN, unless `allow_nonfinite`."""
+    text_digest = file_sha256(evaluation_text(evaluation)) if evaluation.enabled else ""
+    digests: dict[str, str] = {}
+    for name, checkpoint in matrix.models.items():
+        digest = source_digest(checkpoint, store, read_weights=read_weights)
+        if digest:
+            digests[name] = digest
+    nonfinite = {
+        name: list(nonfinite_weights(checkpoint, store))
+        for name, checkpoint in matrix.models.items()
+    }
+    if any(nonfinite.values()) and not allow_nonfinite:
+        raise SourceError([problem for found in nonfinite.values() for problem in found])
+    sources = {
+        name: _source(checkpoint, digests.get(name), bool(nonfinite[name]), store, memory_limit)
+        for name, checkpoint in matrix.models.items()
+    }
+    references = {
+        name: _reference(checkpoint, digests.get(name), evaluation, text_digest, store)
+        for name, checkpoint in matrix.models.items()
+        if evaluation.enabled
+    }
+    activations = _activations(matrix, digests, store)
+    artifacts = _artifacts(matrix, digests, references, activations, store)
+    by_cell = {cell: artifact for artifact in artifacts for cell in artifact.cells}
+    cells = tuple(_plan_cell(cell, by_cell.get(cell.id), matrix) for cell in matrix.cells)
+    originals = Originals(sources, references, {step.key: step for step in activations.values()})
+    steps = make_partition(matrix, artifacts, originals, evaluation, store, memory_limit)
+    needed = {step.model for step in steps.measures}
+    inputs = {artifact.activations for step in steps.builds for artifact in step.artifacts}
+    read = {step.model for step in steps.builds}
+    read |= {name for name in needed if not references[name].cached}
+    return Plan(
+        matrix=matrix,
+        evaluation=evaluation,
+        cells=cells,
+        artifacts=artifacts,
+        builds=tuple(steps.builds),
+        measures=tuple(steps.measures),
+        sources=tuple(step for name, step in sources.items() if name in read),
+        references=tuple(step for name, step in references.items() if name in needed),
+        activations=tuple(step for step in activations.values() if step.key in inputs),
+        source_digests=digests,
+        refusals=tuple(steps.refusals),
+    )
+
+
+def evaluation_text(evaluation: Evaluation) -> Path:
+    """Return the text that artifacts are judged on. Raises ConfigError if it is not there."""
+    if evaluation.text is None:
+        return DATA / "phi3-tiny-trained" / "heldout.txt"
+    path = Path(evaluation.text).expanduser().resolve()
+    if not path.is_file():
+        raise ConfigError(Problem("evaluation.text: no such file", str(path)))
+    return path
+
+
+def _source(
+    checkpoint: Checkpoint,
+    digest: str | None,
+    nonfinite: bool,
+    store: Store,
+    memory_limit: int | None,
+) -> SourceStep:
+    key = source_key(digest or checkpoint.reference, checkpoint)
+    architecture = checkpoint.architecture
+    layers = witness_layers(architecture, memory_limit or 0)
+    kind = {
+        "step": "source",
+        "builder": builder_digest(REFERENCE_BACKEND),
+        "architecture": architecture.to_json(),
+        "layers": layers,
+        "rank": checkpoint.adapter.rank if checkpoint.adapter else None,
+    }
+    bound = source_memory(architecture, layers)
+    if checkpoint.adapter:
+        bound = max(bound, merge_memory(architecture, checkpoint.adapter.rank))
+    cached = digest is not None and store.reference(key) is not None
+    return SourceStep(checkpoint.name, key, demand(store, kind, bound), cached, layers, nonfinite)
+
+
+def _reference(
+    checkpoint: Checkpoint,
+    digest: str | None,
+    evaluation: Evaluation,
+    text_digest: str,
+    store: Store,
+) -> ReferenceStep:
+    key = content_key(
+        {
+            "source": digest or checkpoint.reference,
+            "text": text_digest,
+            "windows": evaluation.windows,
+            "window_tokens": evaluation.window_tokens,
+            "max_bytes": evaluation.max_reference_bytes,
+            "builder": builder_digest(REFERENCE_BACKEND),
+        }
+    )
+    architecture = checkpoint.architecture
+    kind = {
+        "step": "reference",
+        "builder": builder_digest(REFERENCE_BACKEND),
+        "architecture": architecture.to_json(),
+        "tokens": [evaluation.windows, evaluation.window_tokens],
+    }
+    bound = reference_memory(architecture, evaluation.windows, evaluation.window_tokens)
+    cached = digest is not None and store.reference(key) is not None
+    return ReferenceStep(checkpoint.name, key, demand(store, kind, bound), cached)
+
+
+def _activations(
+    matrix: Matrix, digests: Mapping[str, str], store: Store
+) -> dict[tuple[str, Calibration], ActivationsStep]:
+    """Return a step for every model and calibration text that goes with it."""
+    wanted = {
+        (cell.model, cell.variant.calibration): matrix.models[cell.model]
+        for cell in matrix.cells
+        if cell.variant and cell.variant.calibration
+    }
+    steps = {}
+    for (model, calibration), checkpoint in wanted.items():
+        digest = digests.get(model)
+        key = activations_key(digest or checkpoint.reference, calibration)
+        kind = {
+            "step": "activations",
+            "builder": builder_digest(REFERENCE_BACKEND),
+            "architecture": checkpoint.architecture.to_json(),
+            "tokens": calibration.tokens,
+        }
+        bound = activations_memory(checkpoint.architecture, calibration.tokens, CHUNK_TOKENS)
+        cached = digest is not None and store.reference(key) is not None
+        steps[model, calibration] = ActivationsStep(
+            model, key, demand(store, kind, bound), cached, calibration
+        )
+    return steps
+
+
+def _artifacts(
+    matrix: Matrix,
+    digests: Mapping[str, str],
+    references: Mapping[str, ReferenceStep],
+    activations: Mapping[tuple[str, Calibration], ActivationsStep],
+    store: Store,
+) -> tuple[Artifact, ...]:
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    names: dict[int, str] = {}
+    for cell in matrix.cells:
+        if cell.variant is not None:
+            # Cells of one square share the variant object; its JSON is made once.
+            name = names.get(id(cell.variant)) or content_key(cell.variant.model_dump(mode="json"))
+            names[id(cell.variant)] = name
+            groups.setdefault((cell.model, name), []).append(cell)
+    artifacts = []
+    for (model, _), cells in groups.items():
+        variant = cells[0].variant
+        assert variant is not None  # grouped above
+        digest = digests.get(model)
+        inputs = activations[model, variant.calibration].key if variant.calibration else None
+        key = artifact_key(digest or matrix.models[model].reference, variant, model, inputs)
+        spec = backend(variant.backend)
+        reference = references.get(model)
+        judging = spec.judging(variant) if reference else None
+        can = judging is not None and judging.how != "no"
+        measured = measure_key(key, reference.key) if reference and can else None
+        cached = digest is not None and store.artifact(key) is not None
+        artifacts.append(
+            Artifact(
+                key=key,
+                activations=inputs,
+                measure_key=measured,
+                model=model,
+                variant=variant,
+                estimate=estimate_artifact(spec, matrix.models[model], variant),
+                cells=tuple(cell.id for cell in cells),
+                cached=cached,
+                judged=bool(cached and measured and store.measure(measured)),
+                judging=judging,
+            )
+        )
+    return tuple(artifacts)
+
+
+def _plan_cell(cell: Cell, artifact: Artifact | None, matrix: Matrix) -> PlanCell:
+    device = matrix.devices[cell.device]
+    if artifact is None or cell.variant is None:
+        return PlanCell(cell, None, None, device.budget)
+    memory = device_memory(
+        backend(cell.backend),
+        matrix.models[cell.model].architecture,
+        cell.variant,
+        device,
+        artifact.estimate.weight_bytes,
+    )
+    return PlanCell(cell, artifact, memory, device.budget)

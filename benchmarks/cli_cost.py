@@ -22,6 +22,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from phibuild.backends.registry import SHIPPED
+from phibuild.schema import PRECISIONS
+
 DEVICE = """\
 title: generated device {number}
 class: iot
@@ -31,12 +34,10 @@ accelerators: [cpu, metal, cuda, webgpu, openvino_gpu]
 context_length: 4096
 sources: {{memory: generated, budget: generated, context_length: generated}}
 """
-PRECISIONS = "[int4, int8, fp16, fp32]"
-BACKENDS = ("llamacpp", "ort_genai", "openvino", "mlx", "pytorch")
 
 
 def write_large_recipe(folder: Path, devices: int = 500) -> int:
-    """Write devices and a recipe of devices x 5 backends x 4 precisions; return its cells."""
+    """Write devices, and a recipe of all backends at all precisions for them; return its cells."""
     (folder / "device").mkdir(parents=True)
     (folder / "recipes").mkdir()
     lines = ["description: generated", "devices:"]
@@ -44,9 +45,9 @@ def write_large_recipe(folder: Path, devices: int = 500) -> int:
         name = f"device_{number:03}"
         (folder / "device" / f"{name}.yaml").write_text(DEVICE.format(number=number))
         lines.append(f"  {name}:")
-        lines += [f"    {backend}: {PRECISIONS}" for backend in BACKENDS]
+        lines += [f"    {backend}: [{', '.join(PRECISIONS)}]" for backend in SHIPPED]
     (folder / "recipes" / "large.yaml").write_text("\n".join(lines) + "\n")
-    return devices * len(BACKENDS) * 4
+    return devices * len(SHIPPED) * len(PRECISIONS)
 
 
 def measure(words: Sequence[str], folder: Path, store: Path) -> tuple[float, float, float]:

@@ -44,6 +44,10 @@ class SourceError(PhibuildError):
     """The checkpoint cannot be used: missing, incomplete, damaged or not a supported Phi."""
 
 
+class BackendError(PhibuildError):
+    """A backend's package is not what one has to be."""
+
+
 class ToolchainError(PhibuildError):
     """A backend's environment could not be made or is damaged."""
 

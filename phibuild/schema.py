@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from phibuild.units import format_size, parse_size
@@ -211,6 +212,22 @@ class Variant(Frozen):
     format: str
     options: Options
     calibration: Calibration | None = Field(default=None, exclude=True)
+
+
+class Judging(Document):
+    """How a variant's artifacts are judged on this machine."""
+
+    how: Literal["native", "substitute", "no"] = "native"
+    """native: as they are made to be run; substitute: in another form; no: they cannot be."""
+    note: str | None = None
+    """That form ("its graph on the CPU"), or why they cannot be: words that begin in lower case;
+    null: native."""
+
+    @model_validator(mode="after")
+    def _said(self) -> Judging:
+        if (self.how == "native") != (self.note is None):
+            raise ValueError("a note says what is judged instead, or why nothing is")
+        return self
 
 
 class Skip(Frozen):

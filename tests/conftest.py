@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from phibuild.execute.runner.process import WORKER
 from phibuild.system.locks import held
 from phibuild.toolchains.environment import Toolchain, toolchain
@@ -175,12 +175,13 @@ class CommandLine:
 
     folder: Path
     prefix: tuple[str, ...] = ()
+    python: str = sys.executable
 
     def __call__(
         self, *words: str, cwd: Path | None = None, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*self.prefix, sys.executable, "-m", "phibuild", *words],
+            [*self.prefix, self.python, "-m", "phibuild", *words],
             cwd=cwd or self.folder,
             env={**os.environ, "PHIBUILD_STORE": str(self.folder / "store"), **environ},
             capture_output=True,
@@ -238,7 +239,7 @@ def undisturbed(toolchain_python: Callable[[str], Path], shared_folder: Path) ->
     with held(folder.with_suffix(".lock")):
         site = Site(folder, folder / "store")
         if not (folder / "outputs").exists():
-            for name in BACKENDS:
+            for name in SHIPPED:
                 toolchain_python(name)
             folder.mkdir()
             done = site.run("build", "recipe=quickstart", *QUICK)

@@ -1,20 +1,22 @@
 """What a backend is: a spec in the core, a worker in its toolchain.
 
-`backends/<name>/spec.py` holds a module-level `SPEC` that satisfies `BackendSpec`; it may import
-schema, errors, `phibuild.worker` and the modules beside this one. `backends/<name>/worker.py`
-satisfies `phibuild.worker.interface.Worker`; it runs inside the toolchain and may import its
-toolchain's packages and `phibuild.worker`.
+A backend is a package. Its module `spec` holds a `SPEC` that satisfies `BackendSpec`; it may import
+schema, errors, `phibuild.worker` and the modules beside this one. Its module `worker` satisfies
+`phibuild.worker.interface.Worker`; it runs inside the toolchain and may import its toolchain's
+packages and `phibuild.worker`. `requirements.txt` beside them locks the toolchain; `conf.yaml`
+there, or conf/backend/<name>.yaml, has the defaults of each precision's options.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import BaseModel
 
-from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 
 
@@ -54,14 +56,15 @@ class ContextLimit:
 
 
 class BackendSpec(Protocol):
-    """A backend as the core sees it. Nothing here imports a toolchain package."""
+    """A backend as the core sees it. Nothing here imports a toolchain package. A class that derives
+    from it has the defaults of what is not abstract."""
 
     name: str
     title: str
     format: str
     library: str
     """The Hub's name of what reads the format: `library_name` of a model card."""
-    copied: tuple[str, ...]
+    copied: tuple[str, ...] = ()
     """Globs of names of files that a run's folder holds copies of: programs that read the format
     refuse them where they have several hard links."""
     options: type[BaseModel]
@@ -71,27 +74,33 @@ class BackendSpec(Protocol):
         """Return which options do not go with the precision or with one another, whatever the
         device and the model are; None if there are none. Only options without one become a
         variant."""
+        return None
 
+    @abstractmethod
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return what to build, or why the device or the model cannot have it."""
 
+    @abstractmethod
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return every weight as it will be stored. The plan adds it up, and after the build the
         artifact must hold exactly these types (by `inspect` in the worker)."""
 
+    @abstractmethod
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
         """Return the bytes of the artifact besides its weights: the tokenizer and whatever else
         grows large. With the weights they are the artifact's size to within 3 % or 2 MB, whichever
         is more; names, headers and configuration are less than that."""
 
+    @abstractmethod
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
         """Return an upper bound of the worker's anonymous memory in bytes when it builds these
         together. Pages of mapped files do not count: the system can drop them."""
 
+    @abstractmethod
     def judge_memory(
         self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
     ) -> int:
@@ -100,10 +109,18 @@ class BackendSpec(Protocol):
 
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return how many tokens the runtime computes rightly, None if all that the model has."""
+        return None
 
+    def judging(self, variant: Variant) -> Judging:
+        """Return how this machine judges the variant. What cannot be judged is built all the
+        same."""
+        return Judging()
+
+    @abstractmethod
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the bytes of one element of the KV cache on the device."""
 
     def run_command(self, variant: Variant) -> str:
         """Return the shell command (or short Python text) that runs the artifact from its own
         folder, for its README."""
+        return 'phibuild run . "Why is the sky blue?"'

@@ -34,11 +34,13 @@ class DeviceRow(Document):
 
 class BackendRow(Document):
     backend: str
-    format: str
-    """The file format."""
-    title: Annotated[str, Field(serialization_alias="for")]
+    format: str | None
+    """The file format. Here and below: null where the backend cannot be used."""
+    title: Annotated[str | None, Field(serialization_alias="for")]
     """What its artifacts are for."""
-    options: list[str]
+    options: list[str] | None
+    problem: str | None
+    """What is wrong with the package that brings it."""
 
 
 class ModelRow(Document):

@@ -14,11 +14,12 @@ from typing import Literal
 import psutil
 from tabulate import tabulate
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import BACKENDS, backend
 from phibuild.commands.answers import Check, DoctorAnswer
-from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK
+from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, BackendError, Problem
 from phibuild.schema import document_text
 from phibuild.system.places import store_folder, toolchains_folder
+from phibuild.system.plugins import shadowed
 from phibuild.toolchains.environment import toolchain
 from phibuild.toolchains.pip_config import pip_settings
 from phibuild.units import format_size
@@ -94,9 +95,21 @@ def _existing_parent(folder: Path) -> Path:
 def _toolchains() -> list[Check]:
     checks = []
     for name in BACKENDS:
-        problem = toolchain(name).problem()
+        try:
+            backend(name)
+            problem = toolchain(name).problem()
+        except BackendError as error:
+            checks += [_unusable(name, one) for one in error.problems]
+            continue
         remedy = f"phibuild toolchain install {name} (a build does it by itself)"
         state: State = "ok" if problem is None else "missing"
         found = problem or "complete"
         checks.append(_check(f"toolchain {name}", state, found, remedy if problem else ""))
-    return checks
+    return [*checks, *(_unusable(name, one) for name, one in shadowed())]
+
+
+def _unusable(name: str, problem: Problem) -> Check:
+    """Return what is said of a package that is no backend: it is in the way of its own builds
+    alone."""
+    found = f"{problem.where}: {problem.what}"
+    return _check(f"backend {name}", "missing", found, problem.remedy or "")

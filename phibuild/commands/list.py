@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Callable, Mapping
 
 from tabulate import tabulate
@@ -23,7 +24,7 @@ from phibuild.commands.answers import (
 from phibuild.commands.common import make_catalogue
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.yamlfile import YamlFile
-from phibuild.errors import EXIT_OK, ConfigError
+from phibuild.errors import EXIT_OK, BackendError, ConfigError
 from phibuild.schema import PRECISIONS, document_text
 from phibuild.units import format_size
 
@@ -117,26 +118,33 @@ def _models(catalogue: Catalogue) -> ModelList:
 
 
 def _backends(catalogue: Catalogue) -> BackendList:
-    specs = {name: backend(name) for name in BACKENDS}
-    return BackendList(
-        [
-            BackendRow(
-                backend=name,
-                format=spec.format,
-                title=spec.title,
-                options=list(spec.options.model_fields),
-            )
-            for name, spec in specs.items()
-        ]
+    return BackendList([_backend(name) for name in BACKENDS])
+
+
+def _backend(name: str) -> BackendRow:
+    try:
+        spec = backend(name)
+    except BackendError as error:
+        what = error.problems[0].what
+        return BackendRow(backend=name, format=None, title=None, options=None, problem=what)
+    return BackendRow(
+        backend=name,
+        format=spec.format,
+        title=spec.title,
+        options=list(spec.options.model_fields),
+        problem=None,
     )
 
 
 def _precisions(catalogue: Catalogue) -> PrecisionList:
-    defaults = {name: catalogue.backend_defaults(name) for name in BACKENDS}
+    defaults = {}
+    for name in BACKENDS:
+        with contextlib.suppress(BackendError):  # 'list backends' says what is wrong with it
+            defaults[name] = catalogue.backend_defaults(name)
     return PrecisionList(
         [
             PrecisionRow(
-                precision=precision, **{name: defaults[name].get(precision) for name in BACKENDS}
+                precision=precision, **{name: own.get(precision) for name, own in defaults.items()}
             )
             for precision in PRECISIONS
         ]

@@ -8,10 +8,16 @@ from tabulate import tabulate
 
 from phibuild.checkpoints import hub
 from phibuild.commands.common import compose, prepare
-from phibuild.commands.plan_answer import cell_status, copied_bytes, plan_answer, shared_with
+from phibuild.commands.plan_answer import (
+    cell_status,
+    copied_bytes,
+    plan_answer,
+    planned_notes,
+    shared_with,
+)
 from phibuild.errors import EXIT_OK
 from phibuild.planning.plan import Plan, PlanCell
-from phibuild.report.notes import cell_notes, note_lines
+from phibuild.report.notes import note_lines
 from phibuild.schema import document_text
 from phibuild.units import format_mb, format_size
 
@@ -43,7 +49,7 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
         )
         lines.append("")
     lines += [f"skipped {cell.cell.id}: {cell.cell.skip}" for cell in plan.cells if cell.cell.skip]
-    notes = {cell.cell.id: cell_notes(cell.cell, plan.matrix) for cell in plan.cells}
+    notes = {cell.cell.id: planned_notes(cell, plan) for cell in plan.cells}
     lines += note_lines(notes)
     for name, checkpoint in plan.matrix.models.items():
         lines += [f"note    {name}: {text}" for text in checkpoint.notes]

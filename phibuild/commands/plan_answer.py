@@ -8,7 +8,7 @@ from typing import Literal
 from phibuild.backends.registry import backend
 from phibuild.planning.plan import Plan, PlanCell
 from phibuild.report.notes import cell_notes
-from phibuild.schema import Document, Precision
+from phibuild.schema import Document, Judging, Precision
 
 
 class PlanModel(Document):
@@ -52,6 +52,8 @@ class PlannedCell(Document):
     device_budget_bytes: int
     """What a model, its KV cache and its buffers may take on the device."""
     fits_budget: bool | None
+    judged: Judging | None
+    """How it is to be judged on this machine; null: nothing is judged (`evaluation=none`)."""
     notes: list[str]
     """Where its runtime is not quite the original, in sentences."""
     artifact_key: str | None
@@ -155,10 +157,17 @@ def _cell(planned: PlanCell, plan: Plan) -> PlannedCell:
         device_memory_bytes=planned.device_memory_bytes,
         device_budget_bytes=planned.budget,
         fits_budget=planned.fits_budget,
-        notes=cell_notes(cell, plan.matrix),
+        judged=artifact.judging if artifact else None,
+        notes=planned_notes(planned, plan),
         artifact_key=artifact.key if artifact else None,
         shared_with=shared_with(planned),
     )
+
+
+def planned_notes(planned: PlanCell, plan: Plan) -> list[str]:
+    """Return what is to be known of a cell before it is built."""
+    judging = planned.artifact.judging if planned.artifact else None
+    return cell_notes(planned.cell, plan.matrix, judging)
 
 
 def copied_bytes(plan: Plan) -> int:

@@ -25,6 +25,7 @@ from phibuild.execute.runner.usage import Usage
 from phibuild.report.runnable import Runnable, find_runnable
 from phibuild.streams import complain
 from phibuild.system.places import user_path
+from phibuild.system.plugins import plugin
 from phibuild.toolchains.environment import toolchain
 
 _TIMEOUT = 24 * 3600.0  # seconds; who waits for the text sees it come
@@ -79,6 +80,7 @@ def _generate(runnable: Runnable, python: Path, request: Mapping[str, object], l
         usage=Usage(),
         timeout=_TIMEOUT,
         on_event=show,
+        mount=plugin(runnable.backend).mount,
     )
     if outcome.crash:
         complain(f"error: {runnable.path}: {outcome.crash}")

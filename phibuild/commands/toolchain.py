@@ -11,8 +11,9 @@ from tabulate import tabulate
 
 from phibuild.backends.registry import BACKENDS
 from phibuild.commands.answers import ToolchainList, ToolchainRow
-from phibuild.errors import EXIT_OK, ConfigError, Problem, suggest
+from phibuild.errors import EXIT_OK, BackendError, ConfigError, Problem, suggest
 from phibuild.schema import document_text
+from phibuild.streams import complain
 from phibuild.toolchains.environment import (
     old_environments,
     remove_environment,
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     for flag, action in (("old", "remove"), ("upgrade", "lock"), ("json", "list")):
         if getattr(arguments, flag) and arguments.action != action:
             raise ConfigError(Problem(f"--{flag} goes with 'toolchain {action}'", "command line"))
-    names = arguments.names or list(BACKENDS)
+    names = arguments.names or _usable(arguments.action)
     if arguments.action == "list":
         _list(names, as_json=arguments.json)
     elif arguments.old:
@@ -48,9 +49,22 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _usable(action: str) -> list[str]:
+    """Return the backends that stand for all of them: a package that is broken is told of."""
+    names = []
+    for name in BACKENDS:
+        try:
+            toolchain(name, locked=action != "lock")
+        except BackendError as error:
+            complain(f"left out: {error}")
+        else:
+            names.append(name)
+    return names
+
+
 def _act(arguments: argparse.Namespace, name: str) -> str:
     """Do one thing with one toolchain; return what was done."""
-    tools = toolchain(name)
+    tools = toolchain(name, locked=arguments.action != "lock")
     if arguments.action == "install":
         seconds = tools.install(partial(_say, name))
         return "complete" + (f" ({seconds:.1f} s)" if seconds else " already")

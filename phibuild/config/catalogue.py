@@ -1,7 +1,7 @@
 """Where configuration lies: devices, models, backends' defaults and recipes, by name.
 
 Roots are searched in order; the first that has a name wins: `--config-dir`, then the working
-directory's own `conf/` and `recipes/`, then what phibuild ships.
+directory's own `conf/` and `recipes/`, then what phibuild ships, then a backend's own folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from phibuild.config.yamlfile import Path_, YamlFile, show_path
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import PRECISIONS, Device, Frozen, Size
+from phibuild.system.plugins import plugin
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 DATA = _PACKAGE / "data"
@@ -114,9 +115,19 @@ class Catalogue:
     def model(self, name: str) -> ModelEntry:
         return _load(self.model_files[name], ModelEntry, name)
 
+    def backend_file(self, name: str) -> YamlFile | None:
+        """Return the file with a backend's defaults: conf/backend/<name>.yaml, or conf.yaml in the
+        backend's folder; None if there is neither. Raises BackendError if it has no folder."""
+        if name not in self.backend_files:
+            path = plugin(name).folder / "conf.yaml"
+            if not path.is_file():
+                return None
+            self.backend_files[name] = YamlFile(path, show_path(path))
+        return self.backend_files[name]
+
     def backend_defaults(self, name: str) -> dict[str, dict[str, Any]]:
-        """Return precision -> options of conf/backend/<name>.yaml."""
-        file = self.backend_files.get(name)
+        """Return precision -> options of a backend's file. Raises BackendError as above."""
+        file = self.backend_file(name)
         if file is None:
             return {}
         problems = file.check()

@@ -18,6 +18,7 @@ from phibuild.planning.plan import Plan
 from phibuild.planning.steps import Artifact, Step
 from phibuild.store.documents import Measure
 from phibuild.store.store import Store
+from phibuild.system.plugins import plugin
 from phibuild.toolchains.environment import toolchain
 
 _RUN_AGAIN = "out of memory; it is run again, alone"
@@ -128,6 +129,7 @@ class Context:
             self.timeout,
             self.runners,
             self.usage.setdefault(step.id, Usage()),
+            plugin(step.backend).mount,
         )
 
     def source_facts(self, model: str) -> Original:

@@ -14,6 +14,7 @@ from pathlib import Path
 from phibuild.planning.imports import Code, Memory
 from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.store.store import Store, content_key
+from phibuild.system.plugins import plugin
 from phibuild.toolchains.environment import toolchain
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -33,7 +34,7 @@ KINDS = tuple(_CALLED)
 
 def package_of(backend: str) -> str:
     """Return the package that a backend is."""
-    return f"phibuild.backends.{backend}"
+    return plugin(backend).package
 
 
 def entries(kind: str, backend: str) -> tuple[str, ...]:
@@ -64,24 +65,28 @@ def facts_digest(store: Store) -> str:
 
 def own_digest(entry: str, store: Store) -> str:
     """Return the digest of the statements of one of phibuild's own entries, whatever it imports."""
-    return _code(store.root).part(entry).digest
+    return _code(store.root, None).part(entry).digest
 
 
 def program_digest(backend: str, store: Store) -> str:
     """Return the digest of all of phibuild's code and a backend's locked toolchain."""
-    return _with_toolchain(backend, _code(store.root).everything())
+    return _with_toolchain(backend, _code(store.root, backend).everything())
 
 
 @cache
 def _digest(
     root: Path, backend: str, reached: tuple[str, ...], besides: tuple[str, ...] = ()
 ) -> str:
-    return _with_toolchain(backend, _code(root).digest(reached, besides))
+    return _with_toolchain(backend, _code(root, backend).digest(reached, besides))
 
 
 @cache
-def _code(root: Path) -> Code:
-    return runner_code(Store(root), {"phibuild": PACKAGE})
+def _code(root: Path, backend: str | None) -> Code:
+    """Return the code that runs with a backend: phibuild's, and the backend's where it is not."""
+    packages = {"phibuild": PACKAGE}
+    if backend is not None and not plugin(backend).is_own:
+        packages[plugin(backend).package] = plugin(backend).folder
+    return runner_code(Store(root), packages)
 
 
 def _with_toolchain(backend: str, code: str) -> str:

@@ -110,7 +110,7 @@ def make_partition(
             if any(found.refuses(step, "build", artifact) for step in needed):
                 continue
             builds.setdefault(place, []).append(artifact)
-        if evaluation.enabled and not artifact.judged:
+        if artifact.measure_key is not None and not artifact.judged:
             needed = originals.to_judge(artifact)
             if any(found.refuses(step, "measure", artifact) for step in needed):
                 continue

@@ -210,9 +210,11 @@ def _artifacts(
         assert variant is not None  # grouped above
         inputs = activations[model, variant.calibration].key if variant.calibration else None
         key = keys[model].artifact(variant, inputs)
+        spec = backend(variant.backend)
         reference = references.get(model)
+        judging = spec.judging(variant) if reference else None
         measured = None
-        if reference:
+        if reference and judging and judging.how != "no":
             measured = measure_key(key, reference.key, variant.backend, evaluation, store)
         cached = keys[model].digest is not None and store.artifact(key) is not None
         artifacts.append(
@@ -222,10 +224,11 @@ def _artifacts(
                 measure_key=measured,
                 model=model,
                 variant=variant,
-                estimate=estimate_artifact(backend(variant.backend), matrix.models[model], variant),
+                estimate=estimate_artifact(spec, matrix.models[model], variant),
                 cells=tuple(cell.id for cell in cells),
                 cached=cached,
                 judged=bool(cached and measured and store.measure(measured)),
+                judging=judging,
             )
         )
     return tuple(artifacts)

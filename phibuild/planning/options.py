@@ -6,19 +6,19 @@ Options are merged from the backend's defaults, the device's, the recipe's and t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from phibuild.backends.registry import BACKENDS, backend
+from phibuild.backends.registry import BACKENDS, SHIPPED, backend
 from phibuild.config.catalogue import Catalogue, explain, locate
 from phibuild.config.compose import Composition
 from phibuild.config.edits import COMMAND_LINE
 from phibuild.config.recipe import Recipe
 from phibuild.config.yamlfile import Path_, YamlFile
-from phibuild.errors import PhibuildError, Problem, suggest
+from phibuild.errors import BackendError, PhibuildError, Problem, suggest
 from phibuild.schema import PRECISIONS, Device, Options, Precision, Skip, Variant
 
 
@@ -47,8 +47,32 @@ class Expansion:
     variants: dict[tuple[str, ...], Variant | Skip] = field(default_factory=dict)
 
     @cached_property
-    def defaults(self) -> dict[str, dict[str, Options]]:
-        return {name: self.catalogue.backend_defaults(name) for name in BACKENDS}
+    def _defaults(self) -> dict[str, dict[str, Options]]:
+        return {name: self.catalogue.backend_defaults(name) for name in SHIPPED}
+
+    def defaults(self, name: str) -> dict[str, Options]:
+        """Return a backend's defaults by precision. Those of phibuild's own are read together, so
+        that what is wrong with one is said whoever is asked for; others only when they are."""
+        if name not in self._defaults:
+            self._defaults[name] = self.catalogue.backend_defaults(name)
+        return self._defaults[name]
+
+    def knows(self, name: str, where: str | None) -> bool:
+        """Return whether there is a backend `name` that can be used; note it if not."""
+        if name not in BACKENDS:
+            self.note(f"unknown backend {name!r}", where, suggest(name, BACKENDS))
+            return False
+        try:
+            backend(name)
+        except BackendError as error:
+            self.problems += [
+                problem
+                for broken in error.problems
+                if (problem := replace(broken, where=f"{where}: {broken.where}"))
+                not in self.problems
+            ]
+            return False
+        return True
 
     def device(self, name: str, recipe: Recipe) -> Device | None:
         if name in self.devices:
@@ -65,10 +89,7 @@ class Expansion:
         self.devices[name] = device
         file = [self.catalogue.device_files[name]]
         for backend_name, precisions in device.backends.items():
-            if backend_name not in BACKENDS:
-                self.note(f"unknown backend {backend_name!r}",
-                          locate(file, ("backends", backend_name)),
-                          suggest(backend_name, BACKENDS))  # fmt: skip
+            if not self.knows(backend_name, locate(file, ("backends", backend_name))):
                 continue
             for precision in precisions:
                 _options(backend_name, precision, self, device=device)
@@ -93,8 +114,7 @@ def read_squares(recipe: Recipe, state: Expansion) -> Iterator[Square]:
                        f"known: {', '.join(BACKENDS)}")  # fmt: skip
         for name, precisions in backends.items():
             path = ("devices", device_name, name)
-            if name not in BACKENDS:
-                state.note(f"unknown backend {name!r}", recipe.where(path), suggest(name, BACKENDS))
+            if not state.knows(name, recipe.where(path)):
                 continue
             for precision, own in _precisions(precisions, path, recipe, state):
                 here = (*path, precision)
@@ -111,8 +131,7 @@ def read_squares(recipe: Recipe, state: Expansion) -> Iterator[Square]:
 def _check_recipe_options(recipe: Recipe, state: Expansion) -> None:
     for name, precisions in recipe.config.backends.items():
         path = ("backends", name)
-        if name not in BACKENDS:
-            state.note(f"unknown backend {name!r}", recipe.where(path), suggest(name, BACKENDS))
+        if not state.knows(name, recipe.where(path)):
             continue
         for precision, _ in _precisions(precisions, path, recipe, state):
             _options(name, precision, state, recipe=recipe)
@@ -156,8 +175,8 @@ def _options(
     """Merge the options of a backend: its defaults, the device's, the recipe's, those of the cell
     at `path`. None if they are wrong, which is noted where each wrong one was written; and where
     that is, by the option's name."""
-    layers = [(state.defaults[name].get(precision, {}), _in(state.catalogue.backend_files.get(name),
-                                                            (precision,)))]  # fmt: skip
+    file = state.catalogue.backend_file(name)
+    layers = [(state.defaults(name).get(precision, {}), _in(file, (precision,)))]
     if device is not None:
         file = state.catalogue.device_files.get(device.name)
         layers.append(((device.backends.get(name) or {}).get(precision, {}),

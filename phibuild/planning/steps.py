@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 from phibuild.planning.memory import Demand
 from phibuild.planning.sizes import ArtifactEstimate
-from phibuild.schema import Calibration, Variant
+from phibuild.schema import Calibration, Judging, Variant
 from phibuild.store.store import Store
 
 REFERENCE_BACKEND = "pytorch"
@@ -20,7 +20,8 @@ REFERENCE_BACKEND = "pytorch"
 @dataclass(frozen=True)
 class Artifact:
     """One artifact to be there at the end: `key` in the store, and the cells that want it;
-    `activations` is the key of the original's activations that it is built from."""
+    `activations` is the key of the original's activations that it is built from, `judging` how it
+    is judged here, None where nothing is."""
 
     key: str
     activations: str | None
@@ -31,6 +32,7 @@ class Artifact:
     cells: tuple[str, ...]
     cached: bool
     judged: bool
+    judging: Judging | None = None
 
 
 class Step(ABC):

@@ -127,6 +127,7 @@ def _cell(planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: S
     artifact = None if failed or not planned.artifact else store.artifact(planned.artifact.key)
     made = artifact.manifest if artifact else None
     measure = result.measure if result else None
+    judging = planned.artifact.judging if planned.artifact else None
     size_bytes = artifact.size_bytes if artifact else None
     tokenizer = made.tokenizer if made else None
     gates = check_gates(
@@ -135,6 +136,7 @@ def _cell(planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: S
         quality=measure.quality if measure else None,
         size_bytes=size_bytes,
         fits_budget=planned.fits_budget,
+        judging=judging,
     )
     differences = tokenizer_notes(tokenizer) if tokenizer else []
     source_bytes = plan.matrix.models[cell.model].weight_bytes
@@ -157,6 +159,7 @@ def _cell(planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: S
         build_own_seconds=made.build_own_seconds if made else None,
         build_shared_seconds=made.build_shared_seconds if made else None,
         peak_rss_bytes=made.peak_rss_bytes if made else None,
+        judged=judging,
         quality=measure.quality if measure else None,
         speed=CellSpeed(**dict(measure.speed), peak_rss_bytes=measure.peak_rss_bytes)
         if measure
@@ -165,7 +168,10 @@ def _cell(planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: S
         device_budget_bytes=planned.budget,
         fits_budget=planned.fits_budget,
         gates=[] if failed else gates,
-        notes=[*cell_notes(cell, plan.matrix), *(f"tokenizer: {text}" for text in differences)],
+        notes=[
+            *cell_notes(cell, plan.matrix, judging),
+            *(f"tokenizer: {text}" for text in differences),
+        ],
         tokenizer=tokenizer,
         best=False,
         artifact=artifact_folder(planned).as_posix() if artifact else None,

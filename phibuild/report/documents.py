@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from phibuild.execute.local.scheduler import Bound
-from phibuild.schema import Document, Evaluation, Options, Precision
+from phibuild.schema import Document, Evaluation, Judging, Options, Precision
 from phibuild.store.documents import Quality, Speed, TokenizerComparison
 
 
@@ -56,7 +56,8 @@ class Gate(Document):
     value: bool | int | float | None
     """null: not measured."""
     passed: bool | None
-    """null: not measured, and not held against the cell."""
+    """null: not measured, and not held against the cell. false without a value: it cannot be
+    measured on this machine (`judged`)."""
 
 
 class Provenance(Document):
@@ -115,6 +116,8 @@ class ReportCell(Document):
     apart."""
     peak_rss_bytes: int | None
     """Largest resident memory of the runner while it was built, mapped files included."""
+    judged: Judging | None = None
+    """How it is judged on this machine; null: skipped, or nothing is judged (`evaluation=none`)."""
     quality: Quality | None
     """null: not judged."""
     speed: CellSpeed | None

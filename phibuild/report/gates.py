@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from phibuild.report.documents import Gate
-from phibuild.schema import Gates, Limit, Precision
+from phibuild.schema import Gates, Judging, Limit, Precision
 from phibuild.store.documents import Quality
 
 
@@ -16,18 +16,21 @@ def check_gates(
     quality: Quality | None,
     size_bytes: int | None,
     fits_budget: bool | None,
+    judging: Judging | None = None,
 ) -> list[Gate]:
     """Return the gates that the recipe sets. One whose value was not measured (`evaluation=none`)
-    has value None and passed None: it is not held against the cell."""
+    has value None and passed None: it is not held against the cell. Where this machine cannot judge
+    the cell (`judging`), it is not passed: a promise that nobody can check is not kept."""
+    unmeasured = False if judging is not None and judging.how == "no" else None
     found = []
     kl, top1 = _for(gates.kl, precision), _for(gates.top1, precision)
     if kl is not None:
         value = quality.kl_mean if quality else None
-        passed = None if value is None else value <= kl
+        passed = unmeasured if value is None else value <= kl
         found.append(Gate(name="kl", limit=kl, value=value, passed=passed))
     if top1 is not None:
         value = quality.top1 if quality else None
-        passed = None if value is None else value >= top1
+        passed = unmeasured if value is None else value >= top1
         found.append(Gate(name="top1", limit=top1, value=value, passed=passed))
     if gates.size is not None:
         passed = None if size_bytes is None else size_bytes <= gates.size

@@ -1,4 +1,5 @@
-"""What is to be known of a cell besides its figures: where its runtime stops to be the original."""
+"""What is to be known of a cell besides its figures: where its runtime stops to be the original,
+and what it was judged by in place of it."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from phibuild.backends.registry import backend
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.sizes import context_note
-from phibuild.schema import Cell
+from phibuild.schema import Cell, Judging
 
 
-def cell_notes(cell: Cell, matrix: Matrix) -> list[str]:
-    """Return the notes of a cell, sentences for people; a skipped one has none."""
+def cell_notes(cell: Cell, matrix: Matrix, judging: Judging | None = None) -> list[str]:
+    """Return the notes of a cell, sentences for people; a skipped one has none. `judging` is how
+    it is judged, if it is to be."""
     if cell.variant is None:
         return []
     note = context_note(
@@ -20,7 +22,14 @@ def cell_notes(cell: Cell, matrix: Matrix) -> list[str]:
         cell.variant,
         matrix.devices[cell.device],
     )
-    return [note] if note else []
+    return [*([note] if note else []), *_judging_notes(judging)]
+
+
+def _judging_notes(judging: Judging | None) -> list[str]:
+    """Return what is to be said of a cell that is judged in another form, or not at all."""
+    if judging is None or judging.how == "native":
+        return []
+    return [f"{'not judged:' if judging.how == 'no' else 'judged by'} {judging.note}"]
 
 
 def note_lines(notes: Mapping[str, Sequence[str]]) -> list[str]:

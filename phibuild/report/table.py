@@ -100,10 +100,9 @@ def summary_lines(report: Report) -> list[str]:
             lines += [f"FAILED  {cell.id}: {first}", *(f"        {line}" for line in rest)]
         for gate in cell.gates:
             if gate.passed is False:
-                lines.append(
-                    f"GATE    {cell.id}: {gate.name} {_gate_value(gate.value)}, "
-                    f"limit {_gate_value(gate.limit)}"
-                )
+                value = "not judged" if gate.value is None else _gate_value(gate.value)
+                limit = _gate_value(gate.limit)
+                lines.append(f"GATE    {cell.id}: {gate.name} {value}, limit {limit}")
     gaps = [
         (cell.backend, cell.quality.runtime_kl)
         for cell in report.cells

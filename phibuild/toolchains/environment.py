@@ -1,8 +1,8 @@
 """One locked environment per backend: create it once, mark it complete, find its interpreter.
 
-An environment is made by uv from `backends/<name>/requirements.txt` in place, under a lock, and
-counts as complete only once its state file has been put there by an atomic rename: an install that
-is cut off is wiped and made again.
+An environment is made by uv from `requirements.txt` in the backend's folder, in place, under a
+lock, and counts as complete only once its state file has been put there by an atomic rename: an
+install that is cut off is wiped and made again.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from phibuild.errors import Problem, ToolchainError
 from phibuild.system.files import write_atomically
 from phibuild.system.locks import held, is_held
 from phibuild.system.places import toolchains_folder
+from phibuild.system.plugins import plugin
 from phibuild.toolchains.pip_config import has_local_torch, no_index
 from phibuild.toolchains.uv import run_uv
 
 NOT_INSTALLED = "not installed"
 _STATE = ".phibuild-complete.json"
-BACKENDS = Path(__file__).resolve().parents[1] / "backends"
+_LOCK = "requirements.txt"
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,15 @@ class Toolchain:
         run_uv(what, *words, lock=lock, cancelled=cancelled)
 
 
-def toolchain(name: str) -> Toolchain:
-    """Return the toolchain of a backend."""
-    return Toolchain(name, BACKENDS / name / "requirements.txt")
+def toolchain(name: str, *, locked: bool = True) -> Toolchain:
+    """Return the toolchain of a backend. Raises BackendError if the backend has no folder, or no
+    lock in it where there has to be one (`locked`)."""
+    found = plugin(name)
+    lock = found.folder / _LOCK
+    if locked and not lock.is_file():
+        help = f"'phibuild toolchain lock {name}' makes it from requirements.in"
+        raise found.error(f"there is no {_LOCK} in {found.folder}", help)
+    return Toolchain(name, lock)
 
 
 def old_environments(names: Collection[str]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Making a toolchain's lock, requirements.txt, from requirements.in: for phibuild's maintainers."""
+"""Making a toolchain's lock, requirements.txt, from requirements.in: for who maintains it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from phibuild.toolchains.environment import Toolchain
 from phibuild.toolchains.uv import run_uv
 
 _PYTHON = "3.11"  # the oldest that phibuild runs on
+_OVERRIDES = Path(__file__).resolve().parents[1] / "backends" / "torch_overrides.txt"
 
 
 def make_lock(tools: Toolchain, *, upgrade: bool = False) -> bool:
@@ -24,15 +25,20 @@ def make_lock(tools: Toolchain, *, upgrade: bool = False) -> bool:
             Problem(
                 f"the lock of toolchain {tools.name} cannot be written",
                 str(tools.lock),
-                "locks are made in a source checkout of phibuild, by who may write it",
+                "locks are made in a source checkout, by who may write it",
             )
         )
     before = tools.lock.read_text(encoding="utf-8") if tools.lock.exists() else None
+    beside = (folder.parent / _OVERRIDES.name).is_file()
+    overrides = f"../{_OVERRIDES.name}" if beside else str(_OVERRIDES)
     words = ["pip", "compile", "--quiet", "--universal", "--python-version", _PYTHON]
-    words += ["--overrides", "../torch_overrides.txt", "requirements.in", "-o", tools.lock.name]
-    # The command is written into the lock: what is asked for once is no part of it.
-    environ = f"uv {' '.join(word for word in words if word != '--quiet')}"
-    words += ["--custom-compile-command", environ, *(["--upgrade"] if upgrade else [])]
+    words += ["--overrides", overrides, "requirements.in", "-o", tools.lock.name]
+    # The command is written into the lock: what is asked for once is no part of it, nor where
+    # phibuild lies.
+    command = f"uv {' '.join(word for word in words if word != '--quiet')}"
+    if not beside:
+        command = f"phibuild toolchain lock {tools.name}"
+    words += ["--custom-compile-command", command, *(["--upgrade"] if upgrade else [])]
     run_uv(f"toolchain {tools.name} could not be locked", *words, folder=folder)
     return tools.lock.read_text(encoding="utf-8") != before
 

@@ -1,10 +1,10 @@
-"""Entry of every runner: `python entry.py BACKEND` inside that backend's toolchain.
+"""Entry of every runner: `python entry.py BACKEND [PACKAGE FOLDER]` in that backend's toolchain.
 
 Request JSON on standard input; events, one JSON object a line, on standard output
 (`phibuild.worker.protocol`); everything that a library prints goes to standard error, the cell's
 log. Standard library only. The core's own site-packages must not leak into a toolchain, so the
 package is made importable by its folder alone (`_mount`), not by a path that holds other packages
-too.
+too; so is PACKAGE, in FOLDER, of a backend that is not phibuild's own.
 """
 
 from __future__ import annotations
@@ -35,10 +35,13 @@ _QUIET = {
 }
 
 
-def _mount() -> None:
-    package = types.ModuleType("phibuild")
-    package.__path__ = [str(PACKAGE)]
-    sys.modules["phibuild"] = package
+def _mount(name: str, folder: Path) -> None:
+    """Make the package `name` importable from its folder; of those that it lies in, nothing."""
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        package = types.ModuleType(".".join(parts[:count]))
+        package.__path__ = [str(folder)] if count == len(parts) else []
+        sys.modules[package.__name__] = package
 
 
 def _events_stream() -> TextIO:
@@ -68,7 +71,12 @@ def main() -> None:
     _die_with_parent()
     _be_ended_first()
     stream = _events_stream()
-    _mount()
+    backend, *mount = sys.argv[1:]
+    package = f"phibuild.backends.{backend}"
+    _mount("phibuild", PACKAGE)
+    if mount:
+        package = mount[0]
+        _mount(package, Path(mount[1]))
     from phibuild.worker.protocol import Report
 
     report = Report(stream)
@@ -78,7 +86,7 @@ def main() -> None:
     check_request(request)
     os.environ.update(_QUIET)
     with report.loading():
-        runner = importlib.import_module(f"phibuild.backends.{sys.argv[1]}.worker")
+        runner = importlib.import_module(f"{package}.worker")
     verb = request["verb"]
     if verb == "build":
         runner.build(request, report)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from phibuild.worker.chat import ChatError
-from phibuild.worker.interface import Speaker, Worker
+from phibuild.worker.interface import Runtime, Speaker, Worker
 from phibuild.worker.protocol import Report
 from phibuild.worker.requests import GenerateRequest
 
@@ -80,6 +82,21 @@ def _prompt(
     if not ids:
         raise ChatError("the prompt is empty, and this model's tokenizer adds no first token")
     return ids, ids
+
+
+def greedy(
+    runtime: Runtime, ids: Sequence[int], max_tokens: int, ends: Collection[int]
+) -> Iterator[int]:
+    """Yield the tokens that a runtime prefers after `ids`, one by one: up to the first of `ends`,
+    which is not among them, or `max_tokens`."""
+    logits = runtime.logits(np.asarray(ids, dtype=np.int64))
+    for number in range(max_tokens):
+        token = int(logits[-1].argmax())
+        if token in ends:
+            return
+        yield token
+        if number + 1 < max_tokens:
+            logits = runtime.extend(np.array([token]))
 
 
 def _send(report: Report, text: str) -> None:

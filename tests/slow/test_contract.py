@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine
-from phibuild.backends.registry import BACKENDS
-from support.contract import check_folder, check_report
-
-SHAPES = ("phi3", "phi4mini", "phi4")
-QUICK = ("evaluation.windows=4", "evaluation.window_tokens=96", "evaluation.decode_tokens=16")
+from phibuild.backends.registry import SHIPPED
+from support.contract import SHAPES, check_backend, check_long_windows, check_text
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +19,7 @@ def store(shared_folder: Path) -> str:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 def test_contract(
     backend: str,
     shape: str,
@@ -31,42 +28,14 @@ def test_contract(
     phibuild: CommandLine,
 ) -> None:
     source = checkpoint(shape, shards=2 if shape == "phi4" else 1)
-    # Random weights lose more than the shipped recipe's gates allow; the order is what counts.
-    done = phibuild(
-        "build", f"model={source}", f"backend={backend}", "gates.kl=2", *QUICK, PHIBUILD_STORE=store
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = phibuild.report("quickstart")
-    check_report(report, backend)
-    latest = phibuild.folder / "outputs" / "quickstart" / "latest"
-    for cell in report["cells"]:
-        check_folder(latest / cell["artifact"], source)
-        assert (latest / "logs" / f"{cell['id']}.log").is_file()
-    verified = phibuild("verify", PHIBUILD_STORE=store)
-    assert verified.returncode == 0, verified.stdout
-    if shape != "phi3":
-        return  # one shape shows that a person can try what was built
-    int8 = next(cell for cell in report["cells"] if cell["precision"] == "int8")
-    said = phibuild("run", int8["id"], "def ", "--max-tokens", "8", PHIBUILD_STORE=store)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.strip()
+    cells = check_backend(phibuild, source, backend, store=store)
+    if shape == "phi3":  # one shape shows it
+        check_text(phibuild, cells["int8"], store)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 def test_long_windows_take_no_more_memory_than_planned(
     backend: str, store: str, checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:
-    """Logits of a long window over a large vocabulary are what judging takes most memory for."""
     source = checkpoint("phi3", layers=2, vocab_size=32_064)
-    windows = (
-        "evaluation.windows=1",
-        "evaluation.window_tokens=2048",
-        "evaluation.decode_tokens=4",
-    )
-    words = (f"model={source}", f"backend={backend}", "precision=int4", "gates.kl=2", *windows)
-    done = phibuild("build", *words, PHIBUILD_STORE=store)
-    assert done.returncode == 0, done.stdout + done.stderr
-    judging = next(
-        step for step in phibuild.report("quickstart")["steps"] if step["id"].startswith("measure.")
-    )
-    assert judging["peak_anonymous_bytes"] <= judging["memory_bytes"]
+    check_long_windows(phibuild, source, f"backend={backend}", "precision=int4", store=store)

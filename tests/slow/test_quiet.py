@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from phibuild.system.places import toolchains_folder
 from phibuild.worker.safetensors import read_checkpoint
 from support import quiet
 from support.checkpoints import TOKENIZERS
+from support.devices import quickstart_device
 from support.faults import QUICK
 
 PROMPT = "def main(argv):\n    x = 1\n"
@@ -88,7 +89,7 @@ def network_prefix() -> list[str] | None:
 def quiet_run(
     tmp_path_factory: pytest.TempPathFactory, toolchain_python: Callable[[str], Path]
 ) -> Quiet:
-    for backend in BACKENDS:
+    for backend in SHIPPED:
         toolchain_python(backend)  # from the network, if need be
     root = tmp_path_factory.mktemp("quiet")
     source = root / "kiosk"
@@ -107,9 +108,8 @@ def quiet_run(
     }
     phibuild = [sys.executable, "-m", "phibuild"]
     commands = {"build": [*phibuild, "build", f"model={source}", "precision=int8", *QUICK]}
-    devices = {"llamacpp": "raspberry_pi_5", "mlx": "mac", "pytorch": "ai_pc_rtx"}
-    for backend in BACKENDS:
-        cell = f"kiosk.{devices.get(backend, 'ai_pc_intel')}.{backend}.int8"
+    for backend in SHIPPED:
+        cell = f"kiosk.{quickstart_device(backend)}.{backend}.int8"
         commands[backend] = [*phibuild, "run", cell, PROMPT, "--max-tokens", "60"]
     prefix = network_prefix()
     if prefix is None:
@@ -136,14 +136,14 @@ def quiet_run(
 def test_everything_works_without_a_network(quiet_run: Quiet) -> None:
     for name, done in quiet_run.said.items():
         assert done.returncode == 0, (name, done.stdout, done.stderr)
-    assert f"{len(BACKENDS)} built" in quiet_run.said["build"].stdout
+    assert f"{len(SHIPPED)} built" in quiet_run.said["build"].stdout
 
 
 @pytest.mark.case(
     "running",
     "telemetry: files in the home folder",
     None,
-    "none, with all five backends",
+    "none, with all backends",
 )
 def test_nothing_is_left_in_the_home_or_among_temporary_files(quiet_run: Quiet) -> None:
     assert list(quiet_run.home.rglob("*")) == []
@@ -156,7 +156,7 @@ def test_nothing_is_left_in_the_home_or_among_temporary_files(quiet_run: Quiet) 
     "running",
     "telemetry: connections",
     None,
-    "none tried, with all five backends",
+    "none tried, with all backends",
 )
 def test_nothing_looks_for_a_network(quiet_run: Quiet) -> None:
     if quiet_run.attempts is None:
@@ -199,7 +199,7 @@ def test_what_the_runtimes_do_by_themselves(
     assert "openvino_ga_cid" in left["openvino"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 def test_a_stop_token_ends_the_text(backend: str, quiet_run: Quiet) -> None:
     """<|end|> is the second of generation_config.json's list and not the tokenizer's eos_token."""
     done = quiet_run.said[backend]

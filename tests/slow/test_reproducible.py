@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from conftest import CommandLine
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import DATA
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import toolchain
@@ -118,7 +118,7 @@ def assert_no_traces(work: CommandLine, source: Path) -> None:
             assert trace.encode("utf-16-le") not in data, (path, trace)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 @pytest.mark.parametrize("shape", ["trained", "phi4mini"])
 def test_same_bytes(
     backend: str, shape: str, checkpoint: Callable[..., Path], tmp_path: Path, clock: dict[str, str]

@@ -17,14 +17,13 @@ from typing import Any
 
 import pytest
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from support import gguf_edit, speaking
 from support.checkpoints import TOKENIZERS
+from support.devices import quickstart_device
 from support.faults import Site
 from support.processes import is_alive
 
-DEVICES = {"llamacpp": "raspberry_pi_5", "ort_genai": "ai_pc_intel", "openvino": "ai_pc_intel",
-           "mlx": "mac", "pytorch": "ai_pc_rtx"}  # fmt: skip
 SOURCE = TOKENIZERS["phi3"]
 TEXTS = [
     "def f(x):\n    if x:\n        return 1\n  y  =  2\n\n\n    pass\n",
@@ -81,7 +80,7 @@ def words(request_of: dict[str, Any], toolchain_python: Callable[[str], Path]) -
 
 
 def cell(backend: str, precision: str = "fp32") -> str:
-    return f"phi3-tiny-trained.{DEVICES[backend]}.{backend}.{precision}"
+    return f"phi3-tiny-trained.{quickstart_device(backend)}.{backend}.{precision}"
 
 
 def folder(site: Site, backend: str, precision: str = "fp32") -> Path:
@@ -97,7 +96,7 @@ def run(site: Site, *words: str, **options: Any) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 @pytest.mark.case(
     "running",
     "streamed text in {backend}",
@@ -168,7 +167,7 @@ def test_openvinos_own_streamer_loses_spaces(
     assert "".join(ours["pieces"]) == text
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 @pytest.mark.case(
     "running",
     "phibuild run in {backend}",
@@ -274,7 +273,7 @@ def test_a_gguf_file_that_cannot_be_run(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 def test_a_folder_without_a_manifest(
     backend: str, undisturbed: Site, words: dict[str, Any], tmp_path: Path
 ) -> None:

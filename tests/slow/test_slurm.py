@@ -23,6 +23,8 @@ from typing import Any
 import pytest
 
 from conftest import CommandLine
+from phibuild.backends.registry import SHIPPED
+from phibuild.schema import PRECISIONS
 from support.faults import QUICK, Site, digests
 from support.slurm_cluster import (
     NODE_CORES,
@@ -201,7 +203,7 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
 
 
 def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed: Site) -> None:
-    """All five backends, judged; `short` is a partition of one node."""
+    """Every backend, judged; `short` is a partition of one node."""
     quickstart = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
     shutil.copyfile(quickstart, cluster.work.folder / "recipes" / "mine.yaml")
     words = [*QUICK, "executor.partition=short", "executor.timeout=420"]
@@ -211,14 +213,15 @@ def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed
     process.communicate()
     steps = cluster.submitted
     assert set(steps.values()) == {1}
-    assert len(steps) == 12  # the source, the original, five builds, five judgings
+    # The source and the original; each backend builds and judges.
+    assert len(steps) == 2 + 2 * len(SHIPPED)
 
     done = cluster.build(*words)
     assert done.returncode == 0, done.stderr
     assert cluster.submitted == steps
     report = cluster.work.report("mine")
     assert digests(report) == digests(undisturbed.report())
-    assert len(report["cells"]) == 20
+    assert len(report["cells"]) == len(SHIPPED) * len(PRECISIONS)
     assert all(cell["quality"] for cell in report["cells"])
 
 

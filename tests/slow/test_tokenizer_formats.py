@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from conftest import FACTS, ROOT
-from phibuild.backends.registry import BACKENDS, backend
+from phibuild.backends.registry import SHIPPED, backend
 from phibuild.schema import Device, Variant
 from phibuild.worker.architecture import read_architecture
 from phibuild.worker.tokenizer_check import read_facts
@@ -133,7 +133,7 @@ def full(tmp_path_factory: pytest.TempPathFactory, facts: Callable[[Path], Path]
 
 
 @pytest.mark.parametrize("shape", FULL)
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.case(
     "tokenizer",
     "full vocabulary of {shape} (32k, 100k or 200k ids) in {name}",
@@ -261,7 +261,7 @@ def test_where_sentencepiece_puts_spaces(
     assert not equal & kinds
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.case(
     "tokenizer",
     "several eos_token_id in config.json, no generation_config.json: {name}",
@@ -315,7 +315,7 @@ def test_a_stray_sentencepiece_model_changes_nothing(
     assert values == clean
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", SHIPPED)
 @pytest.mark.case(
     "tokenizer",
     "two tokens swapped in the artifact: {name}",

@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from conftest import CommandLine
+
+SHAPES = ("phi3", "phi4mini", "phi4")
 ORDER = ("fp32", "fp16", "int8", "int4")
+QUICK = ("evaluation.windows=4", "evaluation.window_tokens=96", "evaluation.decode_tokens=16")
 
 
-def check_report(report: dict[str, Any], backend: str) -> None:
+def check_backend(
+    phibuild: CommandLine,
+    source: Path,
+    backend: str,
+    *words: str,
+    store: str,
+    recipe: str = "quickstart",
+    precisions: tuple[str, ...] = ORDER,
+) -> dict[str, dict[str, Any]]:
+    """Build and judge a checkpoint for all `precisions` of a backend that the recipe has, check
+    what comes of it and return the cells by precision. `words` are of the command line."""
+    # Random weights lose more than the shipped recipes' gates allow; the order is what counts.
+    words = (f"recipe={recipe}", f"model={source}", f"backend={backend}", "gates.kl=2", *words)
+    done = phibuild("build", *words, *QUICK, PHIBUILD_STORE=store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = phibuild.report(recipe)
+    check_report(report, backend, precisions)
+    latest = phibuild.folder / "outputs" / recipe / "latest"
+    for cell in report["cells"]:
+        check_folder(latest / cell["artifact"], source)
+        assert (latest / "logs" / f"{cell['id']}.log").is_file()
+    verified = phibuild("verify", PHIBUILD_STORE=store)
+    assert verified.returncode == 0, verified.stdout
+    return {cell["precision"]: cell for cell in report["cells"]}
+
+
+def check_text(phibuild: CommandLine, cell: dict[str, Any], store: str) -> None:
+    """Check that a person can try what was built."""
+    said = phibuild("run", cell["id"], "def ", "--max-tokens", "8", PHIBUILD_STORE=store)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.strip()
+
+
+def check_long_windows(
+    phibuild: CommandLine, source: Path, *words: str, store: str, recipe: str = "quickstart"
+) -> None:
+    """Check that logits of a long window over a large vocabulary, which judging takes most memory
+    for, take no more of it than planned."""
+    windows = (
+        "evaluation.windows=1",
+        "evaluation.window_tokens=2048",
+        "evaluation.decode_tokens=4",
+    )
+    words = (f"recipe={recipe}", f"model={source}", "gates.kl=2", *windows, *words)
+    done = phibuild("build", *words, PHIBUILD_STORE=store)
+    assert done.returncode == 0, done.stdout + done.stderr
+    judging = next(
+        step for step in phibuild.report(recipe)["steps"] if step["id"].startswith("measure.")
+    )
+    assert judging["peak_anonymous_bytes"] <= judging["memory_bytes"]
+
+
+def check_report(report: dict[str, Any], backend: str, precisions: tuple[str, ...]) -> None:
     """Check the cells of one backend: built, as large as planned, as true as promised, in
     no more memory than planned."""
     cells = {cell["precision"]: cell for cell in report["cells"]}
-    assert set(cells) == set(ORDER)
+    assert set(cells) == set(precisions)
     for cell in cells.values():
         assert cell["backend"] == backend
         assert cell["status"] in ("built", "cached"), cell["reason"]
@@ -26,16 +84,19 @@ def check_report(report: dict[str, Any], backend: str) -> None:
         assert cell["peak_rss_bytes"] > 1 << 20
         assert cell["quality"]["cached_decoding_kl"] < 1e-2
         assert 0 < cell["quality"]["perplexity"] < 1e6
+        assert cell["judged"]["how"] in ("native", "substitute")
     for step in report["steps"]:
         if step["peak_anonymous_bytes"] is not None:
             assert step["peak_anonymous_bytes"] <= step["memory_bytes"], step["id"]
-    loss = [cells[precision]["quality"]["kl_mean"] for precision in ORDER]
-    assert loss[0] < 1e-6
-    assert loss[0] <= loss[1] < loss[2] < loss[3]
-    bits = [cells[precision]["bits_per_weight"] for precision in ORDER]
-    assert bits == sorted(bits, reverse=True)
-    assert bits[0] >= 31.9
-    assert abs(bits[1] - 16) < 0.2
+    found = [cells[precision] for precision in ORDER if precision in cells]
+    assert cells["fp32"]["quality"]["kl_mean"] < 1e-6
+    for finer, coarser in pairwise(found):
+        loss = [cell["quality"]["kl_mean"] for cell in (finer, coarser)]
+        assert loss[0] < loss[1] or (loss[0] == loss[1] and coarser["precision"] == "fp16")
+        assert finer["bits_per_weight"] >= coarser["bits_per_weight"]
+    assert cells["fp32"]["bits_per_weight"] >= 31.9
+    if "fp16" in cells:
+        assert abs(cells["fp16"]["bits_per_weight"] - 16) < 0.2
 
 
 def check_folder(folder: Path, source: Path) -> None:

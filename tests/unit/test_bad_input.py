@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, CommandLine
+from phibuild.backends.registry import BACKENDS
 from support.refusals import Refuse, check_refusal, refuse, snapshot
 
 __all__ = ["refuse"]
@@ -142,7 +143,7 @@ RECIPE_CASES: dict[str, tuple[str | bytes, int, str, str]] = {
                     ""),
     "device-null": ("devices:\n  mac:\n", 2, "devices.mac: must be a mapping, not None", ""),
     "device-empty": ("devices:\n  mac: {}\n", 2, "device 'mac' names no backend",
-                     "known: llamacpp, ort_genai, openvino, mlx, pytorch"),
+                     f"known: {', '.join(BACKENDS)}"),
     "backend-word": (pi("llamacpp: int4"), 3, "llamacpp: needs a list of precisions, or a mapping "
                      "of precisions to options", PRECISIONS),
     "backend-null": (pi("llamacpp:"), 3, "llamacpp: needs a list of precisions, or a mapping of "
@@ -447,7 +448,7 @@ WORD_CASES: list[tuple[str, str, str | None, str | None]] = [
     ("gates.kl.int4.x=1", "",
      "gates.kl.int4.x cannot be set: gates.kl.int4 is 0.25, not a mapping", ""),
     ("description.x=1", "",
-     "description.x cannot be set: description is 'all five backends at every precision', "
+     "description.x cannot be set: description is 'every backend at every precision', "
      "not a mapping", ""),
     ("~devices.mac.mlx.int44", "", "there is no key 'devices.mac.mlx.int44' to delete", CFG),
     ("~devices.mac.mlx.int4=5", "", "the value of devices.mac.mlx.int4 is {}, not 5",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import Composition, compose_build
 from phibuild.config.executors import ExecutorSettings
@@ -46,7 +46,7 @@ def test_without_words_it_is_the_quickstart() -> None:
     assert found.axes == {}
     config = found.recipes[0].config
     assert config.model == ModelChoice(path="phi3-tiny-trained")
-    assert {name for backends in config.devices.values() for name in backends} == set(BACKENDS)
+    assert {name for backends in config.devices.values() for name in backends} == set(SHIPPED)
     assert (config.evaluation.enabled, config.evaluation.windows) == (True, 20)
 
 

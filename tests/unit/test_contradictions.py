@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from phibuild.backends.registry import BACKENDS, backend
+from phibuild.backends.registry import SHIPPED, backend
 from phibuild.config.catalogue import Catalogue
 from phibuild.schema import PRECISIONS, Precision
 from support.refusals import Refuse, refuse
@@ -60,7 +60,7 @@ def test_a_contradiction(
     assert set(found.options) <= set(options) | {"mode"}
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_defaults_and_options_without_a_value_contradict_nothing(name: str) -> None:
     spec, defaults = backend(name), Catalogue().backend_defaults(name)
     for precision in PRECISIONS:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
 from phibuild.planning.making import make_plan
@@ -92,8 +92,8 @@ def judging(store: Store, window_tokens: int) -> dict[str, int]:
 def test_judging_long_windows_needs_more(store: Store) -> None:
     """Two windows' logits more at least, in float32."""
     short, usual, long = (judging(store, tokens) for tokens in (96, 256, 2048))
-    assert set(short) == set(BACKENDS)
-    for name in BACKENDS:
+    assert set(short) == set(SHIPPED)
+    for name in SHIPPED:
         assert short[name] <= usual[name] <= long[name] - 2 * (2048 - 512) * 32_064 * 4
 
 

@@ -248,7 +248,7 @@ def test_an_installed_package_cannot_be_locked(
     assert done.returncode == 1
     assert done.stderr == (
         f"error: {lock}: the lock of toolchain mlx cannot be written\n"
-        "    locks are made in a source checkout of phibuild, by who may write it\n"
+        "    locks are made in a source checkout, by who may write it\n"
     )
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from phibuild.backends.registry import SHIPPED
 from phibuild.errors import ToolchainError
-from phibuild.toolchains.environment import BACKENDS, Toolchain, toolchain
+from phibuild.toolchains.environment import Toolchain, toolchain
 from phibuild.toolchains.pip_config import has_local_torch
 
 LOCK = "iniconfig==2.1.0\n"
@@ -154,7 +155,7 @@ def test_a_folder_that_cannot_be_made(
         tools.install()
 
 
-@pytest.mark.parametrize("name", ["llamacpp", "ort_genai", "openvino", "mlx", "pytorch"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_locks_pin_everything(name: str) -> None:
     lock = toolchain(name).lock.read_text(encoding="utf-8")
     wanted = [
@@ -163,7 +164,8 @@ def test_shipped_locks_pin_everything(name: str) -> None:
     ]  # fmt: skip
     assert wanted
     assert all("==" in line or " @ " in line for line in wanted)
-    for line in (BACKENDS / name / "requirements.in").read_text(encoding="utf-8").splitlines():
+    asked = toolchain(name).lock.with_suffix(".in").read_text(encoding="utf-8")
+    for line in asked.splitlines():
         word = line.split("#")[0].strip()
         if word and not word.startswith("-"):
             stem = "".join(c if c.isalnum() else "-" for c in word.split("=")[0].split("<")[0]

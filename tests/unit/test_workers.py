@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from phibuild.worker.interface import Worker
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).resolve().parents[2] / "phibuild" / "backends"
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_no_worker_lacks_a_function(name: str) -> None:
     """Workers cannot be imported outside of their toolchains."""
     tree = ast.parse((PACKAGE / name / "worker.py").read_text(encoding="utf-8"))

@@ -31,7 +31,7 @@ from phibuild.backends.mlx.options import (
     alternatives,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
@@ -128,6 +128,10 @@ class MlxSpec:
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window, where it has one."""
         return window_limit(arch, "mlx-lm's phi3 has not")
+
+    def judging(self, variant: Variant) -> Judging:
+        """MLX's own kernels for a CPU are too slow for more than a spot check."""
+        return Judging(how="substitute", note="its weights in float32 on the CPU")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""

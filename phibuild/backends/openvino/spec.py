@@ -16,6 +16,7 @@ from phibuild.schema import (
     Accelerator,
     Contradiction,
     Device,
+    Judging,
     Options,
     Precision,
     Skip,
@@ -131,6 +132,12 @@ class OpenVinoSpec:
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return None: a window is in the graph, as a mask."""
         return None
+
+    def judging(self, variant: Variant) -> Judging:
+        """The CPU's plugin runs the IR, whatever device it is made for."""
+        if variant.options["target"] == "cpu":
+            return Judging()
+        return Judging(how="substitute", note="OpenVINO's CPU plugin")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2 (f16) on GPU and NPU and where the weights are floats, for which the IR asks

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime_genai as og
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from phibuild.worker.chat import ChatFormat, read_format
-from phibuild.worker.generation import byte_tokens
+from phibuild.worker.plain_runtime import TokenizerJson
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]
@@ -28,16 +25,18 @@ _SPARE = 64
 """Positions that a cache has beyond the tokens it was made for."""
 
 
-class OrtGenaiRuntime:
-    """A loaded artifact. Not safe for use from several threads at once."""
+class OrtGenaiRuntime(TokenizerJson):
+    """A loaded artifact. Not safe for use from several threads at once. Its text is by the
+    artifact's tokenizer.json as its makers read it: with the BOS that it asks for, which
+    onnxruntime-genai's own tokenizer leaves out."""
 
     def __init__(self, folder: Path, threads: int) -> None:
+        super().__init__(folder)
         config = og.Config(str(folder))
         config.clear_providers()
         session = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
         self._model = og.Model(config)
-        self._folder = folder
         text = (folder / "genai_config.json").read_text(encoding="utf-8")
         eos = json.loads(text)["model"]["eos_token_id"]
         self._eos = set(eos) if isinstance(eos, list) else {eos}
@@ -62,25 +61,6 @@ class OrtGenaiRuntime:
     def native(self) -> OrtGenaiRuntime:
         """Return this runtime: it is the one whose speed counts."""
         return self
-
-    def chat_format(self) -> ChatFormat:
-        return read_format(self._folder)
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the ids of `text` by the artifact's tokenizer.json as its makers read it: with
-        the BOS that it asks for (`special`), which onnxruntime-genai's own tokenizer leaves out."""
-        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
-
-    def byte_tokens(self) -> frozenset[int]:
-        return byte_tokens(self._tokenizer.get_vocab())
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        return Tokenizer.from_file(str(self._folder / "tokenizer.json"))
 
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an EOS token or `max_tokens`."""

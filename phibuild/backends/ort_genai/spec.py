@@ -21,7 +21,7 @@ from phibuild.backends.ort_genai.options import (
     Provider,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Options, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 
 # What has to be installed to run an artifact.
@@ -98,6 +98,12 @@ class OrtGenaiSpec:
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window for a provider whose attention has none."""
         return context(arch, variant.options["provider"])
+
+    def judging(self, variant: Variant) -> Judging:
+        """The CPU provider runs the graph, whatever provider it is made for."""
+        if variant.options["provider"] == "cpu":
+            return Judging()
+        return Judging(how="substitute", note="its graph on the CPU")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4 on cpu, where inputs and outputs are fp32 at any precision; else 2."""

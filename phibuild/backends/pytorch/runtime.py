@@ -23,7 +23,7 @@ from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.tokenizer import end_ids
 from phibuild.backends.pytorch.tokenizing import encode, load_tokenizer, prefix
 from phibuild.worker.chat import ChatFormat, read_format
-from phibuild.worker.generation import byte_tokens
+from phibuild.worker.generation import byte_tokens, greedy
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -97,11 +97,4 @@ class TransformersRuntime:
 
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an id that ends a text."""
-        logits = self.logits(np.asarray(ids, dtype=np.int64))
-        for number in range(max_tokens):
-            token = int(logits[-1].argmax())
-            if token in self._ends:
-                return
-            yield token
-            if number + 1 < max_tokens:
-                logits = self.extend(np.array([token]))
+        return greedy(self, ids, max_tokens, self._ends)

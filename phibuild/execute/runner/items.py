@@ -14,7 +14,7 @@ from phibuild.execute.runner.usage import Usage
 @dataclass(frozen=True)
 class Runner:
     """A backend's runner, ready to be started. `runners` knows those that are alive; `usage` is
-    what they take."""
+    what they take; `mount` is the backend's `Plugin.mount`."""
 
     python: Path
     backend: str
@@ -22,6 +22,7 @@ class Runner:
     timeout: float
     runners: Runners
     usage: Usage
+    mount: tuple[str, ...] = ()
 
 
 def run_items(
@@ -65,6 +66,7 @@ def run_items(
             usage=runner.usage,
             timeout=runner.timeout,
             on_event=take,
+            mount=runner.mount,
         )
 
     outcome = attempt(items)

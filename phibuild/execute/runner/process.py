@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,10 +84,11 @@ def run_worker(
     usage: Usage,
     timeout: float,
     on_event: Callable[[Event], None],
+    mount: Sequence[str] = (),
 ) -> Outcome:
     """Run one request in a toolchain and return what came of it. Never raises for what the
     runner does: a crash, a kill, a time-out or a garbled event is a `crash` in the outcome.
-    What the runner takes is added to `usage`."""
+    What the runner takes is added to `usage`. `mount` is `Plugin.mount` of the backend."""
     outcome = Outcome()
     oom_before = _oom_kills()
     timed_out = threading.Event()
@@ -96,7 +97,7 @@ def run_worker(
         log_start = log_file.tell()
         process = subprocess.Popen(
             # -P: the folder of entry.py is no place to import from.
-            [str(python), "-P", str(WORKER), backend],
+            [str(python), "-P", str(WORKER), backend, *mount],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,

@@ -1,0 +1,1 @@
+"""A backend of phibuild: raw NumPy arrays."""

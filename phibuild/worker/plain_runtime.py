@@ -1,0 +1,80 @@
+"""What a runtime that has no tokenizer, or no generator, of its own is made of: text by the
+artifact's tokenizer.json, which needs the package tokenizers, and a continuation by its logits."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from phibuild.worker.chat import ChatFormat, read_format
+from phibuild.worker.generation import byte_tokens, greedy
+from phibuild.worker.interface import Logits, Tokens
+from phibuild.worker.tokenizer_check import TOKENIZER
+
+
+class TokenizerJson:
+    """The text of an artifact's folder: what `phibuild.worker.interface.Speaker` has besides
+    `tokens`, and `phibuild.worker.tokenizer_check.OwnTokenizer`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.folder / TOKENIZER))
+
+    def chat_format(self) -> ChatFormat:
+        return read_format(self.folder)
+
+    def encode(self, text: str, *, special: bool = False, around: bool = False) -> list[int]:
+        """Return the ids of `text`; with `special` or `around` between those that the tokenizer
+        puts around a text by itself."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special or around).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def byte_tokens(self) -> frozenset[int]:
+        return byte_tokens(self._tokenizer.get_vocab())
+
+    def stops(self) -> list[int]:
+        """Return the ids that end generation: those of the artifact's generation_config.json."""
+        path = self.folder / "generation_config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        ends = config.get("eos_token_id")
+        return [] if ends is None else ends if isinstance(ends, list) else [ends]
+
+
+class PlainRuntime(TokenizerJson, ABC):
+    """A `phibuild.worker.interface.Native`, but for the model itself."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.reset()
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Empty the cache. Called first of all."""
+
+    @abstractmethod
+    def extend(self, ids: Tokens) -> Logits:
+        """Return the logits [T, V] of `ids` [T] appended to the cache that is there."""
+
+    def logits(self, ids: Tokens) -> Logits:
+        """Return the logits [T, V] of one pass over `ids` [T] from an empty cache."""
+        self.reset()
+        return self.extend(ids)
+
+    def native(self) -> PlainRuntime:
+        return self
+
+    def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
+        """Yield the greedy continuation of `ids` up to an id that ends generation."""
+        return greedy(self, ids, max_tokens, self.stops())

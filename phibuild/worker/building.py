@@ -5,6 +5,7 @@ Standard library only; each backend's `build` hands its `Builder` to `build_all`
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,6 +112,7 @@ class Build(Generic[Kept]):
             with self.costs.alone(output):
                 result = self._builder.inspect(output.folder)
         if output.error is not None:
+            _empty(output.folder)  # the others may need the room
             self.report.failed(output.item, _reason(output.error))
             return
         shared = self.costs.common() / len(self.outputs)
@@ -147,6 +149,14 @@ def build_all(request: BuildRequest, report: Report, load: Callable[[], Builder[
             report.failed(item["item"], error)
         return
     Build(request, report, builder).run()
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> Exception:

@@ -91,7 +91,10 @@ def test_same_weights_and_logits_whatever_is_kept(
     items = []
     for name, options in VARIANTS.items():
         (tmp_path / name).mkdir()
-        variant = {"options": options}
+        variant = {
+            "backend": "pytorch", "precision": "int4", "name": name, "format": "safetensors",
+            "options": options,
+        }  # fmt: skip
         items.append({"item": name, "variant": variant, "output": str(tmp_path / name)})
     request = {
         "verb": "build",

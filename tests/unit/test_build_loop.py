@@ -253,6 +253,7 @@ def test_what_fails_one_is_its_own(
 ) -> None:
     found, _ = built(source, facts, tmp_path, Builder({place: name}))
     assert [one for one in NAMES if found[one]["event"] == "failed"] == [name]
+    assert [one for one in NAMES if not list((tmp_path / one).iterdir())] == [name]
     wanted = "model.bin: No space left on device" if place == "close" else f"{place} {name}"
     assert found[name]["error"] == wanted
 

@@ -46,7 +46,7 @@ def entries(kind: str, backend: str) -> tuple[str, ...]:
 def runner_code(store: Store, packages: Mapping[str, Path]) -> Code:
     """Return the modules that runners have of `packages` (name -> folder): phibuild and, where a
     backend is none of phibuild's own, the backend. Each is mounted by its folder alone."""
-    return Code(packages, Memory(store), bare=tuple(packages), told=(ENTRY,))
+    return Code(packages, _memory(store.root), bare=tuple(packages), told=(ENTRY,))
 
 
 def step_digest(kind: str, backend: str, store: Store) -> str:
@@ -65,28 +65,35 @@ def facts_digest(store: Store) -> str:
 
 def own_digest(entry: str, store: Store) -> str:
     """Return the digest of the statements of one of phibuild's own entries, whatever it imports."""
-    return _code(store.root, None).part(entry).digest
+    return _code(store.root).part(entry).digest
 
 
 def program_digest(backend: str, store: Store) -> str:
     """Return the digest of all of phibuild's code and a backend's locked toolchain."""
-    return _with_toolchain(backend, _code(store.root, backend).everything())
+    return _with_toolchain(backend, _code(store.root, *_mounted(backend)).everything())
 
 
 @cache
 def _digest(
     root: Path, backend: str, reached: tuple[str, ...], besides: tuple[str, ...] = ()
 ) -> str:
-    return _with_toolchain(backend, _code(root, backend).digest(reached, besides))
+    return _with_toolchain(backend, _code(root, *_mounted(backend)).digest(reached, besides))
+
+
+def _mounted(backend: str) -> tuple[tuple[str, Path], ...]:
+    """Return the packages that a backend's runner has besides phibuild, and their folders."""
+    found = plugin(backend)
+    return () if found.is_own else ((found.package, found.folder),)
 
 
 @cache
-def _code(root: Path, backend: str | None) -> Code:
-    """Return the code that runs with a backend: phibuild's, and the backend's where it is not."""
-    packages = {"phibuild": PACKAGE}
-    if backend is not None and not plugin(backend).is_own:
-        packages[plugin(backend).package] = plugin(backend).folder
-    return runner_code(Store(root), packages)
+def _memory(root: Path) -> Memory:
+    return Memory(Store(root))
+
+
+@cache
+def _code(root: Path, *others: tuple[str, Path]) -> Code:
+    return runner_code(Store(root), {"phibuild": PACKAGE, **dict(others)})
 
 
 def _with_toolchain(backend: str, code: str) -> str:

@@ -11,8 +11,8 @@ from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, ConfigError, Problem, sug
 from phibuild.report.runs import built_cells, find_run, read_report
 from phibuild.schema import document_text
 from phibuild.store.inventory import entries
-from phibuild.store.manifest import MANIFEST, check_artifact, read_sealed
-from phibuild.store.store import MEASURES, Store
+from phibuild.store.manifest import MANIFEST, Sealed, check_artifact, read_sealed
+from phibuild.store.store import MEASURES, Store, read_entry
 from phibuild.system.places import store_folder, user_path
 
 
@@ -21,7 +21,10 @@ def run(arguments: argparse.Namespace) -> int:
     anything differs."""
     if arguments.store and arguments.what:
         raise ConfigError(Problem("--store takes no run", f"command line: {arguments.what}"))
-    found = _check_store() if arguments.store else {str(f): _check(f) for f in _folders(arguments)}
+    if arguments.store:
+        found = _check_store()
+    else:
+        found = {str(folder): _check(read_sealed(folder)) for folder in _folders(arguments)}
     if arguments.json:
         print(document_text(VerifyAnswer(found)))
     else:
@@ -36,11 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_CELL_FAILED
 
 
-def _check(folder: Path) -> list[str]:
-    sealed = read_sealed(folder)
-    if sealed is None:
-        return [f"{MANIFEST}: missing or damaged"]
-    return check_artifact(sealed)
+def _check(sealed: Sealed | None) -> list[str]:
+    return check_artifact(sealed) if sealed else [f"{MANIFEST}: missing or damaged"]
 
 
 def _check_store() -> dict[str, list[str]]:
@@ -51,7 +51,7 @@ def _check_store() -> dict[str, list[str]]:
             intact = store.measure(entry.key) is not None
             found[str(entry.path)] = [] if intact else ["damaged"]
         else:
-            found[str(entry.path)] = _check(entry.path)
+            found[str(entry.path)] = _check(read_entry(entry.kind, entry.path))
     return found
 
 

@@ -19,6 +19,7 @@ from phibuild.store.manifest import (
     Artifact,
     check_artifact,
     read_artifact,
+    read_sealed,
     require_intact,
 )
 from phibuild.store.store import ARTIFACTS, REFERENCES, Store
@@ -146,6 +147,19 @@ def test_manifests_of_no_use(store: Told, files: object) -> None:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     edit(folder / MANIFEST, json.dumps({**manifest, "files": files}))
     assert read_artifact(folder) is None
+    assert store.artifact("k") is None
+    assert store.set_aside_if_damaged(ARTIFACTS, "k")
+
+
+def test_an_artifact_that_does_not_say_what_it_is(store: Told) -> None:
+    """Its files are whole, yet no report could be made of it."""
+    folder = publish(store).folder
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    del manifest["variant"]
+    edit(folder / MANIFEST, json.dumps(manifest))
+    sealed = read_sealed(folder)
+    assert sealed
+    assert check_artifact(sealed) == []
     assert store.artifact("k") is None
     assert store.set_aside_if_damaged(ARTIFACTS, "k")
 

@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# uv, which takes packages from where pip is configured to take them from.
+UV = $(BIN)/python -c 'import sys; from phibuild.toolchains.uv import run_uv; \
+	run_uv("make", *sys.argv[1:])'
 
-.PHONY: demo test lint types fast slow clean
+.PHONY: demo test lint types fast slow docs lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phibuild build recipe=quickstart
@@ -25,13 +28,30 @@ slow: $(VENV)/.installed-dev
 	$(BIN)/phibuild toolchain install
 	$(BIN)/pytest tests -m slow -n 2 --dist loadfile -q
 
-$(VENV)/.installed: pyproject.toml
+# What docs/ holds of the code: the tables that the tests write.
+docs: $(VENV)/.installed-dev
+	$(BIN)/phibuild toolchain install
+	$(BIN)/pytest tests -m "case or outside" --correctness docs/correctness.md \
+		-n 2 --dist loadfile -q
+	$(BIN)/pytest tests/slow/test_faults*.py --kills 15 --faults-table docs/faults.md -q
+
+# Newer versions, and what pyproject.toml asks for since; of PyPI alone, whatever is set here.
+lock: $(VENV)/.installed-dev
+	env -u UV_INDEX -u UV_INDEX_URL -u UV_EXTRA_INDEX_URL -u UV_FIND_LINKS \
+		$(BIN)/uv lock --no-config --default-index https://pypi.org/simple --upgrade
+
+# Exactly the versions and files of uv.lock.
+$(VENV)/.installed: pyproject.toml uv.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet \
+		uv==$$(sed -n '/^name = "uv"/{n;s/version = "\(.*\)"/\1/p;}' uv.lock)
+	$(UV) export --frozen --no-dev --output-file $(VENV)/core.txt
+	$(UV) pip sync --python $(BIN)/python $(VENV)/core.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --group dev
+	$(UV) export --frozen --output-file $(VENV)/dev.txt
+	$(UV) pip sync --python $(BIN)/python $(VENV)/dev.txt
 	touch $@
 
 clean:

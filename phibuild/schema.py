@@ -99,7 +99,7 @@ class Document(Frozen):
 
 def document_text(document: BaseModel, *, sort_keys: bool = False) -> str:
     """Return a document, or a list or mapping of documents, as JSON."""
-    data = document.model_dump(mode="json", by_alias=True)
+    data = document.model_dump(by_alias=True)  # mode="json" would change names that are no UTF-8
     return json.dumps(data, indent=1, sort_keys=sort_keys, allow_nan=False)
 
 

@@ -55,33 +55,6 @@ class ContextLimit:
     why: str
 
 
-def window_limit(arch: Architecture, why: str) -> ContextLimit | None:
-    """Return the limit of a runtime without sliding windows: as long as all tokens lie within the
-    window it makes no difference. None where the window is no smaller than the model's context."""
-    window = arch.sliding_window
-    if window is None or window >= arch.max_positions:
-        return None
-    return ContextLimit(window, why)
-
-
-def chosen(options: BaseModel, *besides: str) -> tuple[str, ...]:
-    """Return the names of the options that were given a value, but for `besides`, in the order of
-    their fields: null, auto and an empty list stand for none, and one that is given its default
-    counts."""
-    return tuple(
-        name
-        for name in type(options).model_fields
-        if name in options.model_fields_set
-        and name not in besides
-        and getattr(options, name) not in (None, "auto", ())
-    )
-
-
-def joined(options: Sequence[str]) -> str:
-    """Return names as a person lists them: a; a and b; a, b and c."""
-    return " and ".join(filter(None, (", ".join(options[:-1]), options[-1])))
-
-
 class BackendSpec(Protocol):
     """A backend as the core sees it. Nothing here imports a toolchain package. A class that derives
     from it has the defaults of what is not abstract."""
@@ -116,7 +89,9 @@ class BackendSpec(Protocol):
 
     @abstractmethod
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of the artifact besides its weights: graph, tokenizer, configuration."""
+        """Return the bytes of the artifact besides its weights: the tokenizer and whatever else
+        grows large. With the weights they are the artifact's size to within 3 % or 2 MB, whichever
+        is more; names, headers and configuration are less than that."""
 
     @abstractmethod
     def build_memory(
@@ -145,7 +120,7 @@ class BackendSpec(Protocol):
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the bytes of one element of the KV cache on the device."""
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         """Return the shell command (or short Python text) that runs the artifact from its own
         folder, for its README."""
         return 'phibuild run . "Why is the sky blue?"'

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint
-from phibuild.planning.keys import builder_digest
+from phibuild.planning.code import step_digest
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.memory import Demand, demand
 from phibuild.planning.plan import Refusal
@@ -159,7 +159,7 @@ def _build_demands(checkpoint: Checkpoint, name: str, store: Store) -> _Demands:
         bound = backend(name).build_memory(
             checkpoint.architecture, checkpoint.weight_bytes, variants
         )
-        return demand(store, _kind("build", checkpoint, name, group), bound)
+        return demand(store, _kind("build", checkpoint, name, group, store), bound)
 
     return wants
 
@@ -172,7 +172,7 @@ def _judge_demands(
         bound = backend(name).judge_memory(
             checkpoint.architecture, variants, evaluation.window_tokens
         )
-        kind = _kind("measure", checkpoint, name, group)
+        kind = _kind("measure", checkpoint, name, group, store)
         tokens = [evaluation.windows, evaluation.window_tokens, evaluation.decode_tokens]
         return demand(store, {**kind, "evaluation": tokens}, bound)
 
@@ -180,13 +180,13 @@ def _judge_demands(
 
 
 def _kind(
-    step: str, checkpoint: Checkpoint, name: str, artifacts: Iterable[Artifact]
+    step: str, checkpoint: Checkpoint, name: str, artifacts: Iterable[Artifact], store: Store
 ) -> dict[str, Any]:
     """Return what decides the memory of a step, whatever the weights are."""
     variants = [artifact.variant.model_dump(mode="json") for artifact in artifacts]
     return {
         "step": step,
-        "builder": builder_digest(name),
+        "builder": step_digest(step, name, store),
         "architecture": checkpoint.architecture.to_json(),
         "variants": sorted(variants, key=content_key),
     }

@@ -1,55 +1,36 @@
-"""Content keys: the digest of everything that decides an artifact's or a measurement's content."""
+"""Content keys: the digest of everything that decides a result's content.
+
+Each holds the request that a runner gets (requests.py), what the folders that it reads are made
+from, and the digest of the code that it reaches with its locked toolchain (code.py). What the core
+itself contributes is there as data, so that code which only computes it does not count: the
+config.json of a view, an artifact's README without what is known once it is built. Of the core's
+modules that write (view.py, readme.py) the statements count, but not what they import.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import json
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
+from typing import Any
 
-from phibuild import __version__
-from phibuild.backends.calibration import CHUNK_TOKENS
-from phibuild.checkpoints.facts import Checkpoint, combine_digests
+from phibuild.backends.registry import backend
+from phibuild.checkpoints.facts import Checkpoint, combine_digests, license_file
 from phibuild.errors import Problem
+from phibuild.planning.code import facts_digest, own_digest, step_digest
+from phibuild.planning.readme import artifact_readme
+from phibuild.planning.requests import (
+    asked_of_activations,
+    asked_of_build,
+    asked_of_judge,
+    asked_of_reference,
+    asked_of_source,
+)
 from phibuild.planning.steps import REFERENCE_BACKEND
-from phibuild.schema import Calibration, Variant
+from phibuild.schema import Calibration, Evaluation, Variant
 from phibuild.store.store import Store, content_key
-from phibuild.system.plugins import plugin
-from phibuild.toolchains.environment import toolchain
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 CHANGED = "the checkpoint was changed while it was read: build again when it stays as it is"
-_SHARED_CODE = (
-    "worker/entry.py",
-    "worker/protocol.py",
-    "worker/architecture.py",
-    "worker/config_keys.py",
-    "worker/source_config.py",
-    "checkpoints/view.py",
-    "worker/direct_io.py",
-    "worker/write_buffers.py",
-    "worker/safetensors.py",
-    "execute/work/readme.py",
-    "worker/sentencepiece_model.py",
-    "worker/chat.py",
-    "worker/companions.py",
-    "worker/tokenizer_check.py",
-    "worker/tokenizer_probes.py",
-    "worker/tokenizer_texts.py",
-)
-_FACTS_CODE = (
-    "checkpoints/adapter_config.py",
-    "worker/adapter_merge.py",
-    "checkpoints/adapter_tensors.py",
-    "checkpoints/adapter.py",
-    "worker/unfused.py",
-    "worker/tokenizer_check.py",
-    "worker/tokenizer_probes.py",
-    "backends/pytorch/merge.py",
-    "backends/pytorch/tokenizer_facts.py",
-    "backends/pytorch/tokenizing.py",
-)
-_JUDGE_CODE = ("worker/judge.py", "worker/metrics.py", "worker/entry.py", "worker/protocol.py")
+_VIEW, _README = "phibuild.checkpoints.view:make_view", "phibuild.planning.readme"
 
 
 def source_digest(checkpoint: Checkpoint, store: Store, *, read_weights: bool) -> str | None:
@@ -88,81 +69,76 @@ def has_changed(checkpoint: Checkpoint, digest: str, store: Store) -> bool:
     return source_digest(checkpoint, store, read_weights=False) != digest
 
 
-@cache
-def _code_digest(files: tuple[str, ...], package: Path = _PACKAGE) -> str:
-    digest = hashlib.sha256()
-    for name in files:
-        digest.update(name.encode() + b"\0" + (package / name).read_bytes())
-    return digest.hexdigest()
+class Keys:
+    """The keys of what is made of one checkpoint. `digest` is that of its files; as long as it is
+    not known, the keys are those of nothing. `source` is the key of the source step."""
+
+    def __init__(self, digest: str | None, checkpoint: Checkpoint, store: Store) -> None:
+        self.digest, self._checkpoint, self._store = digest, checkpoint, store
+        self._files = digest or checkpoint.reference
+        asked = asked_of_source(checkpoint)
+        if checkpoint.adapter:
+            asked["adapter"].pop("weights")  # a path; its content is among the files
+        read = {
+            "files": self._files,
+            "config": json.dumps(checkpoint.config),  # in its order, which is the file's
+            "view": own_digest(_VIEW, store),
+        }
+        self.source = self._original("source", {**read, "request": json.dumps(asked)})
+        facts = facts_digest(store)
+        # The later steps' view has the weights that the source step makes, where it makes any.
+        makes_weights = checkpoint.fusing or checkpoint.adapter
+        made = {"request": json.dumps(asked), "facts": facts} if makes_weights else {}
+        self._view = content_key({**read, **made})
+        license = license_file(checkpoint.folder) if checkpoint.folder else None
+        self._built_from = content_key(
+            {
+                "view": self._view,
+                "facts": facts,
+                "request": json.dumps(asked_of_build(checkpoint)),
+                "license": license.name if license else None,
+                "documents": own_digest(_README, store),
+            }
+        )
+
+    def reference(self, evaluation: Evaluation, text: str) -> str:
+        """Return the key of the original's logits over a text of this sha256."""
+        asked = asked_of_reference(self._checkpoint, evaluation)
+        return self._original("reference", {"view": self._view, "request": asked, "text": text})
+
+    def activations(self, calibration: Calibration) -> str:
+        """Return the key of the original's activations over a text."""
+        asked = asked_of_activations(self._checkpoint, calibration)
+        data = {"view": self._view, "request": asked, "text": calibration.sha256}
+        return self._original("activations", data)
+
+    def artifact(self, variant: Variant, activations: str | None = None) -> str:
+        """Return the key of an artifact, `activations` being the key of what it is built from
+        besides the checkpoint."""
+        spec = backend(variant.backend)
+        return content_key(
+            {
+                "from": self._built_from,
+                "variant": variant.model_dump(mode="json"),
+                "activations": activations,
+                "readme": artifact_readme(self._checkpoint, spec, variant, self._files, 0.0),
+                "builder": step_digest("build", variant.backend, self._store),
+            }
+        )
+
+    def _original(self, kind: str, data: dict[str, Any]) -> str:
+        return content_key({**data, "builder": step_digest(kind, REFERENCE_BACKEND, self._store)})
 
 
-@cache
-def builder_digest(name: str) -> str:
-    """Return the digest of what builds a backend's artifacts: its code and its locked toolchain."""
-    folder = plugin(name).folder
-    own = _code_digest(tuple(sorted(path.name for path in folder.glob("*.py"))), folder)
-    shared = _code_digest(_SHARED_CODE)
-    return content_key(
-        {"backend": name, "code": [own, shared], "toolchain": toolchain(name).digest}
-    )
-
-
-@cache
-def facts_digest() -> str:
-    """Return the digest of what makes the facts that artifacts are built from: the tokenizer as
-    Transformers has it, and weights that are merged or fused."""
-    return content_key(
-        {"code": _code_digest(_FACTS_CODE), "toolchain": toolchain(REFERENCE_BACKEND).digest}
-    )
-
-
-def source_key(source: str, checkpoint: Checkpoint) -> str:
-    """Return the content key of what a source is."""
-    fusing, adapter = checkpoint.fusing, checkpoint.adapter
-    merged = adapter.to_json() if adapter else {}
-    merged.pop("weights", None)  # a path; its content is in the source's digest
+def measure_key(
+    artifact: str, reference: str, backend: str, evaluation: Evaluation, store: Store
+) -> str:
+    """Return the key of a measurement: the artifact, the original's logits, what judges."""
     return content_key(
         {
-            "source": source,
-            "fusing": fusing.to_json() if fusing else {},
-            "adapter": merged,
-            "facts": facts_digest(),
-            "builder": builder_digest(REFERENCE_BACKEND),
+            "artifact": artifact,
+            "reference": reference,
+            "request": asked_of_judge(evaluation),
+            "judge": step_digest("measure", backend, store),
         }
-    )
-
-
-def activations_key(source: str, calibration: Calibration) -> str:
-    """Return the content key of the original's activations over a text."""
-    return content_key(
-        {
-            "source": source,
-            "text": calibration.sha256,
-            "tokens": calibration.tokens,
-            "chunk_tokens": CHUNK_TOKENS,
-            "builder": builder_digest(REFERENCE_BACKEND),
-        }
-    )
-
-
-def artifact_key(source: str, variant: Variant, model: str, activations: str | None = None) -> str:
-    """Return the content key of an artifact, `activations` being the key of what it is built from
-    besides the checkpoint. The model's name is in some formats' metadata."""
-    return content_key(
-        {
-            "source": source,
-            "model": model,
-            "variant": variant.model_dump(mode="json"),
-            "activations": activations,
-            "facts": facts_digest(),
-            "builder": builder_digest(variant.backend),
-            "phibuild": __version__,
-        }
-    )
-
-
-def measure_key(artifact: str, reference: str) -> str:
-    """Return the content key of a measurement: the artifact, the original's logits, the judge."""
-    return content_key(
-        {"artifact": artifact, "reference": reference, "judge": _code_digest(_JUDGE_CODE)}
     )

@@ -21,16 +21,9 @@ from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.config.catalogue import DATA
 from phibuild.errors import ConfigError, Problem, SourceError
+from phibuild.planning.code import step_digest
 from phibuild.planning.fit import Originals, make_partition
-from phibuild.planning.keys import (
-    activations_key,
-    artifact_key,
-    builder_digest,
-    measure_key,
-    nonfinite_weights,
-    source_digest,
-    source_key,
-)
+from phibuild.planning.keys import Keys, measure_key, nonfinite_weights, source_digest
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.memory import demand
 from phibuild.planning.plan import Plan, PlanCell
@@ -72,17 +65,21 @@ def make_plan(
     }
     if any(nonfinite.values()) and not allow_nonfinite:
         raise SourceError([problem for found in nonfinite.values() for problem in found])
+    keys = {
+        name: Keys(digests.get(name), checkpoint, store)
+        for name, checkpoint in matrix.models.items()
+    }
     sources = {
-        name: _source(checkpoint, digests.get(name), bool(nonfinite[name]), store, memory_limit)
+        name: _source(checkpoint, keys[name], bool(nonfinite[name]), store, memory_limit)
         for name, checkpoint in matrix.models.items()
     }
     references = {
-        name: _reference(checkpoint, digests.get(name), evaluation, text_digest, store)
+        name: _reference(checkpoint, keys[name], evaluation, text_digest, store)
         for name, checkpoint in matrix.models.items()
         if evaluation.enabled
     }
-    activations = _activations(matrix, digests, store)
-    artifacts = _artifacts(matrix, digests, references, activations, store)
+    activations = _activations(matrix, keys, store)
+    artifacts = _artifacts(matrix, keys, references, activations, evaluation, store)
     by_cell = {cell: artifact for artifact in artifacts for cell in artifact.cells}
     cells = tuple(_plan_cell(cell, by_cell.get(cell.id), matrix) for cell in matrix.cells)
     originals = Originals(sources, references, {step.key: step for step in activations.values()})
@@ -118,17 +115,16 @@ def evaluation_text(evaluation: Evaluation) -> Path:
 
 def _source(
     checkpoint: Checkpoint,
-    digest: str | None,
+    keys: Keys,
     nonfinite: bool,
     store: Store,
     memory_limit: int | None,
 ) -> SourceStep:
-    key = source_key(digest or checkpoint.reference, checkpoint)
     architecture = checkpoint.architecture
     layers = witness_layers(architecture, memory_limit or 0)
     kind = {
         "step": "source",
-        "builder": builder_digest(REFERENCE_BACKEND),
+        "builder": step_digest("source", REFERENCE_BACKEND, store),
         "architecture": architecture.to_json(),
         "layers": layers,
         "rank": checkpoint.adapter.rank if checkpoint.adapter else None,
@@ -136,41 +132,38 @@ def _source(
     bound = source_memory(architecture, layers)
     if checkpoint.adapter:
         bound = max(bound, merge_memory(architecture, checkpoint.adapter.rank))
-    cached = digest is not None and store.reference(key) is not None
-    return SourceStep(checkpoint.name, key, demand(store, kind, bound), cached, layers, nonfinite)
+    memory = demand(store, kind, bound)
+    cached = _is_there(keys.source, keys, store)
+    return SourceStep(checkpoint.name, keys.source, memory, cached, layers, nonfinite)
 
 
 def _reference(
     checkpoint: Checkpoint,
-    digest: str | None,
+    keys: Keys,
     evaluation: Evaluation,
     text_digest: str,
     store: Store,
 ) -> ReferenceStep:
-    key = content_key(
-        {
-            "source": digest or checkpoint.reference,
-            "text": text_digest,
-            "windows": evaluation.windows,
-            "window_tokens": evaluation.window_tokens,
-            "max_bytes": evaluation.max_reference_bytes,
-            "builder": builder_digest(REFERENCE_BACKEND),
-        }
-    )
+    key = keys.reference(evaluation, text_digest)
     architecture = checkpoint.architecture
     kind = {
         "step": "reference",
-        "builder": builder_digest(REFERENCE_BACKEND),
+        "builder": step_digest("reference", REFERENCE_BACKEND, store),
         "architecture": architecture.to_json(),
         "tokens": [evaluation.windows, evaluation.window_tokens],
     }
     bound = reference_memory(architecture, evaluation.windows, evaluation.window_tokens)
-    cached = digest is not None and store.reference(key) is not None
+    cached = _is_there(key, keys, store)
     return ReferenceStep(checkpoint.name, key, demand(store, kind, bound), cached)
 
 
+def _is_there(key: str, keys: Keys, store: Store) -> bool:
+    """Return whether the store has what the original left under one of a checkpoint's keys."""
+    return keys.digest is not None and store.reference(key) is not None
+
+
 def _activations(
-    matrix: Matrix, digests: Mapping[str, str], store: Store
+    matrix: Matrix, keys: Mapping[str, Keys], store: Store
 ) -> dict[tuple[str, Calibration], ActivationsStep]:
     """Return a step for every model and calibration text that goes with it."""
     wanted = {
@@ -180,16 +173,15 @@ def _activations(
     }
     steps = {}
     for (model, calibration), checkpoint in wanted.items():
-        digest = digests.get(model)
-        key = activations_key(digest or checkpoint.reference, calibration)
+        key = keys[model].activations(calibration)
         kind = {
             "step": "activations",
-            "builder": builder_digest(REFERENCE_BACKEND),
+            "builder": step_digest("activations", REFERENCE_BACKEND, store),
             "architecture": checkpoint.architecture.to_json(),
             "tokens": calibration.tokens,
         }
         bound = activations_memory(checkpoint.architecture, calibration.tokens, CHUNK_TOKENS)
-        cached = digest is not None and store.reference(key) is not None
+        cached = _is_there(key, keys[model], store)
         steps[model, calibration] = ActivationsStep(
             model, key, demand(store, kind, bound), cached, calibration
         )
@@ -198,9 +190,10 @@ def _activations(
 
 def _artifacts(
     matrix: Matrix,
-    digests: Mapping[str, str],
+    keys: Mapping[str, Keys],
     references: Mapping[str, ReferenceStep],
     activations: Mapping[tuple[str, Calibration], ActivationsStep],
+    evaluation: Evaluation,
     store: Store,
 ) -> tuple[Artifact, ...]:
     groups: dict[tuple[str, str], list[Cell]] = {}
@@ -215,15 +208,15 @@ def _artifacts(
     for (model, _), cells in groups.items():
         variant = cells[0].variant
         assert variant is not None  # grouped above
-        digest = digests.get(model)
         inputs = activations[model, variant.calibration].key if variant.calibration else None
-        key = artifact_key(digest or matrix.models[model].reference, variant, model, inputs)
+        key = keys[model].artifact(variant, inputs)
         spec = backend(variant.backend)
         reference = references.get(model)
         judging = spec.judging(variant) if reference else None
-        can = judging is not None and judging.how != "no"
-        measured = measure_key(key, reference.key) if reference and can else None
-        cached = digest is not None and store.artifact(key) is not None
+        measured = None
+        if reference and judging and judging.how != "no":
+            measured = measure_key(key, reference.key, variant.backend, evaluation, store)
+        cached = keys[model].digest is not None and store.artifact(key) is not None
         artifacts.append(
             Artifact(
                 key=key,

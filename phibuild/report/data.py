@@ -14,8 +14,8 @@ from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.execute.context import Result
 from phibuild.execute.local.executor import Execution
-from phibuild.execute.work.readme import tokenizer_notes
 from phibuild.planning.plan import Plan, PlanCell
+from phibuild.planning.readme import tokenizer_notes
 from phibuild.report.documents import (
     CellSpeed,
     Host,

@@ -58,7 +58,8 @@ class Native(Runtime, Speaker, Protocol):
 
 
 class Worker(Protocol):
-    """The functions of a worker module, all of which run in the backend's toolchain."""
+    """The functions of a worker module, all of which run in the backend's toolchain. Each imports
+    what it needs itself: what it can import is in the key of what it makes."""
 
     REFERENCE: str
     """"logits", or "logits_long" for a runtime that always uses the long rope factors."""

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
+from phibuild.backends.pytorch.options import PytorchOptions
+from phibuild.backends.pytorch.spec import SPEC
 from phibuild.schema import Device, Precision, Variant
 from phibuild.worker.architecture import read_architecture
 from phibuild.worker.safetensors import read_checkpoint, read_header

@@ -74,7 +74,8 @@ def check_report(report: dict[str, Any], backend: str, precisions: tuple[str, ..
     for cell in cells.values():
         assert cell["backend"] == backend
         assert cell["status"] in ("built", "cached"), cell["reason"]
-        assert abs(cell["estimated_bytes"] / cell["size_bytes"] - 1) < 0.03, cell["id"]
+        missed = abs(cell["estimated_bytes"] - cell["size_bytes"])
+        assert missed < max(0.03 * cell["size_bytes"], 2e6), cell["id"]
         assert cell["device_memory_bytes"] > cell["size_bytes"] / 2
         speed = cell["speed"]
         assert speed["load_seconds"] > 0

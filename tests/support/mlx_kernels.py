@@ -51,7 +51,7 @@ def main() -> None:
 def casts() -> Iterator[str]:
     import mlx.core as mx
 
-    from phibuild.backends.mlx.casts import NUMPY_TYPES, cast
+    from phibuild.worker.floats import NUMPY_TYPES, cast
 
     types = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
     shorts = np.arange(1 << 16, dtype=np.uint32)
@@ -80,8 +80,8 @@ def quantization() -> Iterator[str]:
     import mlx.core as mx
 
     from phibuild.backends.mlx.affine import Groups
-    from phibuild.backends.mlx.casts import cast
     from phibuild.backends.mlx.packing import unpack
+    from phibuild.worker.floats import cast
 
     types: dict[str, Any] = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
     for name, weights in hard_weights().items():

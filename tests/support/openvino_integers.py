@@ -27,7 +27,8 @@ from nncf.quantization.algorithms.weight_compression.weight_lowering import (  #
 from nncf.tensor import Tensor  # noqa: E402
 from openvino import opset13 as opset  # noqa: E402
 
-from phibuild.backends.openvino.encode import Integer, Rows  # noqa: E402
+from phibuild.backends.openvino.encode import Rows, encode  # noqa: E402
+from phibuild.backends.openvino.layout import Encoding  # noqa: E402
 
 SHAPE = (128, 256)  # nncf takes another way below 10,000 weights
 CASES = (
@@ -88,10 +89,10 @@ def main() -> None:
             items = stored(values, dtype)
             tensor = ov.Tensor(items, ov.Shape(SHAPE), kind)
             for mode, group_size in CASES:
-                integer = Integer(int(mode[3]), mode.endswith("_asym"), group_size)
-                ours = integer.encode(Rows(name, dtype, items))
+                how = Encoding(f"{'u' if mode.endswith('_asym') else 'i'}{mode[3]}", group_size)
+                ours = encode(Rows(name, dtype, items), how)
                 theirs = by_nncf(tensor, mode, group_size)
-                parts = integer.parts(SHAPE)
+                parts = how.parts(SHAPE)
                 for part, mine, constant in zip(parts, ours, theirs, strict=True):
                     same = tuple(constant.get_output_shape(0)) == part.shape
                     same &= mine.tobytes() == np.array(constant.data).tobytes()

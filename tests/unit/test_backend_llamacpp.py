@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.llamacpp.layout import FILE_TYPES, row_bytes, tensors
 from phibuild.backends.llamacpp.memory import CHUNK_BYTES, MAX_THREADS
-from phibuild.backends.llamacpp.spec import SPEC, LlamaCppOptions
+from phibuild.backends.llamacpp.options import LlamaCppOptions
+from phibuild.backends.llamacpp.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, Rope
 from support.devices import SOURCES
@@ -76,7 +77,7 @@ def _kind(arch: Architecture, file_type: str, name: str) -> str:
 def test_a_precision_becomes_a_gguf_type(precision: Precision, type: str, name: str) -> None:
     variant = _variant(precision, type)
     assert (variant.name, variant.format, variant.options) == (name, "GGUF", {"type": name})
-    assert f"model-{name}.gguf" in SPEC.usage(variant)
+    assert f"model-{name}.gguf" in SPEC.run_command(variant)
 
 
 def test_rows_that_are_no_whole_blocks_are_skipped() -> None:
@@ -129,7 +130,7 @@ def test_an_importance_matrix_is_known_by_the_content_of_its_text(tmp_path: Path
         found = SPEC.variant("int4", options, DEVICE, ARCH)
         assert isinstance(found, Variant)
         assert found.name == "Q4_K_M-imatrix"
-        assert "model-Q4_K_M-imatrix.gguf" in SPEC.usage(found)
+        assert "model-Q4_K_M-imatrix.gguf" in SPEC.run_command(found)
         assert str(tmp_path) not in str(found.model_dump())
         assert found.calibration is not None
         assert found.calibration.path == tmp_path / name
@@ -138,10 +139,6 @@ def test_an_importance_matrix_is_known_by_the_content_of_its_text(tmp_path: Path
     assert same == moved
     assert same.model_dump() == moved.model_dump()
     assert len({str(variant.model_dump()) for variant in (same, longer, other)}) == 3
-    sizes = SourceFiles({}, 1000, 7000, 0, 0, "sentencepiece")
-    added = SPEC.other_bytes(ARCH, sizes, same) - SPEC.other_bytes(ARCH, sizes, _variant("int4"))
-    keys = "quantize.imatrix.entries_count", "quantize.imatrix.chunks_count"
-    assert abs(added - sum(8 + len(key) + 4 + 4 for key in keys)) < 32
 
 
 def test_a_calibration_text_must_be_utf8(tmp_path: Path) -> None:
@@ -189,16 +186,13 @@ def test_layout_counts_every_weight_once_and_its_bytes() -> None:
     assert row_bytes("IQ4_XS", 512) == 272
 
 
-def test_other_bytes_counts_the_vocabulary_and_the_padding() -> None:
+def test_other_bytes_are_those_of_the_vocabulary() -> None:
+    """Of each token a length, its text and its type, and a score or the merges."""
     variant = _variant("int4")
-    small = SourceFiles({}, 1000, 7000, 0, 0, "sentencepiece")
-    large = SourceFiles({"chat_template.jinja": 640}, 1000, 7000 + 32, 0, 0, "sentencepiece")
-    difference = SPEC.other_bytes(ARCH, large, variant) - SPEC.other_bytes(ARCH, small, variant)
-    assert difference == 672
-    merges = SourceFiles({}, 1000, 7000, 32, 320, "bpe")
-    scores = 1000 * 4
-    gap = SPEC.other_bytes(ARCH, small, variant) - SPEC.other_bytes(ARCH, merges, variant)
-    assert abs(gap - (scores - 32 * 8 - 320)) <= 32
+    scored = SourceFiles({"tokenizer.json": 10**6}, 1000, 7000, 32, 320, "sentencepiece")
+    assert SPEC.other_bytes(ARCH, scored, variant) == 7000 + 1000 * (8 + 4 + 4)
+    merged = SourceFiles({"tokenizer.json": 10**6}, 1000, 7000, 32, 320, "bpe")
+    assert SPEC.other_bytes(ARCH, merged, variant) == 7000 + 1000 * (8 + 4) + 32 * 8 + 320
 
 
 def test_memory_does_not_grow_with_the_weights() -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phibuild.backends.openvino.encode import Float, Integer, Rows, encoding, to_float16, to_float32
+from phibuild.backends.openvino.encode import Rows, encode, to_float16
+from phibuild.backends.openvino.layout import Encoding, encoding
+from phibuild.worker.floats import widen
 from phibuild.worker.protocol import WorkerError
 
 
@@ -17,32 +19,32 @@ def rows(values: Any, dtype: str = "F32") -> Rows:
 
 def test_int4_with_zero_points_by_hand() -> None:
     """Range -1 to 2: steps of 0.2, zero at level 5; the first of a pair in the lower half."""
-    codes, zero_point, scale = Integer(4, True, 4).encode(rows([[-1, 0, 0.21, 2], [0, 0, 0, 3]]))
+    codes, zero_point, scale = encode(rows([[-1, 0, 0.21, 2], [0, 0, 0, 3]]), Encoding("u4", 4))
     assert codes.tolist() == [0 | 5 << 4, 6 | 15 << 4, 0, 15 << 4]
     assert zero_point.tolist() == [5 | 0 << 4]
     assert scale.tolist() == [np.float16(0.2), np.float16(0.2)]
 
 
 def test_symmetric_scales_take_the_sign_that_gives_the_largest_weight_its_level() -> None:
-    codes, scale = Integer(4, False).encode(rows([[-8, 7, 1, 0], [4, -2, 1, 0]]))
+    codes, scale = encode(rows([[-8, 7, 1, 0], [4, -2, 1, 0]]), Encoding("i4"))
     assert scale.tolist() == [1.0, -0.5]
     assert codes.tolist() == [8 | 7 << 4, 1, 8 | 4 << 4, 14]  # -8 7 1 0, -8 4 -2 0
 
 
 def test_int8_by_hand() -> None:
-    codes, zero_point, scale = Integer(8, True).encode(rows([[-1, 0, 0.5, 4.1]]))
+    codes, zero_point, scale = encode(rows([[-1, 0, 0.5, 4.1]]), Encoding("u8"))
     assert zero_point.tolist() == [50]
     assert codes.tolist() == [0, 50, 75, 255]
     assert scale.tolist() == [np.float16(5.1 / 255)]
-    codes, scale = Integer(8, False).encode(rows([[-128, 127, 0.5, 1.5]]))
+    codes, scale = encode(rows([[-128, 127, 0.5, 1.5]]), Encoding("i8"))
     assert codes.view(np.int8).tolist() == [-128, 127, 0, 2]  # half to even
     assert scale.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30])
 def test_groups_of_almost_nothing_have_a_scale(value: float) -> None:
-    for stored in (Integer(4, True, 32), Integer(4, False), Integer(8, True), Integer(8, False)):
-        *_, scale = stored.encode(rows(np.full((2, 64), value)))
+    for stored in (Encoding("u4", 32), Encoding("i4"), Encoding("u8"), Encoding("i8")):
+        *_, scale = encode(rows(np.full((2, 64), value)), stored)
         assert (scale > 0).all()
 
 
@@ -50,16 +52,16 @@ def test_groups_of_almost_nothing_have_a_scale(value: float) -> None:
 def test_weights_without_a_scale_are_refused(value: float) -> None:
     weights = np.ones((2, 64), np.float32)
     weights[1, 3] = value
-    for stored in (Integer(4, True, 32), Integer(4, False), Integer(8, True), Integer(8, False)):
+    for stored in (Encoding("u4", 32), Encoding("i4"), Encoding("u8"), Encoding("i8")):
         with pytest.raises(WorkerError, match="tensor layer holds weights that are not finite"):
-            stored.encode(Rows("layer", "F32", weights))
+            encode(Rows("layer", "F32", weights), stored)
 
 
 def test_each_row_is_worked_out_by_itself() -> None:
     weights = np.random.default_rng(0).standard_normal((6, 96)).astype(np.float32)
-    for stored in (Integer(4, True, 32), Integer(4, False), Integer(8, True), Float("f16")):
-        pieces = [stored.encode(rows(weights[start : start + 2])) for start in (0, 2, 4)]
-        whole = stored.encode(rows(weights))
+    for stored in (Encoding("u4", 32), Encoding("i4"), Encoding("u8"), Encoding("f16")):
+        pieces = [encode(rows(weights[start : start + 2]), stored) for start in (0, 2, 4)]
+        whole = encode(rows(weights), stored)
         for part, expected in zip(zip(*pieces, strict=True), whole, strict=True):
             assert b"".join(piece.tobytes() for piece in part) == expected.tobytes()
 
@@ -68,7 +70,7 @@ def test_fp16_of_every_bfloat16() -> None:
     """Those in fp16's range, normal and not, are rounded as NumPy rounds; finite ones beyond it are
     refused, infinity and NaN are kept."""
     bits = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16)
-    wide = to_float32("BF16", bits)
+    wide = widen(bits, "BF16")
     fits = (np.abs(wide) < 65520) | np.isinf(wide)
     narrow = to_float16(Rows("layer", "BF16", bits[fits].reshape(-1, 2)))
     assert narrow.tobytes() == wide[fits].astype(np.float16).tobytes()
@@ -81,8 +83,8 @@ def test_fp16_of_every_bfloat16() -> None:
 
 def test_int4_leaves_8_bits_to_embedding_and_output() -> None:
     options = {"mode": "int4_sym", "group_size": 128}
-    assert encoding("model.layers.3.mlp.down_proj.weight", options) == Integer(4, False, 128)
+    assert encoding("model.layers.3.mlp.down_proj.weight", (4, 4), options) == Encoding("i4", 128)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        assert encoding(name, options) == Integer(8, True)
-        assert encoding(name, {"mode": "int8_sym"}) == Integer(8, False)
-        assert encoding(name, {"mode": "fp16"}) == Float("f16")
+        assert encoding(name, (4, 4), options) == Encoding("u8")
+        assert encoding(name, (4, 4), {"mode": "int8_sym"}) == Encoding("i8")
+        assert encoding(name, (4, 4), {"mode": "fp16"}) == Encoding("f16")

@@ -333,7 +333,7 @@ def test_judging_takes_the_weights_as_the_kernels_pack_them() -> None:
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda", "dml", "webgpu", "trt_rtx"])
-def test_usage_is_a_python_program(provider: str) -> None:
-    text = SPEC.usage(_variant("int4", provider=provider))
-    compile(text, "usage", "exec")
+def test_what_runs_it_is_a_python_program(provider: str) -> None:
+    text = SPEC.run_command(_variant("int4", provider=provider))
+    compile(text, "README", "exec")
     assert "max_length" in text

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.pytorch.layout import Scheme, entry_bytes, file_entries
 from phibuild.backends.pytorch.memory import SHORT_WINDOW, reference_memory
-from phibuild.backends.pytorch.spec import SPEC, PytorchOptions
+from phibuild.backends.pytorch.options import PytorchOptions
+from phibuild.backends.pytorch.spec import SPEC
 from phibuild.schema import PRECISIONS, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, Rope
 from phibuild.worker.safetensors import ITEM_BYTES
@@ -206,15 +207,6 @@ def test_other_bytes_grow_with_what_is_copied() -> None:
     assert SPEC.other_bytes(arch, many, variant) - SPEC.other_bytes(arch, few, variant) == 5000
 
 
-def test_a_sharded_artifact_has_an_index() -> None:
-    files = SourceFiles({}, 100, 0, 0, 0, "bpe")
-    small, large = _architecture(), _architecture(vocab_size=30_000_000)  # 7.7 GB
-    variant = _variant("fp16")
-    names = sum(len(name) for name, _ in large.tensors())
-    grown = SPEC.other_bytes(large, files, variant) - SPEC.other_bytes(small, files, variant)
-    assert grown > names
-
-
 def test_build_memory_does_not_grow_with_the_model() -> None:
     variants = [_variant("int4"), _variant("fp16")]
     small, large = _architecture(), _architecture(layers=80)
@@ -263,7 +255,7 @@ def test_cache_elements_have_the_computing_dtype() -> None:
     assert SPEC.kv_bytes_per_element(_variant("int4")) == 2
 
 
-def test_usage_names_the_tool() -> None:
-    assert SPEC.usage(_variant("int4")) == "vllm serve ."
-    compile(SPEC.usage(_variant("fp16")), "README", "exec")
-    assert "dtype='float16'" in SPEC.usage(_variant("fp16"))
+def test_the_command_names_the_tool() -> None:
+    assert SPEC.run_command(_variant("int4")) == "vllm serve ."
+    compile(SPEC.run_command(_variant("fp16")), "README", "exec")
+    assert "dtype='float16'" in SPEC.run_command(_variant("fp16"))

@@ -580,7 +580,7 @@ FLAG_CASES: list[tuple[str, str, str]] = [
     ("iphone", "command line: unknown verb 'iphone'", "did you mean 'device=iphone'?"),
     ("phi-4", "command line: unknown verb 'phi-4'", "did you mean 'model=phi-4'?"),
     ("frobnicate", "command line: unknown verb 'frobnicate'",
-     "known: build, doctor, list, plan, report, run, store, toolchain, verify"),
+     "known: build, doctor, list, plan, report, run, schema, store, toolchain, verify"),
     ("plan --onyl x", "command line: unrecognized arguments: --onyl", "did you mean '--only'?"),
     ("build -x", "command line: unrecognized arguments: -x",
      "'phibuild build --help' shows what there is"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from conftest import CommandLine
 from phibuild import __version__
 from phibuild.backends.registry import BACKENDS
-from phibuild.cli import VERBS
+from phibuild.cli import run_command
+from phibuild.commands.arguments import VERBS
 
 HEAVY = ("hydra", "omegaconf", "pydantic", "numpy", "rich", "yaml", "tabulate", "psutil",
          "filelock", "huggingface_hub", "asyncio", "subprocess")  # fmt: skip
@@ -44,6 +46,20 @@ def test_every_verb_has_help(phibuild: CommandLine, verb: str) -> None:
     done = phibuild(verb, "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: phibuild {verb}")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_may_stand_before_its_verb(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = ArgumentParser()
+    VERBS[verb].declare(parser)
+    for option in parser._actions:
+        value = [] if option.nargs == 0 else ["plan"]
+        for name in option.option_strings:
+            with pytest.raises(SystemExit):
+                run_command(["--help", name, *value, verb])
+            assert capsys.readouterr().out.startswith(f"usage: phibuild {verb}"), name
 
 
 def test_version(phibuild: CommandLine) -> None:

@@ -15,10 +15,10 @@ from phibuild.commands.plan import plan_lines
 from phibuild.commands.plan_answer import plan_answer
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
-from phibuild.execute.work.readme import artifact_readme
 from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
 from phibuild.planning.plan import Plan
+from phibuild.planning.readme import artifact_readme
 from phibuild.report.notes import cell_notes
 from phibuild.schema import PRECISIONS
 from phibuild.store.store import Store
@@ -380,13 +380,27 @@ def test_the_card_says_where_the_runtime_ends(plan: Planner) -> None:
         assert "## Context" not in cards[name]
 
 
-def test_a_model_that_is_not_here_is_planned_from_the_catalogue(plan: Planner) -> None:
-    found = plan("model=phi-3.5-mini", hashed=False)
+@pytest.mark.parametrize(
+    ("model", "published"),
+    [
+        ("phi-3.5-mini", {"Q8_0": 4.06, "Q4_K_M": 2.39}),
+        ("phi-4", {"F32": 58.64, "F16": 29.32, "Q8_0": 15.58, "Q5_K_M": 10.6, "Q4_K_M": 9.05}),
+    ],
+)
+def test_a_model_that_is_not_here_is_planned_from_the_catalogue(
+    model: str, published: dict[str, float], plan: Planner
+) -> None:
+    """Sizes in GB, as files that llama.cpp made are published."""
+    plan.recipe(
+        "devices:\n  ai_pc_intel: {llamacpp: [int4, int8, fp16, fp32]}\n"
+        "  intel_n100: {llamacpp: {int4: {type: Q5_K_M}}}\n"
+    )
+    found = plan(f"model={model}", hashed=False)
     (name,) = found.matrix.models
     assert found.matrix.models[name].is_estimate
     sizes = {a.variant.name: a.estimate.artifact_bytes / 1e9 for a in found.artifacts}
-    assert sizes["Q8_0"] == pytest.approx(4.06, rel=0.01)  # as published: 4.06 GB
-    assert sizes["Q4_K_M"] == pytest.approx(2.39, rel=0.01)  # 2.39 GB
+    for type, size in published.items():
+        assert sizes[type] == pytest.approx(size, rel=0.01)
 
 
 def test_ten_thousand_cells(

@@ -7,7 +7,9 @@ import json
 import pytest
 
 from conftest import ROOT, CommandLine
+from phibuild.commands.answers import VerifyAnswer
 from phibuild.commands.schema import DOCUMENTS, schema_text
+from phibuild.schema import document_text
 
 FOLDER = ROOT / "docs" / "schema"
 
@@ -46,6 +48,11 @@ def test_figures_are_numbers_with_their_meaning() -> None:
     assert not {"native_kl", "runtime_kl"} & set(quality["required"])
     memory = json.loads(schema_text("list-devices"))["$defs"]["DeviceRow"]["properties"]["memory"]
     assert memory == {"type": "integer", "description": "Bytes."}
+
+
+def test_names_that_are_no_text_stay_as_they_are() -> None:
+    """Python has a lone surrogate for each byte of a file name that is no UTF-8."""
+    assert json.loads(document_text(VerifyAnswer({"\udce9": ["\udce9"]}))) == {"\udce9": ["\udce9"]}
 
 
 def test_the_command_line(phibuild: CommandLine) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.execute.work.readme import tokenizer_notes
+from phibuild.planning.readme import tokenizer_notes
 from phibuild.store.documents import TokenizerComparison
 from phibuild.worker.companions import companions, complete_generation_config, copy_companions
 from phibuild.worker.protocol import WorkerError

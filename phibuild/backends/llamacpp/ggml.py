@@ -144,7 +144,7 @@ def is_valid(kind: str, data: Bytes) -> bool:
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class GgufTensor:
     """A tensor as a finished file has it: type name as in layout.BLOCK_TYPES, weights, bytes."""
 
     name: str
@@ -153,7 +153,7 @@ class StoredTensor:
     nbytes: int
 
 
-def read_tensors(path: Path) -> list[StoredTensor]:
+def read_tensors(path: Path) -> list[GgufTensor]:
     """Return the tensors of a GGUF file, read by llama.cpp's own reader.
 
     Raises WorkerError if it is not a GGUF file, or shorter than its header promises.
@@ -227,7 +227,7 @@ class _Gguf:
             return None
         return str(engine.gguf_get_arr_str(handle, texts, number).decode("utf-8", "replace"))
 
-    def tensors(self) -> Iterator[StoredTensor]:
+    def tensors(self) -> Iterator[GgufTensor]:
         engine, handle = self._engine, self._handle
         start, size = engine.gguf_get_data_offset(handle), self._path.stat().st_size
         for index in range(engine.gguf_get_n_tensors(handle)):
@@ -240,4 +240,4 @@ class _Gguf:
             for axis in range(_MAX_DIMENSIONS):
                 parameters *= dimensions[axis]
             kind = engine.ggml_type_name(engine.gguf_get_tensor_type(handle, index)).decode()
-            yield StoredTensor(name, kind.upper(), parameters, nbytes)
+            yield GgufTensor(name, kind.upper(), parameters, nbytes)

@@ -1,4 +1,4 @@
-"""Encode the front of a GGUF file. Standard library only: the plan uses it to count bytes.
+"""Encode the front of a GGUF file. Standard library only.
 
 Format (ggml's docs/gguf.md), little-endian: magic, version 3, number of tensors, number of
 key/values; key/values; tensor infos (name, dimensions innermost first, type, offset from the start

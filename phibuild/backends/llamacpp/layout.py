@@ -8,7 +8,9 @@ every tensor with what that tool writes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from phibuild.worker.architecture import Architecture
 
@@ -90,6 +92,11 @@ def row_bytes(kind: str, columns: int) -> int:
     """Return the bytes of one row of `columns` weights. Rows are whole blocks."""
     block = BLOCK_TYPES[kind]
     return columns // block.weights * block.nbytes
+
+
+def variant_tensors(arch: Architecture, options: Mapping[str, Any]) -> list[Tensor]:
+    """Return all tensors of the file of a variant with these options."""
+    return tensors(arch, options["type"], imatrix="imatrix" in options)
 
 
 def tensors(arch: Architecture, file_type: str, *, imatrix: bool = False) -> list[Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phibuild.worker.building import build_all
 from phibuild.worker.protocol import Report
 from phibuild.worker.requests import BuildRequest
 
@@ -18,6 +17,7 @@ REFERENCE = "logits"
 
 def build(request: BuildRequest, report: Report) -> None:
     """Write all items of the request in one pass over the checkpoint."""
+    from phibuild.worker.building import build_all
 
     def load() -> LlamaCppBuilder:
         from phibuild.backends.llamacpp.convert import LlamaCppBuilder

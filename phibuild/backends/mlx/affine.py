@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.mlx.casts import cast
 from phibuild.backends.mlx.packing import Codes, pack
+from phibuild.worker.floats import Floats, cast
 
-Floats = NDArray[np.float32]
 _EPSILON = np.float32(1e-7)
-# Four weights move as one number when groups are transposed.
-_QUAD = 4
-_QUAD_TYPES = {2: np.uint64, 4: np.complex128}
+_QUAD = 4  # weights that move as one item when groups are transposed
 
 
 class Groups:
@@ -34,7 +31,8 @@ class Groups:
         """Take a contiguous matrix of safetensors type `dtype` whose width is a multiple of
         `group_size`."""
         self._rows = len(weights)
-        quads: NDArray[Any] = weights.reshape(-1, group_size).view(_QUAD_TYPES[weights.itemsize])
+        quad = np.dtype((np.void, _QUAD * weights.itemsize))
+        quads: NDArray[Any] = weights.reshape(-1, group_size).view(quad)
         values = np.ascontiguousarray(quads.T).view(weights.dtype)
         low, high = _extremes(values)
         self._low: Floats = cast(low, dtype, "F32")

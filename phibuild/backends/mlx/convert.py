@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from phibuild.backends.mlx.blocks import Block
-from phibuild.backends.mlx.casts import NUMPY_TYPES
 from phibuild.backends.mlx.inspect import inspect
 from phibuild.backends.mlx.layout import (
-    FLOAT_TYPES,
-    Quantization,
+    MlxQuantization,
     matrix_quantization,
     module_order,
     stored_arrays,
@@ -30,8 +28,9 @@ from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
 from phibuild.worker.companions import complete_generation_config, copy_companions
 from phibuild.worker.costs import Output
+from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
-from phibuild.worker.safetensors import INDEX, SafetensorsWriter
+from phibuild.worker.safetensors import FLOAT_DTYPES, INDEX, SafetensorsWriter
 
 # As float32 a chunk's weights stay in a processor's cache while they are worked on.
 STEPS = Steps(weights=1 << 18, chunks=16)
@@ -43,7 +42,7 @@ class WeightFiles:
     """One artifact's weights while they are written."""
 
     def __init__(self, folder: Path, arch: Architecture, options: Mapping[str, Any]) -> None:
-        self.dtype = FLOAT_TYPES[options["dtype"]]
+        self.dtype = FLOAT_DTYPES[options["dtype"]]
         self._folder, self._parameters = folder, arch.parameters
         self._stored = {
             name: stored_arrays(name, shape, arch.layers, options)
@@ -66,7 +65,7 @@ class WeightFiles:
             index=True,
         )
 
-    def quantization_of(self, name: str) -> Quantization | None:
+    def quantization_of(self, name: str) -> MlxQuantization | None:
         """Return how the tensor `name` is quantized, None if it is cast."""
         return self._quantization.get(name)
 

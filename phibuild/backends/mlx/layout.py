@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.safetensors import ITEM_BYTES
-
-# config.json's names of the float types -> safetensors' names.
-FLOAT_TYPES = {"float16": "F16", "bfloat16": "BF16", "float32": "F32"}
+from phibuild.worker.safetensors import FLOAT_DTYPES, ITEM_BYTES
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class StoredArray:
 
 
 @dataclass(frozen=True)
-class Quantization:
+class MlxQuantization:
     """Parameters of `mx.quantize`: `bits` of a weight, weights of a row that share a scale, and
     `mode`: affine (w = q * scale + bias) or an OCP microscaling type (mxfp4, mxfp8)."""
 
@@ -51,15 +48,17 @@ class Quantization:
 RECIPES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
 
 
-def quantization(options: Mapping[str, Any]) -> Quantization | None:
+def quantization(options: Mapping[str, Any]) -> MlxQuantization | None:
     """Return how a variant with these options quantizes, or None for a plain cast. With a recipe
     it is what config.json says of the whole; each matrix has its own."""
     if "bits" not in options:
         return None
-    return Quantization(options["bits"], options["group_size"], options["mode"])
+    return MlxQuantization(options["bits"], options["group_size"], options["mode"])
 
 
-def matrix_quantization(name: str, layers: int, options: Mapping[str, Any]) -> Quantization | None:
+def matrix_quantization(
+    name: str, layers: int, options: Mapping[str, Any]
+) -> MlxQuantization | None:
     """Return how the matrix `name` of a model of so many layers is quantized.
 
     A recipe gives more bits to lm_head, and to down_proj and qkv_proj (for its v) of the first and
@@ -73,7 +72,7 @@ def matrix_quantization(name: str, layers: int, options: Mapping[str, Any]) -> Q
     first = layers // 8
     sensitive = layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2
     more = "lm_head" in name or (sensitive and ("v_proj" in name or "down_proj" in name))
-    return Quantization(high if more else low, whole.group_size, whole.mode)
+    return MlxQuantization(high if more else low, whole.group_size, whole.mode)
 
 
 def stored_arrays(
@@ -86,7 +85,7 @@ def stored_arrays(
     row; affine scales and biases are in the variant's float type, microscaling ones are one
     E8M0 byte without a bias. A vector is stored in the variant's float type.
     """
-    dtype = FLOAT_TYPES[options["dtype"]]
+    dtype = FLOAT_DTYPES[options["dtype"]]
     quantized = matrix_quantization(name, layers, options)
     if quantized is None or len(shape) != 2:
         return (StoredArray(name, dtype, shape),)

@@ -29,7 +29,7 @@ _JUDGE_BYTES = 192 << 20
 _JUDGE_THREAD_BYTES = 96 << 20
 
 
-def building(vocabulary: int) -> int:
+def build_memory(vocabulary: int) -> int:
     """Return a bound that depends neither on the model's weights nor on how many variants there
     are: each thread holds one block and what is made of it, the process the buffers of its files;
     when these are gone, Transformers loads a tokenizer of `vocabulary` tokens."""
@@ -38,7 +38,9 @@ def building(vocabulary: int) -> int:
     return _INTERPRETER_BYTES + BUFFERS_BYTES + max(threads, tokenizer)
 
 
-def judging(arch: Architecture, variants: Sequence[Mapping[str, Any]], window_tokens: int) -> int:
+def judge_memory(
+    arch: Architecture, variants: Sequence[Mapping[str, Any]], window_tokens: int
+) -> int:
     """Return a bound that does not hold the weights: they are read as they are used.
 
     In mlx-lm's own kernels they are held up to `RESIDENT_BYTES`, else a module at a time. Then

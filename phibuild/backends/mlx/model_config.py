@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.backends.mlx.layout import (
-    Quantization,
+    MlxQuantization,
     matrix_quantization,
     module_order,
     quantization,
@@ -65,7 +65,7 @@ def write_config(
     (output / "config.json").write_text(text, encoding="utf-8")
 
 
-def _parameters(quantized: Quantization) -> dict[str, Any]:
+def _parameters(quantized: MlxQuantization) -> dict[str, Any]:
     return {
         "group_size": quantized.group_size,
         "bits": quantized.bits,

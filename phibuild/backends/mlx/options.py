@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from phibuild.backends.base import chosen, joined
+from phibuild.backends.common import plain_weights
 from phibuild.schema import Contradiction, Frozen, Precision
 
 # Weights of one row that can share a scale, by mode; the first is the mode's default (the table
@@ -39,8 +39,7 @@ class MlxOptions(Frozen):
 def contradiction(precision: Precision, options: MlxOptions) -> Contradiction | None:
     """Return the options that mlx-lm does not have together."""
     if precision in CAST:
-        wrong = chosen(options)
-        return _not_a_cast(precision, wrong) if wrong else None
+        return plain_weights(precision, options)
     modes = BITS[precision]
     mode = options.mode or "affine"
     if options.recipe:
@@ -67,14 +66,6 @@ def contradiction(precision: Precision, options: MlxOptions) -> Contradiction | 
             remedy="leave group_size null",
         )
     return None
-
-
-def _not_a_cast(precision: Precision, wrong: tuple[str, ...]) -> Contradiction:
-    return Contradiction(
-        reason=f"{precision} is a plain cast, without {joined(wrong)}",
-        options=wrong,
-        remedy=f"remove {joined(wrong)}, or ask for int4 or int8",
-    )
 
 
 def _unmixed(precision: Precision, mode: str, options: MlxOptions) -> Contradiction | None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from phibuild.worker.floats import pack_nibbles
+
 Codes = NDArray[np.uint8]
 # Bytes that 8 codes fill -> the integer of that size.
 _INTEGERS = {2: np.uint16, 4: np.uint32}
@@ -17,8 +19,7 @@ def pack(codes: Codes, bits: int) -> Codes:
     if bits == 8:
         return codes
     if bits == 4:  # what follows gives the same in four times the time
-        pairs = codes.view(np.uint16)
-        return (pairs | pairs >> 4).astype(np.uint8)
+        return pack_nibbles(codes)
     # 8 codes, one to a byte, are one number: halves of each pair of lanes move together, thrice.
     eight = codes.view(np.uint64)
     for lane in (8, 16, 32):

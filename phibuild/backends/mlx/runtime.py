@@ -19,7 +19,7 @@ from mlx_lm.utils import load_model
 
 from phibuild.backends.mlx.malloc import keep_freed
 from phibuild.backends.mlx.native import NativeRuntime
-from phibuild.backends.mlx.stored_weights import StoredMatrix, StoredWeights
+from phibuild.backends.mlx.stored_weights import MlxWeights, StoredMatrix
 from phibuild.worker.interface import Logits, Tokens
 
 _BLOCK_WEIGHTS = 1 << 20  # dequantized and multiplied by a thread at a time
@@ -36,7 +36,7 @@ class MlxRuntime:
         self._folder = folder
         checked, config = load_model(folder, lazy=True)  # mlx-lm's own check of names and shapes
         self._model = type(checked)(checked.args)
-        weights = StoredWeights(folder, config)
+        weights = MlxWeights(folder, config)
         executor = ThreadPoolExecutor(threads)
         for path, module in self._model.named_modules():
             if isinstance(module, nn.Linear):

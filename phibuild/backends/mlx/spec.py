@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, window_limit
-from phibuild.backends.mlx import memory
+from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.common import (
+    copied_bytes,
+    kv_bytes,
+    make_variant,
+    missing_accelerator,
+    window_limit,
+)
 from phibuild.backends.mlx.layout import (
-    FLOAT_TYPES,
-    Quantization,
+    MlxQuantization,
     matrix_quantization,
     module_order,
     stored_arrays,
 )
+from phibuild.backends.mlx.memory import build_memory, judge_memory
 from phibuild.backends.mlx.options import (
     BITS,
     CAST,
@@ -26,9 +31,9 @@ from phibuild.backends.mlx.options import (
     alternatives,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import companions
+from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
 class MlxSpec:
@@ -51,11 +56,9 @@ class MlxSpec:
     ) -> Variant | Skip:
         """Return the variant, or why mlx-lm could not make or run it on this device."""
         assert isinstance(options, MlxOptions)
-        if "metal" not in device.accelerators:
-            return Skip(
-                reason=f"MLX artifacts run on Apple GPUs (metal); {device.title} has "
-                f"{', '.join(device.accelerators)}"
-            )
+        reason = missing_accelerator(device, "metal", "MLX artifacts run on Apple GPUs (metal)")
+        if reason:
+            return Skip(reason=reason)
         factor = arch.rope.attention_factor
         if factor is not None:
             return Skip(
@@ -63,7 +66,7 @@ class MlxSpec:
                 f"would scale cos and sin by {arch.usual_attention_factor:g}"
             )
         if precision in CAST:
-            return self._named(precision, precision, {"dtype": CAST[precision]})
+            return make_variant(self, precision, precision, {"dtype": CAST[precision]})
         return self._quantized(precision, options, arch)
 
     def _quantized(
@@ -76,10 +79,10 @@ class MlxSpec:
         if undivided:
             return Skip(reason=undivided)
         dtype = options.dtype or arch.dtype
-        if dtype not in FLOAT_TYPES:
+        if dtype not in FLOAT_DTYPES:
             return Skip(
                 reason=f"the checkpoint's type {dtype} is none that MLX quantizes; set dtype to "
-                f"{' or '.join(FLOAT_TYPES)}"
+                f"{' or '.join(FLOAT_DTYPES)}"
             )
         complete: dict[str, Any] = {
             "mode": mode,
@@ -87,7 +90,7 @@ class MlxSpec:
             "group_size": group_size,
             "dtype": dtype,
         }
-        name = Quantization(bits, group_size, mode).kind
+        name = MlxQuantization(bits, group_size, mode).kind
         if options.recipe:
             complete["recipe"] = options.recipe
             name = options.recipe.replace("_", "-")
@@ -95,12 +98,7 @@ class MlxSpec:
             name += f"-g{group_size}"
         if dtype != arch.dtype:
             name += f"-{dtype}"
-        return self._named(precision, name, complete)
-
-    def _named(self, precision: Precision, name: str, options: Options) -> Variant:
-        return Variant(
-            backend=self.name, precision=precision, name=name, format=self.format, options=options
-        )
+        return make_variant(self, precision, name, complete)
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return every weight; a quantized one with the bytes of its scales and biases."""
@@ -114,55 +112,22 @@ class MlxSpec:
         return tensors
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of headers, index, config.json and the files that are copied."""
-        arrays = [
-            array
-            for name, shape in module_order(arch)
-            for array in stored_arrays(name, shape, arch.layers, variant.options)
-        ]
-        header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
-        offset = 0
-        for array in arrays:
-            end = offset + array.nbytes
-            header[array.name] = {
-                "dtype": array.dtype,
-                "shape": list(array.shape),
-                "data_offsets": [offset, end],
-            }
-            offset = end
-        index = {array.name: "model.safetensors" for array in arrays}
-        copied = sum(source.files[name] for name in companions(source.files))
-        # config.json is written anew with an indentation of 4: a list has a line for each entry.
-        factors = len(arch.rope.short) + len(arch.rope.long)
-        config = source.files.get("config.json", 0) + 9 * factors + 500
-        if "recipe" in variant.options:  # two lists of every matrix's parameters
-            config += 2 * sum(len(name) + 110 for name, shape in module_order(arch) if shape[1:])
-        return (
-            8
-            + len(json.dumps(header))
-            + len(json.dumps(index, indent=4))
-            + 4 * len(index)  # the index nests the map one level deeper
-            + config
-            + copied
-        )
+        """Return the bytes of config.json and of the files that are copied."""
+        return copied_bytes(source)
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
-        return memory.building(arch.vocab_size)
+        return build_memory(arch.vocab_size)
 
     def judge_memory(
         self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
     ) -> int:
-        return memory.judging(arch, [variant.options for variant in variants], window_tokens)
+        return judge_memory(arch, [variant.options for variant in variants], window_tokens)
 
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window, where it has one."""
-        return window_limit(
-            arch,
-            "the model's attention reaches back over a window of that many tokens, which mlx-lm's "
-            "phi3 has not: beyond it the artifact is another model",
-        )
+        return window_limit(arch, "mlx-lm's phi3 has not")
 
     def judging(self, variant: Variant) -> Judging:
         """MLX's own kernels for a CPU are too slow for more than a spot check."""
@@ -170,9 +135,9 @@ class MlxSpec:
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """mlx-lm keeps the cache in the type of the activations: that of scales and norms."""
-        return 4.0 if FLOAT_TYPES[variant.options["dtype"]] == "F32" else 2.0
+        return kv_bytes(variant.options["dtype"])
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         return 'mlx_lm.generate --model . --prompt "Why is the sky blue?" --max-tokens 256'
 
 

@@ -12,15 +12,13 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.mlx.casts import NUMPY_TYPES, cast
-from phibuild.backends.mlx.layout import Quantization
+from phibuild.backends.mlx.layout import MlxQuantization
 from phibuild.backends.mlx.packing import pack, unpack
+from phibuild.worker.floats import NUMPY_TYPES, Floats, cast
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
-Floats = NDArray[np.float32]
 
-
-class StoredWeights:
+class MlxWeights:
     """All weights of an artifact folder, by the path of mlx-lm's module that owns them."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -41,7 +39,7 @@ class StoredWeights:
         if len(parts) == 1:
             return StoredMatrix(parts, None)
         own = self._whole.get(path, self._whole)
-        return StoredMatrix(parts, Quantization(own["bits"], own["group_size"], own["mode"]))
+        return StoredMatrix(parts, MlxQuantization(own["bits"], own["group_size"], own["mode"]))
 
     def vector(self, path: str) -> Floats:
         """Return the weight of a norm."""
@@ -52,7 +50,7 @@ class StoredWeights:
 class StoredMatrix:
     """A matrix in an artifact's files, plain or quantized."""
 
-    def __init__(self, parts: Sequence[_Rows], quantization: Quantization | None) -> None:
+    def __init__(self, parts: Sequence[_Rows], quantization: MlxQuantization | None) -> None:
         self._weight, *self._scaling = parts
         self._quantization = quantization
         self.rows = self._weight.tensor.shape[0]

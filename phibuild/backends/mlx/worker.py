@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phibuild.worker.building import build_all
 from phibuild.worker.protocol import Report
 from phibuild.worker.requests import BuildRequest
 
@@ -24,6 +23,7 @@ REFERENCE = "logits_long"
 
 def build(request: BuildRequest, report: Report) -> None:
     """Write every artifact of the request in one pass over the checkpoint, and report each."""
+    from phibuild.worker.building import build_all
 
     def load() -> MlxBuilder:
         from phibuild.backends.mlx.convert import MlxBuilder

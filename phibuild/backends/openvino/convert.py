@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from phibuild.backends.openvino.compression import note_compression
-from phibuild.backends.openvino.encode import READ_AS, Rows, encoding
+from phibuild.backends.openvino.encode import Rows, encode
 from phibuild.backends.openvino.files import IrFiles
 from phibuild.backends.openvino.inspect import MODEL_XML, inspect
 from phibuild.backends.openvino.ir import build_model
+from phibuild.backends.openvino.layout import encoding
 from phibuild.backends.openvino.nodes import name_all
 from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_tokenizer
 from phibuild.backends.openvino.weights import Weights
@@ -27,6 +28,7 @@ from phibuild.worker.companions import (
     copy_companions,
 )
 from phibuild.worker.costs import Output
+from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
 from phibuild.worker.safetensors import TensorInfo
 
@@ -65,7 +67,7 @@ class Ir:
     def write(self, tensor: TensorInfo, rows: Rows, first: int) -> None:
         """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
         stored so."""
-        parts = encoding(tensor.name, self._options).encode(rows)
+        parts = encode(rows, encoding(tensor.name, tensor.shape, self._options))
         for name, data in zip(self._names[tensor.name], parts, strict=True):
             self._files.write(name, data, first, tensor.shape[0])
 
@@ -90,7 +92,7 @@ class OpenVinoBuilder:
             convert_tokenizer(build.source, Path(scratch))
             for folder in folders:
                 copy_tokenizer(Path(scratch), folder)
-        tensors = find_tensors(build.source, build.arch.tensors(), READ_AS)
+        tensors = find_tensors(build.source, build.arch.tensors(), NUMPY_TYPES)
         self._tensors = {tensor.name: tensor for tensor in tensors}
 
     def open(self, build: Build[Ir], output: Output) -> Ir:
@@ -109,7 +111,7 @@ class OpenVinoBuilder:
 
         def store(chunk: Chunk) -> None:
             tensor = chunk.tensor
-            values = np.frombuffer(chunk.data, READ_AS[tensor.dtype])
+            values = np.frombuffer(chunk.data, NUMPY_TYPES[tensor.dtype])
             rows = Rows(tensor.name, tensor.dtype, values.reshape(chunk.rows, -1))
             _ = rows.wide  # what all of them need
             for output, ir in outputs:

@@ -1,85 +1,82 @@
-"""Bytes of an artifact besides its weights. Standard library only; the core uses it.
+"""How an IR stores each tensor of a checkpoint: constants, by element type and shape.
 
-The XML of an IR has no formula: each node costs a few hundred bytes of names and ports. Its size is
-the sum of what the parts of the graph cost, measured on artifacts of phibuild's own (OpenVINO
-2026.4) of 2 to 40 layers; more digits in shapes and ids change it by 1 %.
+Standard library only: the plan (in the core) and the converter (in the toolchain) share it. The
+choice is that of nncf 3.4 as optimum-intel calls it: norms stay f32, and the embedding and the
+output layer of an int4 model get 8 bits with zero points (nncf's backup mode).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from phibuild.backends.base import SourceFiles
-from phibuild.worker.architecture import Architecture
+ROW = -1
+"""The group size that stands for one scale for each row; Intel calls such models channel-wise."""
+_BITS = {"f32": 32, "f16": 16, "u8": 8, "i8": 8, "u4": 4, "i4": 4}
 
 
 @dataclass(frozen=True)
-class _Cost:
-    """XML bytes that a stored type adds to the fp32 graph: once, for the embedding and for a
-    separate output layer each, and for each decoder layer."""
+class Part:
+    """One constant of a stored tensor: `suffix` follows the tensor's name, `kind` is OpenVINO's
+    element type (u4, f16, ...)."""
 
-    once: int
-    vocabulary: int
-    layer: int
+    suffix: str
+    kind: str
+    shape: tuple[int, ...]
 
-
-_COST = {
-    "fp32": _Cost(0, 0, 0),
-    "fp16": _Cost(391, 526, 3302),
-    "int8_sym": _Cost(922, 1792, 7436),
-    "int8_asym": _Cost(653, 3073, 12785),
-    "int4_asym": _Cost(527, 3040, 16940),
-    "int4_sym": _Cost(792, 3040, 11185),
-    "int4_sym per row": _Cost(991, 3038, 7436),
-}
-_GRAPH, _LAYER = 50_660, 60_530
-_LONGROPE = 7_320
-_WINDOW = 2_900
-_REPEATED_KEYS = 3_395
-_REPEATED_KEYS_LAYER = 4_627
-_PARTIAL_ROTARY_LAYER = 5_220
-_TIED = -430
-
-_SMALL_CONSTANTS = 305
-"""Bytes of shapes, axes and scalars in the .bin; equal ones are stored once."""
+    @property
+    def nbytes(self) -> int:
+        return -(-_BITS[self.kind] * math.prod(self.shape) // 8)
 
 
-def xml_bytes(arch: Architecture, mode: str, group_size: int | None) -> int:
-    """Return the bytes of openvino_model.xml, about."""
-    cost = _COST["int4_sym per row" if (mode, group_size) == ("int4_sym", -1) else mode]
-    once = _GRAPH + cost.once + cost.vocabulary * (1 if arch.tied else 2)
-    layer = _LAYER + cost.layer
-    if arch.rope.is_longrope:
-        once += _LONGROPE
-    if arch.sliding_window is not None:
-        once += _WINDOW
-    if arch.kv_heads != arch.heads:
-        once += _REPEATED_KEYS
-        layer += _REPEATED_KEYS_LAYER
-    if arch.rotary_dim != arch.head_dim:
-        layer += _PARTIAL_ROTARY_LAYER
-    if arch.tied:
-        once += _TIED
-    return once + layer * arch.layers
+@dataclass(frozen=True)
+class Encoding:
+    """The element type `kind` of a tensor's numbers. Integers have a scale (f16) for each
+    `group_size` weights of a row, unsigned ones a zero point of their own type too."""
+
+    kind: str
+    group_size: int = ROW
+
+    @property
+    def bits(self) -> int:
+        return _BITS[self.kind]
+
+    @property
+    def quantized(self) -> bool:
+        return self.kind[0] != "f"
+
+    @property
+    def asymmetric(self) -> bool:
+        return self.kind[0] == "u"
+
+    def parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
+        """Return the constants of a tensor, the first its numbers; of integers, matrices [out, in],
+        the scale is the last."""
+        if not self.quantized:
+            return (Part("", self.kind, shape),)
+        rows, width = shape
+        weights: tuple[int, ...] = (rows, width)
+        groups: tuple[int, ...] = (rows, 1)
+        if self.group_size != ROW:
+            weights = (rows, width // self.group_size, self.group_size)
+            groups = (rows, width // self.group_size, 1)
+        scale = Part("/scale", "f16", groups)
+        if not self.asymmetric:
+            return Part("", self.kind, weights), scale
+        return Part("", self.kind, weights), Part("/zero_point", self.kind, groups), scale
 
 
-def constant_bytes(arch: Architecture) -> int:
-    """Return the bytes of the .bin that are not weights: rope tables and small constants."""
-    tables = 3 if arch.rope.is_longrope else 1
-    return _SMALL_CONSTANTS + tables * 4 * (arch.rotary_dim // 2)
-
-
-def tokenizer_bytes(source: SourceFiles) -> int:
-    """Return the bytes of openvino_tokenizer and openvino_detokenizer, .xml and .bin.
-
-    Both hold the vocabulary (8 bytes of offsets a token, and its text), the tokenizer the two
-    halves of each merge too, and each .xml the chat template.
-    """
-    sentencepiece = source.tokenizer == "sentencepiece"
-    # Byte-level BPE writes bytes above 127 and blanks as two; the models hold the bytes.
-    text = 1.0 if sentencepiece else 0.87
-    vocabulary = 8 * source.tokens + text * source.token_bytes
-    merges = 16 * source.merges + text * (source.merge_bytes - source.merges)
-    template = 1.08 * source.files.get("chat_template.jinja", 400)  # with its quotes escaped
-    graphs = 38_530 if sentencepiece else 31_150
-    return round(2 * vocabulary + merges + 2 * template + graphs)
+def encoding(name: str, shape: tuple[int, ...], options: Mapping[str, Any]) -> Encoding:
+    """Return how the tensor `name` is stored in a variant with these options (`mode`, and for int4
+    `group_size`)."""
+    mode = options["mode"]
+    if mode in ("fp16", "fp32"):
+        return Encoding(f"f{mode[2:]}")
+    if len(shape) == 1:
+        return Encoding("f32")
+    if mode.startswith("int4") and not name.startswith("model.layers."):
+        return Encoding("u8")
+    kind = f"{'u' if mode.endswith('_asym') else 'i'}{mode[3]}"
+    return Encoding(kind, options.get("group_size", ROW))

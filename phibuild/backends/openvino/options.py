@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from phibuild.backends.base import chosen, joined
+from phibuild.backends.common import plain_weights
 from phibuild.schema import Contradiction, Frozen, Precision
 
 Mode = Literal["int4_asym", "int4_sym", "int8_asym", "int8_sym"]
@@ -30,20 +30,14 @@ class OpenVinoOptions(Frozen):
 def contradiction(precision: Precision, options: OpenVinoOptions) -> Contradiction | None:
     """Return a mode of another precision, or groups where there are none."""
     if precision not in MODES:
-        wrong = chosen(options, "target")
-        if wrong:
-            return Contradiction(
-                reason=f"{precision} weights are plain, without {joined(wrong)}",
-                options=wrong,
-                remedy=f"remove {joined(wrong)}, or ask for int4 or int8",
-            )
-    elif options.mode and options.mode not in MODES[precision]:
+        return plain_weights(precision, options, "target")
+    if options.mode and options.mode not in MODES[precision]:
         return Contradiction(
             reason=f"mode {options.mode} is not {precision}",
             options=("mode",),
             remedy=f"use {' or '.join(MODES[precision])}",
         )
-    elif precision == "int8" and options.group_size is not None:
+    if precision == "int8" and options.group_size is not None:
         return Contradiction(
             reason="int8 has one scale for each row, no groups",
             options=("group_size",),

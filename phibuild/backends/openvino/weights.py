@@ -14,28 +14,15 @@ import numpy as np
 import openvino as ov
 from openvino._offline_transformations import compress_model_transformation
 
-from phibuild.backends.openvino.encode import (
-    READ_AS,
-    ROW,
-    Integer,
-    Part,
-    Rows,
-    encoding,
-    to_float16,
-)
+from phibuild.backends.openvino.encode import Rows, encode
+from phibuild.backends.openvino.layout import ROW, Part, encoding
 from phibuild.backends.openvino.nodes import Output, named, opset
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.safetensors import TensorInfo
 
-_ITEM = {
-    "f16": (np.float16, 1),
-    "f32": (np.float32, 1),
-    "u8": (np.uint8, 1),
-    "i8": (np.int8, 1),
-    "u4": (np.uint8, 2),
-    "i4": (np.uint8, 2),
-}  # fmt: skip
-"""What NumPy holds each element type in, and how many elements are in an item."""
+_ITEMS = {"f16": np.float16, "f32": np.float32, "i8": np.int8}
+"""What NumPy holds each element type in; two of 4 bits share a byte, as u8 is one."""
 
 
 class Weights:
@@ -63,13 +50,12 @@ class Weights:
         `convert_name` is that of the Convert which a trace of a bf16 or fp16 checkpoint has.
         """
         shape = self._tensors[name].shape
-        stored = encoding(name, self._options)
+        stored = encoding(name, shape, self._options)
         constants = [
-            self._placeholder(f"self.{name}{part.suffix}", part)
-            for part in stored.parts((shape[0], shape[1]))
+            self._placeholder(f"self.{name}{part.suffix}", part) for part in stored.parts(shape)
         ]
         self.names[name] = [constant.get_friendly_name() for constant in constants]
-        if not isinstance(stored, Integer):
+        if not stored.quantized:
             return self._decompressed(constants[0], convert_name)
         port = 0 if name == "model.embed_tokens.weight" else 1  # of Gather, of MatMul
         weights = _dequantized(f"self.{name}", constants, port)
@@ -80,21 +66,19 @@ class Weights:
         return self._decompressed(weights, convert_name)
 
     def vector(self, name: str) -> Output:
-        """Return a norm's weights as [1, 1, width]; stored as f16 only where everything is, as f32
-        otherwise. Raises WorkerError if they do not fit into f16."""
+        """Return a norm's weights as [1, 1, width]. Raises WorkerError if they do not fit into
+        f16."""
         tensor = self._tensors[name]
         values = np.fromfile(
-            tensor.path, READ_AS[tensor.dtype], tensor.parameters, offset=tensor.offset
+            tensor.path, NUMPY_TYPES[tensor.dtype], tensor.parameters, offset=tensor.offset
         )
         rows = Rows(name, tensor.dtype, values.reshape(1, 1, -1))
-        stored = to_float16(rows) if self._options["mode"] == "fp16" else rows.wide
+        (stored,) = encode(rows, encoding(name, tensor.shape, self._options))
         constant = named(opset.constant(stored), f"self.{name}")
         return self._decompressed(constant, f"self.{name}/Convert")
 
     def _placeholder(self, name: str, part: Part) -> Any:
-        item, packed = _ITEM[part.kind]
-        nbytes = -(-math.prod(part.shape) // packed) * np.dtype(item).itemsize
-        zeros = self._zeros[:nbytes].view(item)
+        zeros = self._zeros[: part.nbytes].view(_ITEMS.get(part.kind, np.uint8))
         tensor = ov.Tensor(zeros, ov.Shape(part.shape), getattr(ov.Type, part.kind))
         return named(ov.op.Constant(tensor, shared_memory=True), name)
 
@@ -110,7 +94,7 @@ class Weights:
 
 def _dequantized(name: str, constants: list[Any], port: int) -> Any:
     """Return (weights - zero point) * scale in f16, as nodes that plugins look for; `constants`
-    are the parts of `Integer`, `port` the input that nncf found the weights at."""
+    are the parts of integers, `port` the input that nncf found the weights at."""
     weights, *zero_point, scale = constants
     weights = opset.convert(weights, "f16")
     if zero_point:

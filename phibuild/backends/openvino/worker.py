@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phibuild.backends.openvino import telemetry  # noqa: F401, off before openvino is imported
-from phibuild.worker.building import build_all
 from phibuild.worker.protocol import Report
 from phibuild.worker.requests import BuildRequest
 
@@ -20,6 +19,7 @@ REFERENCE = "logits"
 
 def build(request: BuildRequest, report: Report) -> None:
     """Build the variants of the request in one pass over the checkpoint."""
+    from phibuild.worker.building import build_all
 
     def load() -> OpenVinoBuilder:
         from phibuild.backends.openvino.convert import OpenVinoBuilder

@@ -1,6 +1,6 @@
-"""What an ONNX artifact weighs: its initializers, rope caches, graph and tokenizer.
+"""How an ONNX artifact stores each tensor, and its rope caches.
 
-Initializers are those of the model builder of onnxruntime-genai. MatMulNBits stores a weight
+They are those of the model builder of onnxruntime-genai. MatMulNBits stores a weight
 [K, N] as N rows of ceil(K / block) blocks: the packed bits of a whole number of blocks, one scale
 of the I/O type per block and, if not symmetric, zero points of the weights' width, each row
 rounded up to bytes (ONNX Runtime, ContribOperators.md, com.microsoft.MatMulNBits).
@@ -11,23 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from phibuild.backends.base import SourceFiles, StoredTensor
+from phibuild.backends.base import StoredTensor
 from phibuild.schema import Variant
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import companions
-
-# Bytes of the graph (nodes, their names, value_info, entries of initializers), measured over the
-# builder's graphs: once, and for each layer.
-_GRAPH_BASE = 3_500
-_GRAPH_LAYER = {"cpu": 5_400, "cuda": 5_400, "webgpu": 5_400, "dml": 8_000, "trt_rtx": 13_500}
-_GRAPH_LAYER_QUANTIZED = {
-    "cpu": 2_400,
-    "cuda": 2_400,
-    "webgpu": 2_400,
-    "dml": 3_000,
-    "trt_rtx": 2_500,
-}
-_GENAI_CONFIG = 1_800
 
 
 def io_bytes(variant: Variant) -> int:
@@ -133,28 +119,3 @@ def rope_cache_bytes(arch: Architecture, variant: Variant) -> int:
     if arch.max_positions != arch.original_max_positions:
         rows += arch.original_max_positions
     return 2 * rows * (arch.rotary_dim // 2) * io_bytes(variant)
-
-
-def other_bytes(arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-    """Return the bytes besides weights."""
-    provider = variant.options["provider"]
-    layer = _GRAPH_LAYER[provider]
-    if variant.precision in ("int4", "int8"):
-        layer += _GRAPH_LAYER_QUANTIZED[provider]
-    graph = _GRAPH_BASE + arch.layers * layer
-    copied = sum(
-        source.files[name] for name in companions(source.files) if name != "tokenizer.json"
-    )
-    return (
-        rope_cache_bytes(arch, variant) + graph + _GENAI_CONFIG + copied + _tokenizer_bytes(source)
-    )
-
-
-def _tokenizer_bytes(source: SourceFiles) -> int:
-    """Return the bytes of tokenizer.json as Transformers saves it, indented: a token is a line
-    `      "t": 12345,` and a merge four lines (an array of two strings)."""
-    digits = len(str(max(source.tokens, 1)))
-    vocabulary = source.token_bytes + source.tokens * (6 + 2 + 2 + digits + 2)
-    halves = source.merge_bytes - source.merges  # without the space between two halves
-    merges = halves + source.merges * (8 + 11 + 2 + 10 + 2 + 9)
-    return max(source.files.get("tokenizer.json", 0), vocabulary + merges)

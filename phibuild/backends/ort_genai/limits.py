@@ -5,9 +5,10 @@ Tried with onnxruntime-genai 0.18.
 
 from __future__ import annotations
 
-from phibuild.backends.base import ContextLimit, chosen, joined, window_limit
+from phibuild.backends.base import ContextLimit
+from phibuild.backends.common import missing_accelerator, window_limit
 from phibuild.backends.ort_genai.options import QUANTIZED, OrtGenaiOptions, Provider
-from phibuild.schema import Accelerator, Contradiction, Device, Precision
+from phibuild.schema import Accelerator, Device, Precision
 from phibuild.worker.architecture import Architecture
 
 _ACCELERATOR: dict[Provider, Accelerator] = {
@@ -25,26 +26,6 @@ _TITLE: dict[Provider, str] = {
 }
 
 _HEAD_MULTIPLE, _ROTATED_MULTIPLE = 8, 16
-
-
-def contradiction(precision: Precision, options: OrtGenaiOptions) -> Contradiction | None:
-    """Return the options of quantization that the precision has not."""
-    if precision not in QUANTIZED:
-        wrong = chosen(options, "provider")
-        if not wrong:
-            return None
-        return Contradiction(
-            reason=f"{precision} is not quantized, so without {joined(wrong)}",
-            options=wrong,
-            remedy=f"remove {joined(wrong)}, or ask for int4 or int8",
-        )
-    if options.int8_matmuls and precision != "int4":
-        return Contradiction(
-            reason="int8_matmuls raises products of an int4 model; this one is int8 already",
-            options=("int8_matmuls",),
-            remedy="remove int8_matmuls",
-        )
-    return None
 
 
 def impossible(
@@ -65,21 +46,15 @@ def context(arch: Architecture, provider: Provider) -> ContextLimit | None:
     (DmlOperatorGroupQueryAttention.cpp of ONNX Runtime)."""
     if provider != "dml":
         return None
-    return window_limit(
-        arch,
-        "the model's attention reaches back over a window of that many tokens, which DirectML's "
-        "attention has not: beyond it the artifact is another model",
-    )
+    return window_limit(arch, "DirectML's attention has not")
 
 
 def _no_accelerator(options: OrtGenaiOptions, device: Device) -> str | None:
     needed = _ACCELERATOR.get(options.provider)
-    if needed is None or needed in device.accelerators:
+    if needed is None:
         return None
-    return (
-        f"provider {options.provider} needs the accelerator {needed}; {device.title} has "
-        f"{', '.join(device.accelerators)}"
-    )
+    why = f"provider {options.provider} needs the accelerator {needed}"
+    return missing_accelerator(device, needed, why)
 
 
 def _no_attention(arch: Architecture, provider: Provider) -> str | None:

@@ -31,7 +31,7 @@ _COMPARISON = 6 * 8 * 64
 """Bytes of a token of the vocabulary while 64 rows are compared in float64."""
 
 
-def building(arch: Architecture, variant: Variant) -> int:
+def build_memory(arch: Architecture, variant: Variant) -> int:
     """Return the bound for one variant; others before it leave nothing behind.
 
     Weights are mapped and stream through slabs, of which each thread holds one. The largest
@@ -51,7 +51,7 @@ def building(arch: Architecture, variant: Variant) -> int:
     return _BUILDER + _TOKEN * arch.vocab_size + slabs + waiting + rope
 
 
-def judging(arch: Architecture, variant: Variant, window_tokens: int) -> int:
+def judge_memory(arch: Architecture, variant: Variant, window_tokens: int) -> int:
     """Return the bound on the CPU: what the kernels make of the weights
     when the session starts, the KV cache, activations, logits and their comparison."""
     cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * io_bytes(variant)

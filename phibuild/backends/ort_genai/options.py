@@ -1,4 +1,4 @@
-"""The options of the ort_genai backend."""
+"""The options of the ort_genai backend, and which of them do not go together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import StrictBool, field_validator
 
-from phibuild.schema import Frozen, Precision
+from phibuild.backends.common import plain_weights
+from phibuild.schema import Contradiction, Frozen, Precision
 
 Provider = Literal["cpu", "cuda", "dml", "webgpu", "trt_rtx"]
 QUANTIZED: tuple[Precision, ...] = ("int4", "int8")
@@ -35,3 +36,16 @@ class OrtGenaiOptions(Frozen):
     @classmethod
     def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(value)))
+
+
+def contradiction(precision: Precision, options: OrtGenaiOptions) -> Contradiction | None:
+    """Return the options of quantization that the precision has not."""
+    if precision not in QUANTIZED:
+        return plain_weights(precision, options, "provider")
+    if options.int8_matmuls and precision != "int4":
+        return Contradiction(
+            reason="int8_matmuls raises products of an int4 model; this one is int8 already",
+            options=("int8_matmuls",),
+            remedy="remove int8_matmuls",
+        )
+    return None

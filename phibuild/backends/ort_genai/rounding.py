@@ -29,6 +29,8 @@ from onnxruntime.quantization.neural_compressor.weight_only import (
     quant_tensor_k_quant_cpu,
 )
 
+from phibuild.worker.floats import pack_nibbles
+
 Array = NDArray[Any]
 
 # The largest float32 below a half: added before truncation it rounds halves away from zero, as
@@ -135,11 +137,8 @@ def _by_tensors(slab: torch.Tensor, rounding: Rounding) -> Blocks | None:
 
 def _packed(codes: torch.Tensor, bits: int) -> Array:
     """Return codes [..., n], n even, as bytes: of two 4-bit codes the first is the low one."""
-    if bits == 4:
-        pairs = codes.view(torch.int16)
-        codes = ((pairs >> 4) | pairs).to(torch.uint8)
     packed: Array = codes.numpy()
-    return packed
+    return pack_nibbles(packed) if bits == 4 else packed
 
 
 def _packed_zero_points(codes: torch.Tensor, rounding: Rounding) -> Array:

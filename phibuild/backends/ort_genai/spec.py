@@ -1,6 +1,6 @@
-"""The ort_genai backend as the core sees it: variants and usage.
+"""The ort_genai backend as the core sees it: variants, sizes, and what runs them.
 
-What cannot work is in `limits`, sizes are in `layout`.
+What cannot work is in `limits`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.ort_genai import layout, limits, memory
-from phibuild.backends.ort_genai.options import QUANTIZED, OrtGenaiOptions, Provider
+from phibuild.backends.common import copied_bytes, make_variant
+from phibuild.backends.ort_genai.layout import io_bytes, rope_cache_bytes, stored_tensors
+from phibuild.backends.ort_genai.limits import context, impossible
+from phibuild.backends.ort_genai.memory import build_memory, judge_memory
+from phibuild.backends.ort_genai.options import (
+    QUANTIZED,
+    OrtGenaiOptions,
+    Provider,
+    contradiction,
+)
 from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 
@@ -40,14 +48,14 @@ class OrtGenaiSpec:
     def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
         """Return options of quantization where nothing is quantized, or as it is already."""
         assert isinstance(options, OrtGenaiOptions)
-        return limits.contradiction(precision, options)
+        return contradiction(precision, options)
 
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return what to build, or why the builder or the provider cannot do it."""
         assert isinstance(options, OrtGenaiOptions)
-        reason = limits.impossible(precision, options, device, arch)
+        reason = impossible(precision, options, device, arch)
         if reason:
             return Skip(reason=reason)
         chosen: Options = {"provider": options.provider}
@@ -62,39 +70,34 @@ class OrtGenaiSpec:
                 "accuracy_level": level,
                 "int8_matmuls": list(options.int8_matmuls),
             }
-        return Variant(
-            backend=self.name,
-            precision=precision,
-            name=_variant_name(precision, options),
-            format=self.format,
-            options=chosen,
-        )
+        return make_variant(self, precision, _variant_name(precision, options), chosen)
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return the initializers of the graph that hold weights."""
-        return layout.stored_tensors(arch, variant)
+        return stored_tensors(arch, variant)
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of rope caches, graph, genai_config.json and tokenizer."""
-        return layout.other_bytes(arch, source, variant)
+        """Return the bytes of rope caches and tokenizer, and of the files that are copied."""
+        copied = copied_bytes(source) - source.files.get("tokenizer.json", 0)
+        return rope_cache_bytes(arch, variant) + _tokenizer_bytes(source) + copied
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
     ) -> int:
         """Return a bound that grows with the vocabulary, the largest product and the rope tables,
         not with layers: variants are made one after the other, their weights slab by slab."""
-        return max(memory.building(arch, variant) for variant in variants)
+        return max(build_memory(arch, variant) for variant in variants)
 
     def judge_memory(
         self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
     ) -> int:
         """Return a bound that holds the weights as ONNX Runtime's CPU kernels pack them: about
         0.75 bytes a weight for int4, 1.25 for int8, 4 for fp16 and fp32."""
-        return max(memory.judging(arch, variant, window_tokens) for variant in variants)
+        return max(judge_memory(arch, variant, window_tokens) for variant in variants)
 
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window for a provider whose attention has none."""
-        return limits.context(arch, variant.options["provider"])
+        return context(arch, variant.options["provider"])
 
     def judging(self, variant: Variant) -> Judging:
         """The CPU provider runs the graph, whatever provider it is made for."""
@@ -104,9 +107,9 @@ class OrtGenaiSpec:
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4 on cpu, where inputs and outputs are fp32 at any precision; else 2."""
-        return float(layout.io_bytes(variant))
+        return float(io_bytes(variant))
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         """Return a Python program. It sets max_length, because genai_config.json asks for the
         whole context of the model, and the KV cache is allocated for all of it at once."""
         runtime = _RUNTIME[variant.options["provider"]]
@@ -143,6 +146,16 @@ def _variant_name(precision: Precision, options: OrtGenaiOptions) -> str:
     if options.accuracy_level not in (None, _default_accuracy_level(options.provider)):
         name += f"-acc{options.accuracy_level}"
     return name
+
+
+def _tokenizer_bytes(source: SourceFiles) -> int:
+    """Return the bytes of tokenizer.json as Transformers saves it, indented: a token is a line
+    `      "t": 12345,` and a merge four lines (an array of two strings)."""
+    digits = len(str(max(source.tokens, 1)))
+    vocabulary = source.token_bytes + source.tokens * (6 + 2 + 2 + digits + 2)
+    halves = source.merge_bytes - source.merges  # without the space between two halves
+    merges = halves + source.merges * (8 + 11 + 2 + 10 + 2 + 9)
+    return max(source.files.get("tokenizer.json", 0), vocabulary + merges)
 
 
 SPEC = OrtGenaiSpec()

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phibuild.worker.building import build_all
 from phibuild.worker.protocol import Report
 from phibuild.worker.requests import BuildRequest
 
@@ -20,6 +19,7 @@ REFERENCE = "logits"
 
 def build(request: BuildRequest, report: Report) -> None:
     """Make every item of the request, one after the other."""
+    from phibuild.worker.building import build_all
 
     def load() -> OrtGenaiBuilder:
         os.environ["TQDM_DISABLE"] = "1"  # before the vendor's packages are imported

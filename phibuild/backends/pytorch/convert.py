@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phibuild.backends.pytorch.dtypes import FLOATS
 from phibuild.backends.pytorch.inspect import inspect
 from phibuild.backends.pytorch.layout import MAX_SHARD_BYTES, Scheme, file_entries
 from phibuild.backends.pytorch.memory import CHUNK_ELEMENTS, CHUNK_ROWS
@@ -25,7 +26,6 @@ from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import SafetensorsWriter
 
-_TORCH_DTYPE = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _STEPS = Steps(CHUNK_ELEMENTS, CHUNK_ROWS)
 
 
@@ -101,14 +101,14 @@ class PytorchBuilder:
     def convert(
         self, build: Build[WeightFiles], outputs: Sequence[tuple[Output, WeightFiles]]
     ) -> None:
-        tensors = find_tensors(build.source, build.arch.tensors(), _TORCH_DTYPE)
+        tensors = find_tensors(build.source, build.arch.tensors(), FLOATS)
 
         def stores() -> Store:
             torch.set_num_threads(1)  # of this thread
             return store
 
         def store(chunk: Chunk) -> None:
-            rows = torch.frombuffer(chunk.data, dtype=_TORCH_DTYPE[chunk.tensor.dtype])
+            rows = torch.frombuffer(chunk.data, dtype=FLOATS[chunk.tensor.dtype])
             rows = rows.view(chunk.rows, *chunk.tensor.shape[1:])
             for output, files in outputs:
                 if output.error is None:

@@ -22,7 +22,7 @@ from transformers.models.phi3.modeling_phi3 import (
 )
 
 from phibuild.backends.pytorch.memory import HEAD_ELEMENTS
-from phibuild.backends.pytorch.stored_weights import StoredWeights
+from phibuild.backends.pytorch.stored_weights import WeightReader
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import WorkerError
 
@@ -45,7 +45,7 @@ class LayerwisePhi3:
     ) -> None:
         config = own_config(folder) if arch is None else model_config(arch)
         self.config: Any = config
-        self._weights = StoredWeights(folder)
+        self._weights = WeightReader(folder)
         self._embedding = "model.embed_tokens.weight"
         self._head = self._embedding if config.tie_word_embeddings else "lm_head.weight"
         self._rotary = Phi3RotaryEmbedding(config)

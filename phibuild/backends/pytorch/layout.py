@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.safetensors import ITEM_BYTES
+from phibuild.worker.safetensors import FLOAT_DTYPES, ITEM_BYTES
 
-SAFETENSORS_DTYPE = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 MAX_SHARD_BYTES = 5_000_000_000  # "5GB", the usual size of a shard on the Hub
 
 Entry = tuple[str, str, tuple[int, ...]]
@@ -27,7 +26,7 @@ Entry = tuple[str, str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Quantization:
+class GroupQuantization:
     """`bits` a weight, `group_size` columns a scale; codes signed around zero if `symmetric`."""
 
     bits: int
@@ -41,7 +40,7 @@ class Scheme:
     config.json's words); all as `dtype` where `quantization` is None."""
 
     dtype: str
-    quantization: Quantization | None
+    quantization: GroupQuantization | None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Scheme:
@@ -50,17 +49,17 @@ class Scheme:
             return cls(options["dtype"], None)
         return cls(
             options["dtype"],
-            Quantization(options["bits"], options["group_size"], options["symmetric"]),
+            GroupQuantization(options["bits"], options["group_size"], options["symmetric"]),
         )
 
-    def quantization_of(self, name: str) -> Quantization | None:
+    def quantization_of(self, name: str) -> GroupQuantization | None:
         """Return how the tensor `name` is quantized: embeddings, lm_head and norms never are."""
         return self.quantization if name.endswith("_proj.weight") else None
 
     def entries(self, name: str, shape: tuple[int, ...]) -> list[Entry]:
         """Return what one tensor of the checkpoint is stored as."""
         quantization = self.quantization_of(name)
-        dtype = SAFETENSORS_DTYPE[self.dtype]
+        dtype = FLOAT_DTYPES[self.dtype]
         if quantization is None:
             return [(name, dtype, shape)]
         rows, cols = shape
@@ -78,7 +77,7 @@ class Scheme:
         """Return the stored type of one tensor of the checkpoint: F16, ..., w4, w4-asym, ..."""
         quantization = self.quantization_of(name)
         if quantization is None:
-            return SAFETENSORS_DTYPE[self.dtype]
+            return FLOAT_DTYPES[self.dtype]
         return quantized_kind(quantization.bits, quantization.symmetric)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phibuild.backends.pytorch.dtypes import FLOATS
 from phibuild.backends.pytorch.layout import MAX_SHARD_BYTES
 from phibuild.backends.pytorch.memory import MERGED_ELEMENTS, MERGED_ROWS
 from phibuild.worker.architecture import Architecture
@@ -31,7 +32,6 @@ from phibuild.worker.safetensors import (
     read_header,
 )
 
-_TORCH_DTYPE = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 NO_ADAPTER: dict[str, Any] = {"deltas": {}, "replacements": {}}
 
 
@@ -87,7 +87,7 @@ def write_canonical(
 
 def _expected(tensors: Mapping[str, TensorInfo], name: str) -> TensorInfo:
     info = tensors.get(name)
-    if info is None or info.dtype not in _TORCH_DTYPE:
+    if info is None or info.dtype not in FLOATS:
         found = "is missing" if info is None else f"is {info.dtype}"
         raise WorkerError(f"{name} of the checkpoint {found}; a float tensor is due")
     return info
@@ -101,7 +101,7 @@ def _dtype(sources: list[TensorInfo]) -> str:
 
 def _rows(sources: list[TensorInfo], row: int, count: int) -> Tensor:
     """Return `count` rows from number `row` on of the sources, one below the other."""
-    chunk = torch.empty(count, *sources[0].shape[1:], dtype=_TORCH_DTYPE[_dtype(sources)])
+    chunk = torch.empty(count, *sources[0].shape[1:], dtype=FLOATS[_dtype(sources)])
     first = 0
     for source in sources:
         inside, place = _overlap(first, source.shape[0], row, count)
@@ -159,7 +159,7 @@ def _mapped(info: TensorInfo) -> Tensor:
         )
     count = math.prod(info.shape)
     values = torch.frombuffer(
-        view, dtype=_TORCH_DTYPE[info.dtype], count=count, offset=info.offset - start
+        view, dtype=FLOATS[info.dtype], count=count, offset=info.offset - start
     )
     return values.view(info.shape)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from phibuild.backends.pytorch.layout import Quantization, Scheme
+from phibuild.backends.pytorch.layout import GroupQuantization, Scheme
 
 
 def artifact_config(config: dict[str, Any], scheme: Scheme) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def artifact_config(config: dict[str, Any], scheme: Scheme) -> dict[str, Any]:
     return config
 
 
-def quantization_config(quantization: Quantization) -> dict[str, Any]:
+def quantization_config(quantization: GroupQuantization) -> dict[str, Any]:
     """Return compressed-tensors' description of a weight-only scheme of all linear layers."""
     return {
         "config_groups": {

@@ -12,10 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phibuild.backends.pytorch.layout import Quantization
+from phibuild.backends.pytorch.layout import GroupQuantization
+from phibuild.worker.floats import pack_nibbles
 
 
-def quantize(weight: Tensor, how: Quantization) -> tuple[Tensor, Tensor, Tensor | None]:
+def quantize(weight: Tensor, how: GroupQuantization) -> tuple[Tensor, Tensor, Tensor | None]:
     """Quantize rows [R, C] of a linear layer; any number of whole rows gives the same codes.
 
     Returns codes uint8 [R, C], from 0 (the lowest signed code is stored as 0); scales [R, C/g] in
@@ -63,8 +64,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     if bits == 8:
         return codes
-    pairs = codes.view(torch.int16)  # the first code of a pair is the low byte
-    return (pairs | (pairs >> 4)).to(torch.uint8)
+    return torch.from_numpy(pack_nibbles(codes.numpy()))
 
 
 def pack_rows(codes: Tensor, bits: int) -> Tensor:

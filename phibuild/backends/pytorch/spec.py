@@ -1,47 +1,21 @@
-"""What the PyTorch backend makes, in the core: variants, layout, sizes."""
+"""The pytorch backend as the core sees it: variants, skips, sizes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, StrictBool
+from pydantic import BaseModel
 
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor, chosen, joined
-from phibuild.backends.pytorch.layout import (
-    MAX_SHARD_BYTES,
-    SAFETENSORS_DTYPE,
-    Scheme,
-    entry_bytes,
-    file_entries,
-)
+from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, undivided
+from phibuild.backends.pytorch.layout import Scheme, entry_bytes
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
-from phibuild.schema import Contradiction, Device, Frozen, Judging, Precision, Skip, Variant
+from phibuild.backends.pytorch.options import BITS, CAST, PytorchOptions, contradiction
+from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.companions import companions
-
-_BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
-_DTYPE: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
-_HEADER_ENTRY_BYTES = 62
-"""JSON of one tensor in a safetensors header besides its name and its numbers: quotes, the keys
-dtype, shape and data_offsets, brackets."""
-_INDEX_ENTRY_BYTES = 52
-"""One line of model.safetensors.index.json besides the tensor's name."""
-_QUANTIZATION_CONFIG_BYTES = 930
-
-
-class PytorchOptions(Frozen):
-    """Options of the int4 and int8 variants; fp16 and fp32 have none."""
-
-    group_size: Literal["auto", 32, 64, 128] = "auto"
-    """Columns that share a scale. auto: 128, or 32 where 128 does not divide the width of every
-    quantized layer; one size for the whole model."""
-    symmetric: StrictBool = True
-    """Codes signed around zero, no zero points. false: asymmetric, with packed zero points, for
-    vLLM; Transformers 5.23 loads those with `CompressedTensorsConfig(dequantize=True)` alone."""
-    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
-    """Type of scales, embeddings, norms and lm_head. auto: the checkpoint's."""
+from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
 class PytorchSpec:
@@ -56,24 +30,18 @@ class PytorchSpec:
 
     def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
         """Return options of quantization where nothing is quantized."""
-        wrong = chosen(options) if precision not in _BITS else ()
-        if not wrong:
-            return None
-        return Contradiction(
-            reason=f"{precision} weights are plain, without {joined(wrong)}",
-            options=wrong,
-            remedy=f"remove {joined(wrong)}, or ask for int4 or int8",
-        )
+        assert isinstance(options, PytorchOptions)
+        return contradiction(precision, options)
 
     def variant(
         self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return fp32, fp16, or a weight-only scheme by the name vLLM knows it by (w4a16-g128)."""
         assert isinstance(options, PytorchOptions)
-        if precision not in _BITS:
-            return self._variant(precision, precision, {"dtype": _DTYPE[precision]})
+        if precision in CAST:
+            return make_variant(self, precision, precision, {"dtype": CAST[precision]})
         dtype = arch.dtype if options.dtype == "auto" else options.dtype
-        if dtype not in SAFETENSORS_DTYPE:
+        if dtype not in FLOAT_DTYPES:
             return Skip(
                 reason=f"the checkpoint's dtype {dtype} cannot hold scales; set dtype to "
                 "bfloat16 or float16"
@@ -81,9 +49,10 @@ class PytorchSpec:
         group_size = _group_size(options.group_size, arch)
         if isinstance(group_size, Skip):
             return group_size
-        bits = _BITS[precision]
+        bits = BITS[precision]
         kind = "" if options.symmetric else "asym-"
-        return self._variant(
+        return make_variant(
+            self,
             precision,
             f"w{bits}a16-{kind}g{group_size}",
             {
@@ -92,11 +61,6 @@ class PytorchSpec:
                 "group_size": group_size,
                 "symmetric": options.symmetric,
             },
-        )
-
-    def _variant(self, precision: Precision, name: str, options: dict[str, Any]) -> Variant:
-        return Variant(
-            backend=self.name, precision=precision, name=name, format=self.format, options=options
         )
 
     def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
@@ -113,22 +77,8 @@ class PytorchSpec:
         ]
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of headers, index, config.json and the files that are copied."""
-        scheme = Scheme.from_options(variant.options)
-        entries = file_entries(arch, scheme)
-        total = sum(map(entry_bytes, entries))
-        digits = len(str(total))
-        copied = ("config.json", *companions(source.files))
-        size = sum(source.files.get(name, 0) for name in copied)
-        size += sum(
-            len(name) + _HEADER_ENTRY_BYTES + len(str(list(shape))) + 2 * digits
-            for name, _, shape in entries
-        )
-        if total > MAX_SHARD_BYTES:
-            size += sum(len(name) + _INDEX_ENTRY_BYTES for name, _, _ in entries)
-        if scheme.quantization is not None:
-            size += _QUANTIZATION_CONFIG_BYTES
-        return size
+        """Return the bytes of config.json and of the files that are copied."""
+        return copied_bytes(source)
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
@@ -153,9 +103,9 @@ class PytorchSpec:
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""
-        return 4.0 if variant.options["dtype"] == "float32" else 2.0
+        return kv_bytes(variant.options["dtype"])
 
-    def usage(self, variant: Variant) -> str:
+    def run_command(self, variant: Variant) -> str:
         """Return the vLLM command, or Python for Transformers."""
         if "bits" in variant.options:
             return "vllm serve ."
@@ -171,19 +121,13 @@ class PytorchSpec:
 
 def _group_size(wanted: Literal["auto", 32, 64, 128], arch: Architecture) -> int | Skip:
     """Return the group size that divides the width of every quantized layer."""
-    # Inputs of qkv_proj and gate_up_proj, of o_proj, of down_proj.
-    widths = {
-        "hidden_size": arch.hidden_size,
-        "the attention's width": arch.heads * arch.head_dim,
-        "intermediate_size": arch.intermediate_size,
-    }
-    candidates = (128, 32) if wanted == "auto" else (wanted,)
-    for size in candidates:
-        if all(width % size == 0 for width in widths.values()):
+    reason = None
+    for size in (128, 32) if wanted == "auto" else (wanted,):
+        reason = undivided(arch, size)
+        if reason is None:
             return size
-    smallest = candidates[-1]
-    what, width = next(item for item in widths.items() if item[1] % smallest)
-    return Skip(reason=f"groups of {smallest} do not divide {what} ({width})")
+    assert reason is not None
+    return Skip(reason=reason)
 
 
 SPEC = PytorchSpec()

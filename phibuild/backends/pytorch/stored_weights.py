@@ -17,20 +17,13 @@ from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from torch import Tensor
 
+from phibuild.backends.pytorch.dtypes import DTYPES
 from phibuild.backends.pytorch.memory import CHUNK_ROWS, DEQUANTIZED_ELEMENTS
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
-_DTYPES = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "I32": torch.int32,
-    "I64": torch.int64,
-}
 
-
-class StoredWeights:
+class WeightReader:
     """Tensors of a folder by the names of the checkpoint, quantized ones dequantized.
 
     Files are mapped one tensor at a time, so that they take no memory of their own. They stay open:
@@ -106,14 +99,12 @@ class StoredWeights:
             access=mmap.ACCESS_COPY,
             offset=start,
         )
-        values = torch.frombuffer(
-            view, dtype=_DTYPES[info.dtype], count=count, offset=begin - start
-        )
+        values = torch.frombuffer(view, dtype=DTYPES[info.dtype], count=count, offset=begin - start)
         return values.view(rows, *info.shape[1:])
 
     def _info(self, name: str) -> TensorInfo:
         info = self._tensors.get(name)
-        if info is None or info.dtype not in _DTYPES:
+        if info is None or info.dtype not in DTYPES:
             found = "is missing" if info is None else f"has the type {info.dtype}"
             raise WorkerError(f"tensor {name} {found}")
         return info

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phibuild.worker.building import build_all
 from phibuild.worker.protocol import Report
 from phibuild.worker.requests import (
     ActivationsRequest,
@@ -34,6 +33,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 def build(request: BuildRequest, report: Report) -> None:
     """Write the artifacts of the request in one pass over the checkpoint."""
+    from phibuild.worker.building import build_all
 
     def load() -> PytorchBuilder:
         from phibuild.backends.pytorch.convert import PytorchBuilder

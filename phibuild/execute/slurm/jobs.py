@@ -22,7 +22,7 @@ from phibuild.execute.slurm.submit import (
     shown_memory,
     submit,
 )
-from phibuild.planning.keys import builder_digest
+from phibuild.planning.code import program_digest
 from phibuild.planning.steps import MeasureStep, Step
 from phibuild.system.places import toolchains_folder
 
@@ -176,7 +176,7 @@ class Jobs:
             store=self._context.store.root,
             toolchains=toolchains_folder(),
             folder=job.folder,
-            builder=builder_digest(step.backend),
+            program=program_digest(step.backend, self._context.store),
             waiter=self._records.waiter,
             timeout=self._settings.timeout,
             cores=self._settings.cores,

@@ -25,7 +25,7 @@ from phibuild.execute.progress import PlainProgress
 from phibuild.execute.runner.guard import Guard
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
-from phibuild.planning.keys import builder_digest
+from phibuild.planning.code import program_digest
 from phibuild.planning.plan import Plan
 from phibuild.planning.steps import Step
 from phibuild.store.store import Store
@@ -40,15 +40,15 @@ _STOPPED = 143  # as a shell says it of SIGTERM
 @dataclass(frozen=True)
 class RemoteStep:
     """All that a step needs elsewhere. `plan` is the plan cut down to it, `folder` where it leaves
-    its result and logs, `builder` the digest of the backend's code that it was planned with,
-    `waiter` a lock that the phibuild which waits for it holds."""
+    its result and logs, `program` the digest of the code and the toolchain that it was planned
+    with, `waiter` a lock that the phibuild which waits for it holds."""
 
     plan: Plan
     step: Step
     store: Path
     toolchains: Path
     folder: Path
-    builder: str
+    program: str
     waiter: Path
     timeout: float
     cores: int
@@ -140,7 +140,7 @@ def _problems(task: RemoteStep) -> Iterator[str]:
     source = task.plan.matrix.models[task.step.model].folder
     if source is None or not (source / "config.json").exists():
         yield f"the checkpoint is not there {here}: {source} must be on a folder that they share"
-    if builder_digest(name) != task.builder:
+    if program_digest(name, Store(task.store)) != task.program:
         yield "phibuild or its toolchain has changed since the job was submitted; start it again"
 
 

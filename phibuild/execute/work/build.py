@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from phibuild import __version__
 from phibuild.backends.registry import backend
-from phibuild.checkpoints.facts import license_file
 from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import Attempt, Context
 from phibuild.execute.runner.events import BadResult, BuildResult, read_result
 from phibuild.execute.work.artifacts import run_on_artifacts
-from phibuild.execute.work.readme import artifact_readme, tokenizer_notes
-from phibuild.planning.keys import CHANGED, builder_digest, has_changed
+from phibuild.planning.code import step_digest
+from phibuild.planning.keys import CHANGED, has_changed
+from phibuild.planning.readme import add_documents
+from phibuild.planning.requests import asked_of_build
 from phibuild.planning.steps import Artifact, BuildStep
 from phibuild.store.documents import ArtifactFacts
 from phibuild.toolchains.environment import toolchain
@@ -88,11 +88,9 @@ def _build(
                 item["activations"] = str(context.originals[inputs].folder)
             items.append(item)
         whole: BuildRequest = {
-            "verb": "build",
+            **asked_of_build(checkpoint),
             "source": str(view),
             "facts": str(facts),
-            "architecture": checkpoint.architecture.to_json(),
-            "model": checkpoint.name,
             "threads": attempt.threads,
             "items": items,
         }
@@ -126,19 +124,8 @@ def check_and_publish(
     if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
         return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"
     try:
-        assert checkpoint.folder is not None  # only local checkpoints are built
-        license = license_file(checkpoint.folder)
-        if license and not (folder / "LICENSE").exists():
-            shutil.copyfile(license, folder / "LICENSE")
-        text = artifact_readme(
-            checkpoint,
-            backend(artifact.variant.backend),
-            artifact.variant,
-            digest,
-            bits,
-            tokenizer_notes(result.tokenizer),
-        )
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        spec = backend(artifact.variant.backend)
+        add_documents(folder, checkpoint, spec, artifact.variant, digest, bits, result.tokenizer)
         context.store.publish(
             artifact.key,
             folder,
@@ -150,7 +137,7 @@ def check_and_publish(
                 format=artifact.variant.format,
                 phibuild_version=__version__,
                 toolchain_digest=toolchain(artifact.variant.backend).digest,
-                builder_digest=builder_digest(artifact.variant.backend),
+                builder_digest=step_digest("build", artifact.variant.backend, context.store),
                 activations=artifact.activations,
                 types=result.types,
                 tokenizer=result.tokenizer,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from phibuild.execute.context import Attempt, Context
 from phibuild.execute.runner.events import read_result
 from phibuild.execute.work.artifacts import run_on_artifacts
+from phibuild.planning.requests import asked_of_judge
 from phibuild.planning.steps import Artifact, MeasureStep
 from phibuild.store.documents import Measure
 from phibuild.worker.requests import JudgeItem, JudgeRequest
@@ -36,11 +37,10 @@ def measure(step: MeasureStep, context: Context, attempt: Attempt) -> None:
             for one in artifacts
         ]
         whole: JudgeRequest = {
-            "verb": "judge",
+            **asked_of_judge(context.plan.evaluation),
             "items": items,
             "reference": str(reference.folder),
             "threads": attempt.threads,
-            "decode_tokens": context.plan.evaluation.decode_tokens,
         }
         return whole
 

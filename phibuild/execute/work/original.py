@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import singledispatch
 
-from phibuild.backends.calibration import CHUNK_TOKENS
 from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import Attempt, Context, Original
 from phibuild.execute.runner.items import run_items
 from phibuild.planning.keys import CHANGED, has_changed
 from phibuild.planning.making import evaluation_text
+from phibuild.planning.requests import (
+    asked_of_activations,
+    asked_of_reference,
+    asked_of_source,
+)
 from phibuild.planning.steps import (
     ActivationsStep,
     OriginalStep,
@@ -35,10 +39,8 @@ def run_original(step: OriginalStep, context: Context, attempt: Attempt) -> None
                 source_view(context.store, checkpoint, facts.folder) as view,
             ):
                 place = {
-                    "verb": step.kind,
                     "item": step.key,
                     "source": str(view),
-                    "architecture": checkpoint.architecture.to_json(),
                     "output": str(folder),
                     "threads": attempt.threads,
                 }
@@ -82,10 +84,9 @@ def step_order(step: OriginalStep, context: Context) -> tuple[str, Mapping[str, 
 def _source(step: SourceStep, context: Context) -> tuple[str, Mapping[str, object]]:
     checkpoint = context.plan.matrix.models[step.model]
     return "the source, read by Transformers", {
+        **asked_of_source(checkpoint),
         "original": str(checkpoint.folder),
         "layers": None if step.layers is None else list(step.layers),
-        "fusing": checkpoint.fusing.to_json() if checkpoint.fusing else {},
-        "adapter": checkpoint.adapter.to_json() if checkpoint.adapter else None,
         "allow_nonfinite": step.nonfinite,
     }
 
@@ -94,18 +95,14 @@ def _source(step: SourceStep, context: Context) -> tuple[str, Mapping[str, objec
 def _reference(step: ReferenceStep, context: Context) -> tuple[str, Mapping[str, object]]:
     evaluation = context.plan.evaluation
     return "the original's logits in fp32", {
+        **asked_of_reference(context.plan.matrix.models[step.model], evaluation),
         "text": str(evaluation_text(evaluation)),
-        "windows": evaluation.windows,
-        "window_tokens": evaluation.window_tokens,
-        "max_bytes": evaluation.max_reference_bytes,
-        "long": True,
     }
 
 
 @step_order.register
 def _activations(step: ActivationsStep, context: Context) -> tuple[str, Mapping[str, object]]:
     return f"the original's activations over {step.calibration.path.name}", {
+        **asked_of_activations(context.plan.matrix.models[step.model], step.calibration),
         "text": str(step.calibration.path),
-        "tokens": step.calibration.tokens,
-        "chunk_tokens": CHUNK_TOKENS,
     }

@@ -1,17 +1,40 @@
-"""The README.md of an artifact: what it is, how to run it, where it comes from. No times, no
-paths: the same build gives the same bytes."""
+"""What the core itself puts into an artifact: README.md, which says what it is, how to run it and
+where it comes from, and the checkpoint's licence. No times, no paths: the same build gives the same
+bytes. An artifact's key has the text and this module's code (keys.py)."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 from phibuild import __version__
 from phibuild.backends.base import BackendSpec
-from phibuild.checkpoints.facts import Checkpoint
+from phibuild.checkpoints.facts import Checkpoint, license_file
 from phibuild.schema import Variant
 from phibuild.store.documents import TokenizerComparison, TokenizerDifference
 from phibuild.worker.tokenizer_check import STOPS
+
+
+def add_documents(
+    folder: Path,
+    checkpoint: Checkpoint,
+    spec: BackendSpec,
+    variant: Variant,
+    source_digest: str,
+    bits_per_weight: float,
+    tokenizer: TokenizerComparison,
+) -> None:
+    """Write README.md into the folder of a finished artifact of a local checkpoint, and the licence
+    if it is not there. `tokenizer` is what the worker reports. Raises OSError."""
+    assert checkpoint.folder is not None  # only local checkpoints are built
+    license = license_file(checkpoint.folder)
+    if license and not (folder / "LICENSE").exists():
+        shutil.copyfile(license, folder / "LICENSE")
+    differences = tokenizer_notes(tokenizer)
+    text = artifact_readme(checkpoint, spec, variant, source_digest, bits_per_weight, differences)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def tokenizer_notes(compared: TokenizerComparison) -> list[str]:
@@ -52,12 +75,12 @@ def artifact_readme(
     """Return the text; the front matter is that of a Hugging Face model card. `differences` are the
     sentences of `tokenizer_notes`."""
     options = ", ".join(f"{key}: {value}" for key, value in sorted(variant.options.items()))
-    usage = spec.usage(variant).strip("\n")
+    command = spec.run_command(variant).strip("\n")
     limit = spec.context_limit(checkpoint.architecture, variant)
     context = f"\n## Context\nUp to {limit.tokens:,} tokens: {limit.why}.\n" if limit else ""
     others = "".join(f"- {text}\n" for text in differences)
     tokenizer = f"\n## Where its tokenizer differs\n{others}" if others else ""
-    language = "python" if "import " in usage else "sh"
+    language = "python" if "import " in command else "sh"
     return f"""---
 library_name: {spec.library}
 pipeline_tag: text-generation
@@ -73,7 +96,7 @@ Made from `{checkpoint.name}` for {spec.title}:
 In this folder:
 
 ```{language}
-{usage}
+{command}
 ```
 {context}{tokenizer}
 ## Provenance

@@ -1,0 +1,8 @@
+"""PyTorch's names of the types in safetensors files."""
+
+from __future__ import annotations
+
+import torch
+
+FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+DTYPES = {**FLOATS, "I32": torch.int32, "I64": torch.int64}

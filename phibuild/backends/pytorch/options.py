@@ -1,0 +1,31 @@
+"""The options of the pytorch backend, and which of them do not go together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import StrictBool
+
+from phibuild.backends.common import plain_weights
+from phibuild.schema import Contradiction, Frozen, Precision
+
+BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
+CAST: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
+
+
+class PytorchOptions(Frozen):
+    """Options of the int4 and int8 variants; fp16 and fp32 have none."""
+
+    group_size: Literal["auto", 32, 64, 128] = "auto"
+    """Columns that share a scale. auto: 128, or 32 where 128 does not divide the width of every
+    quantized layer; one size for the whole model."""
+    symmetric: StrictBool = True
+    """Codes signed around zero, no zero points. false: asymmetric, with packed zero points, for
+    vLLM; Transformers 5.23 loads those with `CompressedTensorsConfig(dequantize=True)` alone."""
+    dtype: Literal["auto", "bfloat16", "float16"] = "auto"
+    """Type of scales, embeddings, norms and lm_head. auto: the checkpoint's."""
+
+
+def contradiction(precision: Precision, options: PytorchOptions) -> Contradiction | None:
+    """Return options of quantization where nothing is quantized."""
+    return plain_weights(precision, options) if precision in CAST else None

@@ -10,10 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from phibuild.worker.architecture import Architecture
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.generation import byte_tokens, greedy
 from phibuild.worker.interface import Logits, Tokens
 from phibuild.worker.tokenizer_check import TOKENIZER
+
+ARCHITECTURE = "architecture.json"
+"""The file of an artifact with `Architecture.to_json`."""
 
 
 class TokenizerJson:
@@ -53,10 +57,12 @@ class TokenizerJson:
 
 
 class PlainRuntime(TokenizerJson, ABC):
-    """A `phibuild.worker.interface.Native`, but for the model itself."""
+    """A `phibuild.worker.interface.Native`, but for the model itself; `arch` is its shape."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        text = (folder / ARCHITECTURE).read_text(encoding="utf-8")
+        self.arch = Architecture.from_json(json.loads(text))
         self.reset()
 
     @abstractmethod

@@ -28,7 +28,7 @@ class Spec(LlamaCppSpec):
 SPEC = Spec()
 """
 # A worker is to import its own package and phibuild.worker alone; this one borrows another's.
-WORKER = "from phibuild.backends.llamacpp.worker import REFERENCE, build, inspect, load\n"
+WORKER = "from phibuild.backends.llamacpp.worker import REFERENCE, build, inspect, load, prepare\n"
 RECIPE = """\
 devices:
   raspberry_pi_5: {unheard: [int4, int8]}

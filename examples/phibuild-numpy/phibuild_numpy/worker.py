@@ -1,16 +1,15 @@
 """The backend inside its toolchain. NAME.npy is a tensor; NAME.scale.npy goes with int8 ones."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from phibuild.worker.architecture import Architecture
-from phibuild.worker.building import Build, build_all
+from phibuild.worker.building import build_all
 from phibuild.worker.costs import Output
-from phibuild.worker.interface import Logits, Tokens
+from phibuild.worker.floats import Floats
+from phibuild.worker.interface import Tokens
 from phibuild.worker.plain_builder import PlainBuilder
 from phibuild.worker.plain_runtime import PlainRuntime
 from phibuild.worker.protocol import Report, WorkerError
@@ -41,11 +40,9 @@ def load(folder: Path, threads: int) -> "NumpyRuntime":
 
 
 class NumpyBuilder(PlainBuilder):
-    def begin(self, build: Build[None], output: Output) -> None:
-        (output.folder / "model.json").write_text(json.dumps(build.arch.to_json()))
-
-    def write(self, output: Output, tensor: TensorInfo, first: int, rows: Logits) -> None:
-        path, made = output.folder / f"{tensor.name}.npy", np.asarray(rows)
+    def write(self, output: Output, tensor: TensorInfo, first: int, rows: Floats) -> None:
+        path = output.folder / f"{tensor.name}.npy"
+        made: np.ndarray = rows
         clip = output.request["variant"]["options"].get("clip")
         if clip and rows.ndim == 2:
             scale = np.abs(rows).max(axis=1, keepdims=True) * np.float32(clip / 127)
@@ -71,13 +68,12 @@ class NumpyRuntime(PlainRuntime):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.arch = Architecture.from_json(json.loads((folder / "model.json").read_text()))
         self.arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
 
     def reset(self) -> None:
-        self.cache: dict[int, Logits] = {}  # layer -> [tokens, heads of keys and values, head_dim]
+        self.cache: dict[int, Floats] = {}  # layer -> [tokens, heads of keys and values, head_dim]
 
-    def extend(self, ids: Tokens) -> Logits:
+    def extend(self, ids: Tokens) -> Floats:
         x = self.rows("model.embed_tokens", ids)
         for layer in range(self.arch.layers):
             at = f"model.layers.{layer}"
@@ -89,7 +85,7 @@ class NumpyRuntime(PlainRuntime):
         head = "model.embed_tokens" if self.arch.tied else "lm_head"
         return self.times(self.norm(x, "model.norm"), head)
 
-    def attend(self, qkv: Logits, layer: int) -> Logits:
+    def attend(self, qkv: Floats, layer: int) -> Floats:
         arch, count = self.arch, len(qkv)
         query, new = np.split(qkv.reshape(count, -1, arch.head_dim), [arch.heads], axis=1)
         past = self.cache[layer] = np.concatenate([self.cache.get(layer, new[:0]), new])
@@ -105,7 +101,7 @@ class NumpyRuntime(PlainRuntime):
             query[:, head] = weights @ value[:, of] / weights.sum(axis=1, keepdims=True)
         return query.reshape(count, -1)
 
-    def rotate(self, heads: Logits, total: int) -> Logits:
+    def rotate(self, heads: Floats, total: int) -> Floats:
         """Rotate the last of `total` tokens: elements i and i + rotary_dim / 2 are a pair."""
         rope, half = self.arch.rope, self.arch.rotary_dim // 2
         factors = rope.long if total > self.arch.original_max_positions else rope.short
@@ -116,17 +112,17 @@ class NumpyRuntime(PlainRuntime):
         pairs *= self.arch.attention_factor
         return np.concatenate([pairs.real, pairs.imag, heads[..., 2 * half :]], axis=-1)
 
-    def norm(self, x: Logits, name: str) -> Logits:
+    def norm(self, x: Floats, name: str) -> Floats:
         scale = np.sqrt((x * x).mean(axis=1, keepdims=True) + self.arch.norm_eps)
         return np.asarray(x / scale * self.arrays[f"{name}.weight"])
 
-    def times(self, x: Logits, name: str) -> Logits:
+    def times(self, x: Floats, name: str) -> Floats:
         """Return x by the transposed weight, of which 1024 rows are widened at a time."""
         starts = range(0, len(self.arrays[f"{name}.weight"]), 1024)
         parts = [x @ self.rows(name, slice(start, start + 1024)).T for start in starts]
         return np.concatenate(parts, axis=1)
 
-    def rows(self, name: str, index: slice | Tokens) -> Logits:
+    def rows(self, name: str, index: slice | Tokens) -> Floats:
         rows = np.asarray(self.arrays[f"{name}.weight"][index], np.float32)
         scale = self.arrays.get(f"{name}.weight.scale")
         return rows if scale is None else rows * scale[index]

@@ -22,8 +22,15 @@ from phibuild.worker.sentencepiece_model import read_pieces
 
 _REMEDY = "copy the tokenizer files of the original checkpoint into the folder"
 _LEGACY = ("special_tokens_map.json", "added_tokens.json")
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
-          "mask_token")  # fmt: skip
+_NAMED = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 @dataclass(frozen=True)

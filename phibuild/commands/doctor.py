@@ -46,18 +46,20 @@ def _host() -> list[Check]:
     memory = psutil.virtual_memory().total
     system = f"{platform.system()} {platform.machine()}"
     windows = sys.platform == "win32"
+    enough = memory >= _MIN_MEMORY
+    memory_remedy = "" if enough else f"{format_size(_MIN_MEMORY)} at least"
+    system_remedy = "runners need Linux, macOS or WSL" if windows else ""
     checks: list[Check] = [
-        ("system", "bad" if windows else "ok", system,
-         "runners need Linux, macOS or WSL" if windows else ""),
+        ("system", "bad" if windows else "ok", system, system_remedy),
         ("python", "ok", platform.python_version(), ""),
         ("cores", "ok", str(os.cpu_count()), ""),
-        ("memory", "ok" if memory >= _MIN_MEMORY else "bad", format_size(memory),
-         "" if memory >= _MIN_MEMORY else f"{format_size(_MIN_MEMORY)} at least"),
-    ]  # fmt: skip
+        ("memory", "ok" if enough else "bad", format_size(memory), memory_remedy),
+    ]
     if sys.platform == "linux":
         openmp = ctypes.util.find_library("gomp")
-        checks.append(("OpenMP (llamacpp)", "ok" if openmp else "missing", openmp or "no libgomp",
-                       "" if openmp else "install your system's libgomp1 package"))  # fmt: skip
+        openmp_remedy = "" if openmp else "install your system's libgomp1 package"
+        found = openmp or "no libgomp"
+        checks.append(("OpenMP (llamacpp)", "ok" if openmp else "missing", found, openmp_remedy))
     mirror = ", ".join(sorted(pip_settings())) or "none"
     checks.append(("pip settings handed to uv", "ok", mirror, ""))
     return checks

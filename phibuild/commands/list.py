@@ -66,19 +66,27 @@ def _devices(catalogue: Catalogue) -> Iterator[Row]:
     for name in sorted(catalogue.device_files):
         device = catalogue.device(name)
         yield {
-            "device": name, "class": device.device_class, "memory": device.memory,
-            "budget": device.budget, "context": device.context_length,
-            "accelerators": list(device.accelerators), "title": device.title,
-        }  # fmt: skip
+            "device": name,
+            "class": device.device_class,
+            "memory": device.memory,
+            "budget": device.budget,
+            "context": device.context_length,
+            "accelerators": list(device.accelerators),
+            "title": device.title,
+        }
 
 
 def _models(catalogue: Catalogue) -> Iterator[Row]:
     for name in sorted(catalogue.model_files):
         model = catalogue.model(name)
         yield {
-            "model": name, "title": model.title, "repo": model.repo, "revision": model.revision,
-            "licence": model.license, "config": model.config or None,
-        }  # fmt: skip
+            "model": name,
+            "title": model.title,
+            "repo": model.repo,
+            "revision": model.revision,
+            "licence": model.license,
+            "config": model.config or None,
+        }
 
 
 def _backends(catalogue: Catalogue) -> Iterator[Row]:

@@ -69,8 +69,9 @@ def _list(names: list[str], *, as_json: bool) -> None:
         print(json.dumps(data, indent=1))
         return
     shown = [(name, state, format_size(size), str(folder)) for name, state, folder, size in rows]
-    print(tabulate(shown, headers=("backend", "state", "size", "folder"),
-                   colalign=("left", "left", "right", "left"), disable_numparse=True))  # fmt: skip
+    headers = ("backend", "state", "size", "folder")
+    align = ("left", "left", "right", "left")
+    print(tabulate(shown, headers, colalign=align, disable_numparse=True))
 
 
 def _size(folder: Path) -> int | None:

@@ -101,10 +101,9 @@ def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
         for entry, line in entries or ():
             where = f"{file.shown}:{line}"
             if entry is None:
-                problems.append(
-                    Problem("an entry of the defaults list is the name of a recipe", where,
-                            "set other things by key: evaluation: {windows: 8}")
-                )  # fmt: skip
+                what = "an entry of the defaults list is the name of a recipe"
+                remedy = "set other things by key: evaluation: {windows: 8}"
+                problems.append(Problem(what, where, remedy))
             elif entry in seen:
                 problems.append(Problem(f"{entry!r} stands twice in the defaults list", where))
             elif entry in (current, *above):
@@ -160,8 +159,9 @@ def validate_recipe(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, l
     problems: list[Problem] = []
     for file in shell.files:
         if file.line_of(("hydra",))[0]:
-            problems.append(Problem("unknown key 'hydra'", locate([file], ("hydra",)),
-                                    "a recipe has no settings of Hydra"))  # fmt: skip
+            where = locate([file], ("hydra",))
+            remedy = "a recipe has no settings of Hydra"
+            problems.append(Problem("unknown key 'hydra'", where, remedy))
         if file.line_of(("executor", "setup"))[0] == 2:
             where = locate([file], ("executor", "setup"))
             what = "executor.setup in a recipe is refused"

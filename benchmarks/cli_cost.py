@@ -79,15 +79,14 @@ def main() -> None:
         cells = write_large_recipe(folder / "large")
         build = [*command, "build", "backend=llamacpp", "evaluation=none"]
         measure(build, folder, store)
+        large = [*command, "plan", "recipe=large", "--config-dir", str(folder / "large")]
         cases = {
             "python -c pass": [sys.executable, "-c", "pass"],
             "phibuild --help": [*command, "--help"],
             "plan recipe=edge_release": [*command, "plan", "recipe=edge_release"],
-            f"plan of {cells:,} cells": [
-                *command, "plan", "recipe=large", "--config-dir", str(folder / "large"),
-            ],
+            f"plan of {cells:,} cells": large,
             "build, all cached": build,
-        }  # fmt: skip
+        }
         rows = [(case, *measure(words, folder, store)) for case, words in cases.items()]
     base = rows[0][1]
     table = [(case, cpu, cpu / base, wall, peak) for case, cpu, wall, peak in rows]

@@ -189,6 +189,7 @@ class Benchmark:
         differing: list[str],
     ) -> dict[str, Any]:
         (step,) = (step for step in report["steps"] if step["id"].startswith("build."))
+        keys = ("seconds", "cpu_seconds", "memory_bytes", "peak_anonymous_bytes")
         return {
             "size": self.size,
             "backend": backend,
@@ -196,11 +197,10 @@ class Benchmark:
             "hash": self.hashed.to_json(),
             "vendor": theirs.to_json() if theirs else None,
             "phibuild": ours.to_json(),
-            "worker": {key: step[key] for key in ("seconds", "cpu_seconds", "memory_bytes",
-                                                  "peak_anonymous_bytes")},
+            "worker": {key: step[key] for key in keys},
             "artifact_bytes": sum(cell["size_bytes"] for cell in report["cells"]),
             "differing": differing,
-        }  # fmt: skip
+        }
 
     def _weights(self) -> list[Path]:
         return sorted(self.source.glob("*.safetensors"))

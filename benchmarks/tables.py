@@ -9,8 +9,20 @@ from tabulate import tabulate
 from measuring import Cost
 from vendors import VENDORS
 
-_HEADERS = ("checkpoint", "backend", "what", "by", "wall s", "CPU s", "CPU ratio",
-            "peak RSS GB", "anonymous GB", "read GB", "written GB", "tensors equal")  # fmt: skip
+_HEADERS = (
+    "checkpoint",
+    "backend",
+    "what",
+    "by",
+    "wall s",
+    "CPU s",
+    "CPU ratio",
+    "peak RSS GB",
+    "anonymous GB",
+    "read GB",
+    "written GB",
+    "tensors equal",
+)
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -19,7 +19,7 @@ from phibuild.checkpoints.adapter_tensors import (
 )
 from phibuild.checkpoints.config_file import read_config
 from phibuild.checkpoints.facts import Checkpoint, source_files
-from phibuild.checkpoints.tensors import same_content, some_problems
+from phibuild.checkpoints.tensors import first_problems, same_content
 from phibuild.checkpoints.tokenizer_files import TokenizerFiles, read_tokenizer, too_many_ids
 from phibuild.errors import Problem, SourceError
 from phibuild.worker.adapter_merge import (
@@ -68,18 +68,18 @@ def load_adapted(
     misfits: list[Problem] = []
     for module, parts in modules.items():
         try:
-            whole, delta = module_changes(module, parts, known[module], config)
+            replacement, delta = module_changes(module, parts, known[module], config)
         except SourceError as error:
             misfits += error.problems
             continue
         tensor = known[module].tensor
-        if whole is not None:
-            replacements.setdefault(tensor, []).append(whole)
+        if replacement is not None:
+            replacements.setdefault(tensor, []).append(replacement)
         if delta is not None:
             deltas.setdefault(tensor, []).append(delta)
     weights = folder / ADAPTER_WEIGHTS
-    problems = list(some_problems(misfits))
-    problems += some_problems([*overlaps(deltas, weights), *overlaps(replacements, weights)])
+    problems = list(first_problems(misfits))
+    problems += first_problems([*overlaps(deltas, weights), *overlaps(replacements, weights)])
     problems += incomplete(modules, known, config, weights)
     if problems:
         raise SourceError(problems)
@@ -100,9 +100,9 @@ def load_adapted(
         tokenizer={name: folder / name for name in tokenizer.names} if tokenizer else {},
     )
     links = adapter.links(base.links) if base.links else {}
-    said = base.config
-    if said is None:
-        said = read_config(base.folder) if base.folder else {}
+    base_config = base.config
+    if base_config is None:
+        base_config = read_config(base.folder) if base.folder else {}
     notes = [f"the LoRA adapter in {folder.name} is merged into {base.reference}"]
     if tokenizer:
         notes.append("the tokenizer is the adapter's own")
@@ -116,7 +116,7 @@ def load_adapted(
         fusing=fusing,
         adapter=adapter,
         links=links,
-        config=view_config(said, said, arch) or base.config,
+        config=view_config(base_config, base_config, arch) or base.config,
         notes=(*base.notes, *notes),
     )
 
@@ -161,8 +161,8 @@ def _own_tokenizer(folder: Path, embeddings: int) -> TokenizerFiles | None:
     if not all((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
     found = read_tokenizer(folder)
-    many = too_many_ids(found, embeddings, folder)
-    problems = [*found.problems, *([many] if many else [])]
+    too_many = too_many_ids(found, embeddings, folder)
+    problems = [*found.problems, *([too_many] if too_many else [])]
     if problems:
         raise SourceError(problems)
     return found

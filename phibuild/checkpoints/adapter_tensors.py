@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from phibuild.checkpoints.adapter_config import MERGE, SAVE_AGAIN, AdapterConfig
-from phibuild.checkpoints.tensors import DTYPES, FETCH, some, some_problems
+from phibuild.checkpoints.tensors import DTYPES, FETCH, first_names, first_problems
 from phibuild.errors import Problem, SourceError
 from phibuild.worker.adapter_merge import ADAPTER_WEIGHTS, Delta, Replacement
 from phibuild.worker.safetensors import TensorInfo, read_header
@@ -57,7 +57,7 @@ def read_adapter_tensors(folder: Path, known: Mapping[str, Place]) -> Modules:
         tensors = read_header(path)
     except (ValueError, OSError) as error:
         raise SourceError(Problem(str(error), str(path), FETCH)) from error
-    problems = list(_strange(tensors, known, str(path)))
+    problems = list(_wrong_tensors(tensors, known, str(path)))
     if problems:
         raise SourceError(problems)
     modules: Modules = {}
@@ -72,7 +72,7 @@ def read_adapter_tensors(folder: Path, known: Mapping[str, Place]) -> Modules:
     return modules
 
 
-def _strange(
+def _wrong_tensors(
     tensors: Mapping[str, TensorInfo], known: Mapping[str, Place], path: str
 ) -> Iterator[Problem]:
     """Yield what is wrong with the tensors' names and types."""
@@ -80,22 +80,23 @@ def _strange(
         yield Problem("it holds no tensors", path, SAVE_AGAIN)
     for part, what in _VARIANTS.items():
         if found := [name for name in tensors if part in name]:
-            yield Problem(f"{what} is not supported ({some(found)})", path, MERGE)
+            yield Problem(f"{what} is not supported ({first_names(found)})", path, MERGE)
             return
-    strange, elsewhere = [], []
+    not_lora, not_in_base = [], []
     for name in tensors:
         match = _NAME.fullmatch(name)
         if match is None:
-            strange.append(name)
+            not_lora.append(name)
         elif match["module"] not in known:
-            elsewhere.append(name)
-    if strange:
-        what = f"{len(strange)} tensor(s) that are no LoRA's: {some(strange)}"
+            not_in_base.append(name)
+    if not_lora:
+        what = f"{len(not_lora)} tensor(s) that are no LoRA's: {first_names(not_lora)}"
         yield Problem(what, path, f"{SAVE_AGAIN}: names begin with base_model.model.")
-    if elsewhere:
-        what = f"{len(elsewhere)} tensor(s) of modules that the base has not: {some(elsewhere)}"
+    if not_in_base:
+        names = first_names(not_in_base)
+        what = f"{len(not_in_base)} tensor(s) of modules that the base has not: {names}"
         yield Problem(what, path, _OTHER_BASE)
-    yield from some_problems(
+    yield from first_problems(
         Problem(f"tensor {name} is {info.dtype}", path, f"{SAVE_AGAIN} as {', '.join(DTYPES)}")
         for name, info in tensors.items()
         if info.dtype not in DTYPES
@@ -106,34 +107,34 @@ def module_changes(
     module: str, parts: Mapping[str, TensorInfo], place: Place, config: AdapterConfig
 ) -> tuple[Replacement | None, Delta | None]:
     """Return what an adapter does to a module. Raises SourceError if the tensors do not fit."""
-    whole, delta = None, None
+    replacement, delta = None, None
     problems: list[Problem] = []
     if _WHOLE in parts:
         info = parts[_WHOLE]
-        problems += _misfit(info, place.shape, place)
-        whole = Replacement(info.name, place.first, place.shape[0])
+        problems += _wrong_shape(info, place.shape, place)
+        replacement = Replacement(info.name, place.first, place.shape[0])
     kinds = sorted(set(parts) - {_WHOLE})
     if kinds:
         embedding = place.tensor == EMBEDDING
-        wanted = ["lora_embedding_A", "lora_embedding_B"] if embedding else ["lora_A", "lora_B"]
-        if kinds != wanted or len(place.shape) != 2:
-            due = " and ".join(wanted) if len(place.shape) == 2 else "nothing: it is a norm"
-            what = f"module {module} has {', '.join(kinds)}; its LoRA has {due}"
+        pair = ["lora_embedding_A", "lora_embedding_B"] if embedding else ["lora_A", "lora_B"]
+        if kinds != pair or len(place.shape) != 2:
+            expected = " and ".join(pair) if len(place.shape) == 2 else "nothing: it is a norm"
+            what = f"module {module} has {', '.join(kinds)}; its LoRA has {expected}"
             raise SourceError(Problem(what, str(parts[kinds[0]].path), SAVE_AGAIN))
-        a, b = (parts[kind] for kind in wanted)
+        a, b = (parts[kind] for kind in pair)
         rank, (rows, columns) = config.rank_of(module), place.shape
         outer, inner = (columns, rows) if embedding else (rows, columns)
-        problems += [*_misfit(a, (rank, inner), place), *_misfit(b, (outer, rank), place)]
+        problems += [*_wrong_shape(a, (rank, inner), place), *_wrong_shape(b, (outer, rank), place)]
         scale = config.scale_of(module)
         delta = Delta(a.name, b.name, rank, scale, place.first, rows, embedding)
     if problems:
         raise SourceError(problems)
-    return whole, delta
+    return replacement, delta
 
 
-def _misfit(info: TensorInfo, due: tuple[int, ...], place: Place) -> Iterator[Problem]:
-    """Yield what is wrong with the shape of a tensor that should be `due`."""
-    if info.shape == due:
+def _wrong_shape(info: TensorInfo, expected: tuple[int, ...], place: Place) -> Iterator[Problem]:
+    """Yield what is wrong with the shape of a tensor that should have the shape `expected`."""
+    if info.shape == expected:
         return
     path = str(info.path)
     if math.prod(info.shape) == 0:
@@ -141,9 +142,11 @@ def _misfit(info: TensorInfo, due: tuple[int, ...], place: Place) -> Iterator[Pr
         yield Problem(what, path, "gather the weights before saving (zero_to_fp32.py)")
         return
     tokens = place.shape[0]
-    if place.tensor in (EMBEDDING, HEAD) and len(info.shape) == len(due):
-        wrong = [found for found, wanted in zip(info.shape, due, strict=True) if found != wanted]
-        if len(wrong) == 1 and due[info.shape.index(wrong[0])] == tokens:
+    if place.tensor in (EMBEDDING, HEAD) and len(info.shape) == len(expected):
+        wrong = [
+            found for found, wanted in zip(info.shape, expected, strict=True) if found != wanted
+        ]
+        if len(wrong) == 1 and expected[info.shape.index(wrong[0])] == tokens:
             yield Problem(
                 f"resized embeddings: {info.name} has {wrong[0]:,} tokens, the base {tokens:,}",
                 path,
@@ -151,7 +154,7 @@ def _misfit(info: TensorInfo, due: tuple[int, ...], place: Place) -> Iterator[Pr
             )
             return
     yield Problem(
-        f"tensor {info.name} has shape {list(info.shape)}, {list(due)} is due",
+        f"tensor {info.name} has shape {list(info.shape)}, {list(expected)} is due",
         path,
         f"{_OTHER_BASE} r and rank_pattern of its configuration must fit as well",
     )
@@ -172,13 +175,14 @@ def incomplete(
     without any: PEFT leaves the first as they are, with a warning, and fails at the second."""
     adapted = {module for module, parts in modules.items() if set(parts) - {_WHOLE}}
     for target in config.targets:
-        due = {name for name in known if name == target or name.endswith(f".{target}")}
-        missing = sorted(due - adapted)
-        if missing and len(missing) < len(due):
-            what = f"no LoRA of {len(missing)} of {len(due)} modules {target!r}: {some(missing)}"
+        expected = {name for name in known if name == target or name.endswith(f".{target}")}
+        missing = sorted(expected - adapted)
+        if missing and len(missing) < len(expected):
+            count = f"{len(missing)} of {len(expected)}"
+            what = f"no LoRA of {count} modules {target!r}: {first_names(missing)}"
             yield Problem(what, str(path), SAVE_AGAIN)
     for name in config.saved:
-        due = {module for module in known if module.endswith(name)}
-        if due and not any(_WHOLE in modules.get(module, ()) for module in due):
+        expected = {module for module in known if module.endswith(name)}
+        if expected and not any(_WHOLE in modules.get(module, ()) for module in expected):
             what = f"no tensor of {name!r}, which modules_to_save has"
             yield Problem(what, str(path), SAVE_AGAIN)

@@ -77,8 +77,8 @@ def check_architecture(
             )
         )
     try:
-        said = _with_dtype(canonical_config(config), tensors or {})
-        return read_architecture(said), said
+        canonical = _with_dtype(canonical_config(config), tensors or {})
+        return read_architecture(canonical), canonical
     except KeyError as error:
         raise SourceError(
             Problem(f"key {error.args[0]!r} is missing", where(""), _ORIGINAL_CONFIG)

@@ -90,7 +90,7 @@ def load_checkpoint(
     config = read_config(folder)
     problems: list[Problem] = []
     tensors = read_tensors(folder, problems)
-    architecture, said = check_architecture(
+    architecture, canonical = check_architecture(
         config, json_place(folder / CONFIG), tensors, str(folder)
     )
     fusing = _fusing(config, tensors, architecture)
@@ -104,9 +104,9 @@ def load_checkpoint(
         notes += _notes(config, fusing, folder)
     tokenizer = read_tokenizer(folder)
     problems += tokenizer.problems
-    many = too_many_ids(tokenizer, architecture.vocab_size, folder)
-    if many:
-        problems.append(many)
+    too_many = too_many_ids(tokenizer, architecture.vocab_size, folder)
+    if too_many:
+        problems.append(too_many)
     if problems:
         raise SourceError(problems)
     links = _links(folder, tokenizer)
@@ -118,7 +118,7 @@ def load_checkpoint(
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
         files=source_files(links, tokenizer),
         links=links,
-        config=view_config(config, said, architecture),
+        config=view_config(config, canonical, architecture),
         notes=tuple(notes),
         fusing=fusing,
     )

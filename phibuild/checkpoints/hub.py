@@ -110,8 +110,8 @@ def _weight_names(repo: str, commit: str, files: Collection[str]) -> list[str]:
 
 def _remove_damaged(folder: Path, files: Mapping[str, RepoSibling], repo: str) -> None:
     """Take files that are not what the Hub lists out of the cache; raise SourceError for them."""
-    there = {name: folder / name for name in sorted(files) if (folder / name).exists()}
-    damaged = [path for name, path in there.items() if not _is_intact(path, files[name])]
+    present = {name: folder / name for name in sorted(files) if (folder / name).exists()}
+    damaged = [path for name, path in present.items() if not _is_intact(path, files[name])]
     if not damaged:
         return
     for path in damaged:

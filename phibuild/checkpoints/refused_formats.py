@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from phibuild.checkpoints.tensors import some
+from phibuild.checkpoints.tensors import first_names
 from phibuild.errors import Problem
 
 # quant_method -> name.
@@ -108,12 +108,12 @@ def _quantized(
     folder: str,
 ) -> Problem | None:
     found, method = _marked(tensors)
+    unnamed = {"quantization_config": method, "quantization": "mlx"}
     for key in ("quantization_config", "compression_config", "quantization"):
-        said = config.get(key)
-        if not said:
+        settings = config.get(key)
+        if not settings:
             continue
-        name = _method(said) or {"quantization_config": method, "quantization": "mlx"}.get(key, "")
-        problem = _problem(name, f"{where(key)}")
+        problem = _problem(_method(settings) or unnamed.get(key, ""), f"{where(key)}")
         if tensors and not found:
             extra = f"; if the weights are plain (merged after training), remove {key}"
             return Problem(problem.what, problem.where, f"{problem.remedy}{extra}")
@@ -121,7 +121,7 @@ def _quantized(
     if not found:
         return None
     problem = _problem(method, folder)
-    return Problem(f"{problem.what} ({some(found)})", folder, problem.remedy)
+    return Problem(f"{problem.what} ({first_names(found)})", folder, problem.remedy)
 
 
 def _marked(tensors: Collection[str]) -> tuple[list[str], str]:
@@ -133,13 +133,13 @@ def _marked(tensors: Collection[str]) -> tuple[list[str], str]:
     return [], ""
 
 
-def _method(said: object) -> str:
+def _method(settings: object) -> str:
     """Return the quant_method of a quantization_config, in lower case."""
-    if not isinstance(said, Mapping):
+    if not isinstance(settings, Mapping):
         return ""
-    if said.get("load_in_4bit") or said.get("load_in_8bit"):
+    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         return "bitsandbytes"  # written so before there was a quant_method
-    return str(said.get("quant_method") or "").lower()
+    return str(settings.get("quant_method") or "").lower()
 
 
 def _problem(method: str, where: str) -> Problem:
@@ -161,6 +161,6 @@ def _wrapped(tensors: Collection[str], folder: str) -> Problem | None:
             if name.startswith(f"{part}.") or (part != "module" and f".{part}." in name)
         ]
         if found:
-            what = f"saved from inside {wrapper}: {some(sorted(found))}"
+            what = f"saved from inside {wrapper}: {first_names(sorted(found))}"
             return Problem(what, folder, remedy)
     return None

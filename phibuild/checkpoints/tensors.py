@@ -47,7 +47,7 @@ def read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo]
             continue
         twice += [
             Problem(
-                f"tensor {some([name])} lies in {tensors[name].path.name} too",
+                f"tensor {first_names([name])} lies in {tensors[name].path.name} too",
                 str(path),
                 "one of the files is of another save: remove it, or fetch the checkpoint again",
             )
@@ -55,7 +55,7 @@ def read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo]
             if name in tensors
         ]
         tensors.update(found)
-    problems += some_problems(twice)
+    problems += first_problems(twice)
     return {} if problems else tensors
 
 
@@ -64,7 +64,8 @@ def _no_weights(folder: Path) -> Problem:
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     if others:
         return Problem(
-            f"neither {SINGLE} nor {INDEX}; {some(others)} would not be loaded by Transformers",
+            f"neither {SINGLE} nor {INDEX}; {first_names(others)} would not be loaded by "
+            "Transformers",
             str(folder),
             f"call a single file {SINGLE}, or fetch the index of the shards",
         )
@@ -83,9 +84,9 @@ def ignored_weights(folder: Path) -> list[str]:
     used = {path.name for path in shard_paths(folder)}
     if SINGLE not in used:
         used.add(INDEX)
-    beside = {path.name for path in folder.glob("*.safetensors")}
-    beside |= {path.name for path in folder.glob("*.safetensors.index.json")}
-    return sorted(beside - used)
+    present = {path.name for path in folder.glob("*.safetensors")}
+    present |= {path.name for path in folder.glob("*.safetensors.index.json")}
+    return sorted(present - used)
 
 
 def has_own_head(tensors: Mapping[str, TensorInfo]) -> bool:
@@ -131,30 +132,31 @@ def check_tensors(
     expected = dict(names)
     missing = [name for name in expected if name not in tensors]
     if missing:
-        yield Problem(f"{len(missing)} tensor(s) missing: {some(missing)}", str(folder), together)
-    there = {name: tensors[name] for name in expected if name in tensors}
-    yield from some_problems(
+        what = f"{len(missing)} tensor(s) missing: {first_names(missing)}"
+        yield Problem(what, str(folder), together)
+    present = {name: tensors[name] for name in expected if name in tensors}
+    yield from first_problems(
         Problem(
             f"tensor {name} has shape {list(found.shape)}, config.json says {list(expected[name])}",
             str(found.path),
             together,
         )
-        for name, found in there.items()
+        for name, found in present.items()
         if found.shape != expected[name]
     )
-    yield from some_problems(
+    yield from first_problems(
         Problem(
             f"tensor {name} is {found.dtype}",
             str(found.path),
             f"start from the original weights ({', '.join(DTYPES)})",
         )
-        for name, found in there.items()
+        for name, found in present.items()
         if found.dtype not in DTYPES
     )
-    head, wanted = tensors.get("lm_head.weight"), expected["model.embed_tokens.weight"]
-    if architecture.tied and head is not None and head.shape != wanted:
+    head, shape = tensors.get("lm_head.weight"), expected["model.embed_tokens.weight"]
+    if architecture.tied and head is not None and head.shape != shape:
         yield Problem(
-            f"tensor lm_head.weight has shape {list(head.shape)}, config.json says {list(wanted)}",
+            f"tensor lm_head.weight has shape {list(head.shape)}, config.json says {list(shape)}",
             str(head.path),
             together,
         )
@@ -164,19 +166,20 @@ def check_tensors(
     ]
     if surplus:
         yield Problem(
-            f"{len(surplus)} tensor(s) that config.json's model has not: {some(surplus)}",
+            f"{len(surplus)} tensor(s) that config.json's model has not: {first_names(surplus)}",
             str(folder),
             "merge adapters and remove extra heads first",
         )
 
 
-def some(names: list[str]) -> str:
+def first_names(names: list[str]) -> str:
+    """Return the first three of the names, and how many there are besides."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     # A file may hold any name, those with control characters too.
     return ", ".join(name if name.isprintable() else repr(name) for name in names[:3]) + more
 
 
-def some_problems(problems: Iterable[Problem]) -> Iterator[Problem]:
+def first_problems(problems: Iterable[Problem]) -> Iterator[Problem]:
     """Yield three problems of a kind, the third with how many there are besides."""
     found = list(problems)
     yield from found[:2]

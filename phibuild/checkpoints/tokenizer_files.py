@@ -22,8 +22,15 @@ from phibuild.worker.sentencepiece_model import read_pieces
 
 _REMEDY = "copy the tokenizer files of the original checkpoint into the folder"
 _LEGACY = ("special_tokens_map.json", "added_tokens.json")
-_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token",
-          "mask_token")  # fmt: skip
+_NAMED = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 @dataclass(frozen=True)
@@ -107,11 +114,11 @@ def token_ids(
     def add(texts: Iterable[str]) -> None:
         """Number tokens as `add_tokens` of the tokenizers library 0.23 does: where it begins to
         count is settled before the first of them."""
-        free = max(size, max(numbers, default=-1) + 1)
+        next_id = max(size, max(numbers, default=-1) + 1)
         for text in filter(None, texts):
             if text not in ids:
-                ids[text] = free
-                free += 1
+                ids[text] = next_id
+                next_id += 1
             numbers.add(ids[text])
 
     own = tokenizer.get("added_tokens") or []
@@ -135,7 +142,7 @@ def _special(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> Ite
         for key, value in settings.items()
         if key not in roles and key.endswith("_token") and isinstance(value, str)
     }
-    further: list[object] = []
+    without_role: list[object] = []
     for extra in (
         settings.get("extra_special_tokens") or settings.get("additional_special_tokens"),
         special_map.get("extra_special_tokens") or special_map.get("additional_special_tokens"),
@@ -143,8 +150,8 @@ def _special(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> Ite
         if isinstance(extra, Mapping):
             own |= extra
         else:
-            further += extra or []
-    for value in (*roles.values(), *own.values(), *further):
+            without_role += extra or []
+    for value in (*roles.values(), *own.values(), *without_role):
         yield _content(value)
 
 

@@ -26,8 +26,8 @@ def source_view(store: Store, checkpoint: Checkpoint, facts: Path | None) -> Ite
     """Give the view of a checkpoint for as long as the block runs. `facts` is the result of its
     source step (None: in that step itself, which makes the weights that are not there)."""
     with store.workspace() as folder:
-        made = facts / WEIGHTS if facts is not None and (facts / WEIGHTS).is_dir() else None
-        make_view(checkpoint, folder, made)
+        weights = facts / WEIGHTS if facts is not None and (facts / WEIGHTS).is_dir() else None
+        make_view(checkpoint, folder, weights)
         yield folder
 
 

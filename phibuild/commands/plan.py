@@ -41,8 +41,17 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
     built = [cell for cell in plan.cells if cell.artifact]
     lines = []
     if built:
-        headers = ("cell", "variant", "format", "est. MB", "bits/w", "device memory", "budget",
-                   "fits", "status")  # fmt: skip
+        headers = (
+            "cell",
+            "variant",
+            "format",
+            "est. MB",
+            "bits/w",
+            "device memory",
+            "budget",
+            "fits",
+            "status",
+        )
         align = ("left", "left", "left", "right", "right", "right", "right", "left", "left")
         lines.append(
             tabulate([_row(cell) for cell in built], headers, colalign=align, disable_numparse=True)

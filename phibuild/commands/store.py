@@ -85,8 +85,8 @@ def _du(store: Store, *, json_wanted: bool) -> None:
         for name, (size, freed) in [*sizes.items(), ("all", total)]
     ]
     align = ("left", "right", "right")
-    print(tabulate(rows, (str(store.root), "size", "would free"), colalign=align,
-                   disable_numparse=True))  # fmt: skip
+    headers = (str(store.root), "size", "would free")
+    print(tabulate(rows, headers, colalign=align, disable_numparse=True))
     print("files that runs hold hard links to are not freed until those runs are removed too")
 
 
@@ -111,8 +111,9 @@ def _gc(store: Store, arguments: argparse.Namespace) -> None:
         print(_table(removal.entries))
     print(_summary(removal, dry_run=arguments.dry_run))
     if arguments.max_size is not None and removal.left_bytes > arguments.max_size:
-        print(f"note: {format_size(removal.left_bytes)} are left: the rest is in use",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"note: {format_size(removal.left_bytes)} are left: the rest is in use", file=sys.stderr
+        )
 
 
 def _tell_waiting() -> None:
@@ -122,9 +123,10 @@ def _tell_waiting() -> None:
 def _summary(removal: Removal, *, dry_run: bool) -> str:
     size = format_size(sum(entry.size_bytes for entry in removal.entries))
     freed = format_size(sum(entry.freed_bytes for entry in removal.entries))
-    others = ", ".join(f"{count} {name}" for name, count in removal.others.items() if count)
-    return (
+    others = [f"{count} {name}" for name, count in removal.others.items() if count]
+    first = (
         f"{'would remove' if dry_run else 'removed'} {len(removal.entries)} entries, {size} "
-        f"({freed} freed on disk)" + (f"; {others}" if others else "")
-        + f"; {format_size(removal.left_bytes)} left"
-    )  # fmt: skip
+        f"({freed} freed on disk)"
+    )
+    also = [", ".join(others)] if others else []
+    return "; ".join([first, *also, f"{format_size(removal.left_bytes)} left"])

@@ -34,8 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"    {problem}")
     if not any(found.values()):
         return EXIT_OK
-    print("'phibuild build --verify' sets damaged ones aside and builds them again",
-          file=sys.stderr)  # fmt: skip
+    print(
+        "'phibuild build --verify' sets damaged ones aside and builds them again", file=sys.stderr
+    )
     return EXIT_CELL_FAILED
 
 

@@ -66,11 +66,11 @@ def read_mapping(text: str) -> dict[str, str]:
     return found
 
 
-def odd_character(word: str) -> str | None:
+def forbidden_character(word: str) -> str | None:
     """Return a character that no name may have: a control character, a line's end, a byte that is
     not UTF-8 text; None if there is none."""
-    odd = ("Cc", "Cs", "Zl", "Zp")
-    return next((letter for letter in word if unicodedata.category(letter) in odd), None)
+    categories = ("Cc", "Cs", "Zl", "Zp")
+    return next((letter for letter in word if unicodedata.category(letter) in categories), None)
 
 
 def _element(part: str) -> Element:
@@ -107,12 +107,12 @@ def _end(pattern: re.Pattern[str], text: str, start: int) -> int:
 
 def _container_end(text: str, start: int) -> int:
     """Return where the list or mapping that opens at `start` has closed; `start` if it has not."""
-    open_, position = 0, start
+    depth, position = 0, start
     while position < len(text):
         letter = text[position]
         quoted = _end(_QUOTED, text, position) if letter in "'\"" else position
         position = quoted if quoted > position else position + 1
-        open_ += (letter in _OPENING) - (letter in _CLOSING)
-        if not open_:
+        depth += (letter in _OPENING) - (letter in _CLOSING)
+        if not depth:
             return position
     return start

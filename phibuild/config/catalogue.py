@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from phibuild.config.yamlfile import Path_, YamlFile, show_path
+from phibuild.config.yamlfile import KeyPath, YamlFile, show_path
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import PRECISIONS, Device, Frozen, Size
 from phibuild.system.plugins import plugin
@@ -174,7 +174,7 @@ def _load(file: YamlFile, kind: type[M], name: str) -> M:
 
 
 def validation_problems(
-    error: ValidationError, kind: type[BaseModel], where: Callable[[Path_], str | None]
+    error: ValidationError, kind: type[BaseModel], where: Callable[[KeyPath], str | None]
 ) -> list[Problem]:
     """Turn pydantic's errors into problems; `where` says where a path of the data was written."""
     problems = []
@@ -193,10 +193,10 @@ def validation_problems(
         name = ".".join(str(part) for part in path)
         remedy: str | None = None
         if detail["type"] == "extra_forbidden":
-            at = nested_fields(kind, path[:-1]) or _keys(kind)
+            known = nested_fields(kind, path[:-1]) or _keys(kind)
             inside = ".".join(str(part) for part in path[:-1])
             what = f"unknown key {str(path[-1])!r}" + (f" in {inside}" if inside else "")
-            remedy = suggest(str(path[-1]), at)
+            remedy = suggest(str(path[-1]), known)
         elif detail["type"] == "missing":
             what = f"key {name!r} is missing"
         else:
@@ -227,7 +227,7 @@ def _is_branch(part: str) -> bool:
     return part in ("float", "int", "str", "bool") or part.startswith(("dict[", "constrained-"))
 
 
-def nested_fields(kind: type[BaseModel], path: Path_) -> list[str]:
+def nested_fields(kind: type[BaseModel], path: KeyPath) -> list[str]:
     """Return the field names of the model at `path` inside `kind`, [] if it is not a model."""
     current: Any = kind
     for part in path:
@@ -246,7 +246,7 @@ def _keys(kind: type[BaseModel]) -> list[str]:
     ]
 
 
-def locate(files: Iterable[YamlFile], path: Path_) -> str | None:
+def locate(files: Iterable[YamlFile], path: KeyPath) -> str | None:
     """Return file:line of the deepest part of `path` that one of the files has."""
     best: tuple[int, str] | None = None
     for file in files:

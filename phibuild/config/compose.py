@@ -33,7 +33,7 @@ from phibuild.config.recipe import (
     recipe_chain,
     validate_recipe,
 )
-from phibuild.config.yamlfile import Path_, YamlFile
+from phibuild.config.yamlfile import KeyPath, YamlFile
 from phibuild.errors import ConfigError, Problem, suggest
 
 _DEFAULT_RECIPE = "quickstart"
@@ -173,14 +173,14 @@ def _compose_recipe(name: str, words: Words, catalogue: Catalogue) -> tuple[Reci
     unmergeable = list(clashes((*files, *groups.values())))
     if unmergeable:
         raise ConfigError(unmergeable)
-    written: dict[Path_, str] = {}
-    shell = Recipe(
+    written: dict[KeyPath, str] = {}
+    draft = Recipe(
         name, BuildConfig(model=NO_MODEL, devices={}), files, written, tuple(groups.values())
     )
     try:
         data = _hydra_compose(chain, groups)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError(_composition_problem(error, shell)) from error
+        raise ConfigError(_composition_problem(error, draft)) from error
     if len(words.models) == 1:
         model = words.models[0]
         data["model"] = dict(model) if isinstance(model, dict) else model
@@ -189,9 +189,9 @@ def _compose_recipe(name: str, words: Words, catalogue: Catalogue) -> tuple[Reci
     try:
         data = _container(OmegaConf.create(data), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError([*problems, _composition_problem(error, shell)]) from error
-    config, wrong = validate_recipe(data, shell)
-    return replace(shell, config=config), problems + wrong
+        raise ConfigError([*problems, _composition_problem(error, draft)]) from error
+    config, wrong = validate_recipe(data, draft)
+    return replace(draft, config=config), problems + wrong
 
 
 def _hydra_compose(chain: dict[str, YamlFile], groups: dict[str, YamlFile]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _hydra_compose(chain: dict[str, YamlFile], groups: dict[str, YamlFile]) -> d
     return _container(config, resolve=False)
 
 
-def _apply(words: Words, data: dict[str, Any], written: dict[Path_, str]) -> list[Problem]:
+def _apply(words: Words, data: dict[str, Any], written: dict[KeyPath, str]) -> list[Problem]:
     """Apply the words to the composed data, note where each went; return what is wrong."""
     problems: list[Problem] = []
     for edit in words.edits:

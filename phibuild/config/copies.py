@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from phibuild.config.edits import as_mappings, is_names, is_precisions
-from phibuild.config.yamlfile import Path_, YamlFile
+from phibuild.config.yamlfile import KeyPath, YamlFile
 
 
 def read_copy(file: YamlFile) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def recipe_copies(chain: Mapping[str, YamlFile]) -> dict[str, dict[str, Any]]:
     """
     safe = {name: f"r{number}" for number, name in enumerate(chain)}
     copies = {name: read_copy(file) for name, file in chain.items()}
-    lists: dict[Path_, set[str]] = {}
+    lists: dict[KeyPath, set[str]] = {}
     has_model = False
     for name in reversed(_merge_order(next(iter(chain)), chain)):
         data = copies[name]
@@ -68,13 +68,13 @@ def _model_text(model: Any, file: YamlFile) -> Any:
     return model if isinstance(model, list) else file.text_at(("model",), model)
 
 
-def _only_listed(data: dict[str, Any], lists: dict[Path_, set[str]]) -> None:
+def _only_listed(data: dict[str, Any], lists: dict[KeyPath, set[str]]) -> None:
     """Take what a later list does not name out of a recipe, and note the recipe's own lists."""
 
-    def visit(at: Any, path: Path_) -> None:
-        if not isinstance(at, dict):
+    def visit(node: Any, path: KeyPath) -> None:
+        if not isinstance(node, dict):
             return
-        for key, value in at.items():
+        for key, value in node.items():
             here = (*path, key)
             if not is_precisions(here):
                 visit(value, here)
@@ -85,9 +85,9 @@ def _only_listed(data: dict[str, Any], lists: dict[Path_, set[str]]) -> None:
             if listed is None:
                 continue
             if is_names(value):
-                at[key] = {name: {} for name in value if name in listed}
+                node[key] = {name: {} for name in value if name in listed}
             elif isinstance(value, dict):
-                at[key] = {name: child for name, child in value.items() if name in listed}
+                node[key] = {name: child for name, child in value.items() if name in listed}
 
     for key in ("devices", "backends"):
         visit(data.get(key), (key,))

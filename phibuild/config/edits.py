@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from phibuild.config.yamlfile import Path_
+from phibuild.config.yamlfile import KeyPath
 from phibuild.errors import ConfigError, Problem
 
 COMMAND_LINE = "command line"
@@ -37,7 +37,7 @@ def kind_of(value: object) -> str:
     return "a list" if isinstance(value, list) else "a mapping"
 
 
-def is_precisions(path: Path_) -> bool:
+def is_precisions(path: KeyPath) -> bool:
     """Say whether precisions stand at a path: devices.DEVICE.BACKEND or backends.BACKEND."""
     return bool(path) and len(path) == {"devices": 3, "backends": 2}.get(str(path[0]))
 
@@ -47,7 +47,7 @@ def is_names(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
 
 
-def as_mappings(value: Any, path: Path_ = ()) -> Any:
+def as_mappings(value: Any, path: KeyPath = ()) -> Any:
     """Return a value of a configuration with each list of precisions below it as a mapping."""
     if is_precisions(path):
         if is_names(value):
@@ -59,33 +59,33 @@ def as_mappings(value: Any, path: Path_ = ()) -> Any:
     return value
 
 
-def apply_edit(data: dict[str, Any], edit: Edit) -> Path_:
+def apply_edit(data: dict[str, Any], edit: Edit) -> KeyPath:
     """Set or delete a key in place; return its path in the data. Raises ConfigError where there is
     nothing to delete, or no mapping to set it in."""
     path = _path(data, edit.key)
-    at: Any = data
+    node: Any = data
     for number, key in enumerate(path[:-1]):
-        inner = at[key] if _holds(at, key, new=False) else None
-        if inner is None and not edit.delete:
-            inner = at[key] = {}
-        if not _holds(inner, path[number + 1], new=not edit.delete):
+        child = node[key] if _holds(node, key, new=False) else None
+        if child is None and not edit.delete:
+            child = node[key] = {}
+        if not _holds(child, path[number + 1], new=not edit.delete):
             if edit.delete:
                 raise _nothing_to_delete(edit)
             shown = ".".join(str(part) for part in path[: number + 1])
-            what = f"{edit.key} cannot be set: {shown} is {inner!r}, not a mapping"
+            what = f"{edit.key} cannot be set: {shown} is {child!r}, not a mapping"
             raise ConfigError(Problem(what, edit.where))
-        at = inner
+        node = child
     last = path[-1]
     if not edit.delete:
-        old = at[last] if _holds(at, last, new=False) else None
-        at[last] = _merged(old, edit.value, path)
-    elif not _holds(at, last, new=False):
+        old = node[last] if _holds(node, last, new=False) else None
+        node[last] = _merged(old, edit.value, path)
+    elif not _holds(node, last, new=False):
         raise _nothing_to_delete(edit)
-    elif edit.value is not None and at[last] != edit.value:
-        what = f"the value of {edit.key} is {at[last]!r}, not {edit.value!r}"
+    elif edit.value is not None and node[last] != edit.value:
+        what = f"the value of {edit.key} is {node[last]!r}, not {edit.value!r}"
         raise ConfigError(Problem(what, edit.where, f"~{edit.key} deletes it whatever it is"))
     else:
-        del at[last]
+        del node[last]
     return path
 
 
@@ -101,34 +101,34 @@ def _holds(value: object, key: str | int, *, new: bool) -> bool:
     return isinstance(value, dict) and (new or key in value)
 
 
-def _path(data: dict[str, Any], key: str) -> Path_:
+def _path(data: dict[str, Any], key: str) -> KeyPath:
     """Return the keys that a dotted text means: a name with dots in it, where the data has one,
     and the numbers of a list's entries."""
-    left, path = key.split("."), list[str | int]()
-    at: Any = data
-    while left:
+    remaining, path = key.split("."), list[str | int]()
+    node: Any = data
+    while remaining:
         size = 1
-        part: str | int = left[0]
-        if isinstance(at, dict):
-            lengths = [1, *range(len(left), 1, -1)]
-            size = next((n for n in lengths if ".".join(left[:n]) in at), 1)
-            part = ".".join(left[:size])
-        elif isinstance(at, list) and left[0].isdecimal() and len(left[0]) < 10:
-            part = int(left[0])
+        part: str | int = remaining[0]
+        if isinstance(node, dict):
+            lengths = [1, *range(len(remaining), 1, -1)]
+            size = next((n for n in lengths if ".".join(remaining[:n]) in node), 1)
+            part = ".".join(remaining[:size])
+        elif isinstance(node, list) and remaining[0].isdecimal() and len(remaining[0]) < 10:
+            part = int(remaining[0])
         path.append(part)
-        del left[:size]
-        at = at[part] if _holds(at, part, new=False) else None
+        del remaining[:size]
+        node = node[part] if _holds(node, part, new=False) else None
     return tuple(path)
 
 
-def _merged(old: Any, value: Any, path: Path_) -> Any:
+def _merged(old: Any, value: Any, path: KeyPath) -> Any:
     """Return a value of the command line merged over what stood at its path."""
     if is_precisions(path) and is_names(value):
-        kept = old if isinstance(old, dict) else {}
-        return {name: kept.get(name, {}) for name in value}
+        merged = old if isinstance(old, dict) else {}
+        return {name: merged.get(name, {}) for name in value}
     if not isinstance(value, dict):
         return value
-    kept = dict(old) if isinstance(old, dict) else {}
+    merged = dict(old) if isinstance(old, dict) else {}
     for key, child in value.items():
-        kept[key] = _merged(kept.get(key), child, (*path, key))
-    return as_mappings(kept, path)
+        merged[key] = _merged(merged.get(key), child, (*path, key))
+    return as_mappings(merged, path)

@@ -44,14 +44,27 @@ def _sbatch_options(value: dict[str, Any]) -> dict[str, Any]:
 
 SBATCH_SET = {
     **dict.fromkeys(
-        ("array", "chdir", "dependency", "error", "job-name", "nodes", "ntasks", "open-mode",
-         "output", "parsable", "test-only", "wait", "wrap"),
+        (
+            "array",
+            "chdir",
+            "dependency",
+            "error",
+            "job-name",
+            "nodes",
+            "ntasks",
+            "open-mode",
+            "output",
+            "parsable",
+            "test-only",
+            "wait",
+            "wrap",
+        ),
         "phibuild sets it",
     ),
     **{key: f"write executor.{key}" for key in ("partition", "account", "qos", "requeue")},
     "no-requeue": "write executor.requeue",
     "cpus-per-task": "write executor.cores",
-}  # fmt: skip
+}
 """Options of sbatch that the configuration cannot give, and why."""
 SbatchWord = Annotated[str, AfterValidator(_sbatch_word)]
 

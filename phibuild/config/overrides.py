@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from phibuild.config.axis_words import (
     Element,
+    forbidden_character,
     is_function,
-    odd_character,
     read_elements,
     read_mapping,
 )
@@ -99,9 +99,9 @@ def _read_word(word: str, found: Words, catalogue: Catalogue, *, sweep: bool) ->
     match = _WORD.fullmatch(word)
     key: str = match[1] if match else word
     text: str = match[2].strip(" \t") if match else ""
-    letter = odd_character(word)
+    letter = forbidden_character(word)
     if letter and (key in AXES or key in GROUPS or not "\0" < letter < "\x7f"):
-        shown = "".join(repr(c)[1:-1] if odd_character(c) else c for c in word)
+        shown = "".join(repr(c)[1:-1] if forbidden_character(c) else c for c in word)
         what = f"the character {letter!r} cannot stand in an override"
         remedy = "rename what it names"
         if unicodedata.category(letter) == "Cs":  # so Python says bytes that it cannot decode

@@ -14,7 +14,7 @@ from phibuild.config.edits import COMMAND_LINE, is_names, is_precisions, kind_of
 from phibuild.config.executors import ExecutorSettings, SlurmSettings
 from phibuild.config.model_choice import ModelChoice
 from phibuild.config.overrides import GROUPS
-from phibuild.config.yamlfile import Path_, YamlFile
+from phibuild.config.yamlfile import KeyPath, YamlFile
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import Evaluation, Frozen, Gates
 
@@ -59,10 +59,10 @@ class Recipe:
     name: str
     config: BuildConfig
     files: tuple[YamlFile, ...]
-    overrides: dict[Path_, str]
+    overrides: dict[KeyPath, str]
     group_files: tuple[YamlFile, ...] = ()
 
-    def where(self, path: Path_) -> str | None:
+    def where(self, path: KeyPath) -> str | None:
         """Return where `path` of the configuration was written: a command-line word, file:line."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
@@ -101,10 +101,9 @@ def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
         for entry, line in entries or ():
             where = f"{file.shown}:{line}"
             if entry is None:
-                problems.append(
-                    Problem("an entry of the defaults list is the name of a recipe", where,
-                            "set other things by key: evaluation: {windows: 8}")
-                )  # fmt: skip
+                what = "an entry of the defaults list is the name of a recipe"
+                remedy = "set other things by key: evaluation: {windows: 8}"
+                problems.append(Problem(what, where, remedy))
             elif entry in seen:
                 problems.append(Problem(f"{entry!r} stands twice in the defaults list", where))
             elif entry in (current, *above):
@@ -134,9 +133,9 @@ def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
 def clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
     """Yield where one file has a list and another, or the schema, a mapping: these do not merge,
     but for lists of precisions, which are mappings, and models, of which the last counts."""
-    kinds: dict[Path_, tuple[str, str]] = {(key,): ("a mapping", "") for key in _MAPPINGS}
+    kinds: dict[KeyPath, tuple[str, str]] = {(key,): ("a mapping", "") for key in _MAPPINGS}
 
-    def visit(value: object, path: Path_, file: YamlFile) -> Iterator[Problem]:
+    def visit(value: object, path: KeyPath, file: YamlFile) -> Iterator[Problem]:
         if not isinstance(value, (dict, list)) or path == ("model",):
             return
         if is_precisions(path) and is_names(value):
@@ -144,9 +143,9 @@ def clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
         kind, where = kind_of(value), locate([file], path) or file.shown
         known, other = kinds.setdefault(path, (kind, where))
         if kind != known:
-            told = f" as in {other}" if other else ""
+            as_in = f" as in {other}" if other else ""
             name = ".".join(str(part) for part in path)
-            yield Problem(f"{name}: must be {known}{told}, not {kind}", where)
+            yield Problem(f"{name}: must be {known}{as_in}, not {kind}", where)
         elif isinstance(value, dict):
             for key, child in value.items():
                 yield from visit(child, (*path, key), file)
@@ -155,55 +154,56 @@ def clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
         yield from visit(file.data(), file.prefix, file)
 
 
-def validate_recipe(data: dict[str, Any], shell: Recipe) -> tuple[BuildConfig, list[Problem]]:
+def validate_recipe(data: dict[str, Any], draft: Recipe) -> tuple[BuildConfig, list[Problem]]:
     """Return the configuration without what is wrong with it, and that."""
     problems: list[Problem] = []
-    for file in shell.files:
+    for file in draft.files:
         if file.line_of(("hydra",))[0]:
-            problems.append(Problem("unknown key 'hydra'", locate([file], ("hydra",)),
-                                    "a recipe has no settings of Hydra"))  # fmt: skip
+            where = locate([file], ("hydra",))
+            remedy = "a recipe has no settings of Hydra"
+            problems.append(Problem("unknown key 'hydra'", where, remedy))
         if file.line_of(("executor", "setup"))[0] == 2:
             where = locate([file], ("executor", "setup"))
             what = "executor.setup in a recipe is refused"
             remedy = "recipes are data: conf/executor/NAME.yaml may hold it"
             problems.append(Problem(what, where, remedy))
     if not data.get("devices"):
-        problems.append(Problem("the recipe names no devices", shell.where(("devices",)), _EXAMPLE))
+        problems.append(Problem("the recipe names no devices", draft.where(("devices",)), _EXAMPLE))
         data["devices"] = {}
-    kind = _KINDS[_executor_kind(data, shell, problems)]
+    kind = _KINDS[_executor_kind(data, draft, problems)]
     try:
         config = kind.model_validate(data)
-        return config, problems + _text_problems(config, shell)
+        return config, problems + _text_problems(config, draft)
     except ValidationError as error:
-        problems += validation_problems(error, kind, shell.where)
+        problems += validation_problems(error, kind, draft.where)
         for detail in error.errors(include_url=False, include_context=False):
             _prune(data, detail["loc"])
     try:
         config = kind.model_validate({"model": NO_MODEL, "devices": {}, **data})
-        return config, problems + _text_problems(config, shell)
+        return config, problems + _text_problems(config, draft)
     except ValidationError as error:
         raise ConfigError(problems) from error
 
 
-def _executor_kind(data: dict[str, Any], shell: Recipe, problems: list[Problem]) -> str:
+def _executor_kind(data: dict[str, Any], draft: Recipe, problems: list[Problem]) -> str:
     """Return the kind of executor that the chosen file of conf/executor is of. Nothing else may
     choose it: the keys of that file would not fit."""
-    chosen: Any = next((f.data() for f in shell.group_files if f.prefix == ("executor",)), {})
+    chosen: Any = next((f.data() for f in draft.group_files if f.prefix == ("executor",)), {})
     kind = chosen.get("kind", "local")
     if not isinstance(kind, str) or kind not in _KINDS:
         what, kind = f"executor.kind: unknown kind {kind!r}", "local"
         problems.append(
-            Problem(what, shell.where(("executor", "kind")), f"known: {', '.join(_KINDS)}")
+            Problem(what, draft.where(("executor", "kind")), f"known: {', '.join(_KINDS)}")
         )
         data["executor"] = {}
     elif isinstance(data.get("executor"), dict) and data["executor"].get("kind", kind) != kind:
-        where = shell.where(("executor", "kind"))
+        where = draft.where(("executor", "kind"))
         problems.append(Problem("executor.kind cannot be set", where, "choose executor=NAME"))
         data["executor"]["kind"] = kind
     return kind
 
 
-def _prune(data: Any, path: Path_) -> None:
+def _prune(data: Any, path: KeyPath) -> None:
     """Delete the deepest key of `path` that the data has."""
     last = None
     for key in path:

@@ -17,7 +17,7 @@ from phibuild.config.catalogue import Catalogue, explain, locate
 from phibuild.config.compose import Composition
 from phibuild.config.edits import COMMAND_LINE
 from phibuild.config.recipe import Recipe
-from phibuild.config.yamlfile import Path_, YamlFile
+from phibuild.config.yamlfile import KeyPath, YamlFile
 from phibuild.errors import BackendError, PhibuildError, Problem, suggest
 from phibuild.schema import PRECISIONS, Device, Options, Precision, Skip, Variant
 
@@ -220,12 +220,12 @@ def _options(
     return None, where
 
 
-def _in(file: YamlFile | None, path: Path_) -> Callable[[str], str | None]:
+def _in(file: YamlFile | None, path: KeyPath) -> Callable[[str], str | None]:
     """Return (option) -> where a file has it, below `path`."""
     return lambda option: locate([file], (*path, option)) if file else None
 
 
-def _within(recipe: Recipe, path: Path_) -> Callable[[str], str | None]:
+def _within(recipe: Recipe, path: KeyPath) -> Callable[[str], str | None]:
     return lambda option: recipe.where((*path, option))
 
 

@@ -26,7 +26,7 @@ from phibuild.schema import document_text
 from phibuild.store.manifest import Artifact, require_intact
 from phibuild.store.store import Store
 from phibuild.system.files import link_tree, write_atomically
-from phibuild.system.locks import tried
+from phibuild.system.locks import held_if_free
 
 _MARK = ".running"
 """A file in a run's folder that its build holds a lock on until the report is written."""
@@ -70,7 +70,7 @@ def _make_run(output: Path, name: str, stack: contextlib.ExitStack) -> Path:
             # Another process may have the name, or have taken the folder for a leftover.
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 folder.mkdir()
-                if stack.enter_context(tried(folder / _MARK)) is not None:
+                if stack.enter_context(held_if_free(folder / _MARK)) is not None:
                     (folder / "logs").mkdir()
                     return folder
     except OSError as error:
@@ -94,7 +94,7 @@ def _sweep_runs(base: Path) -> None:
                 if not (path / _MARK).exists():
                     path.rmdir()
                     continue
-                with tried(path / _MARK) as fd:
+                with held_if_free(path / _MARK) as fd:
                     if fd is not None:
                         _sweep_run(path)
 

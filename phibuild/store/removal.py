@@ -15,7 +15,7 @@ from pathlib import Path
 from phibuild.store.inventory import Entry, entries, usage
 from phibuild.store.store import Store, unwritable
 from phibuild.store.uses import read_uses, removals_lock
-from phibuild.system.locks import held, is_held, tried
+from phibuild.system.locks import held, held_if_free, is_held
 from phibuild.system.workspaces import dead, sweep
 
 _DISCARDED = ("damaged", "tmp")
@@ -89,7 +89,7 @@ def remove(
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(path, bin / str(number))
             for path in _locks(store):
-                with tried(path) as fd:
+                with held_if_free(path) as fd:
                     if fd is not None:
                         path.unlink()
             sweep(store.root / "tmp")
@@ -112,7 +112,7 @@ def _alone(store: Store, waiting: Callable[[], None]) -> Iterator[None]:
 def _take(store: Store, entry: Entry, bin: Path) -> bool:
     """Move an entry out of the store unless somebody builds it; say whether it has gone."""
     lock = store.root / "locks" / f"{entry.key}.lock"
-    with tried(lock) as fd:
+    with held_if_free(lock) as fd:
         if fd is None:
             return False
         with contextlib.suppress(FileNotFoundError):

@@ -39,7 +39,7 @@ def held(
 
 
 @contextlib.contextmanager
-def tried(path: Path) -> Iterator[int | None]:
+def held_if_free(path: Path) -> Iterator[int | None]:
     """Hold a lock if nobody else does; gives None if somebody does."""
     fd = _take(path, shared=False)
     try:
@@ -53,7 +53,7 @@ def is_held(path: Path) -> bool:
     """Say whether somebody holds a lock."""
     if not path.exists():
         return False
-    with tried(path) as fd:
+    with held_if_free(path) as fd:
         return fd is None
 
 

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from phibuild.system.locks import is_held, tried
+from phibuild.system.locks import held_if_free, is_held
 
 _LOCK = ".lock"
 
@@ -23,7 +23,7 @@ def workspace(parent: Path) -> Iterator[Path]:
     while True:
         folder = parent / secrets.token_hex(6)
         lock = parent / f"{folder.name}{_LOCK}"
-        with tried(lock) as fd:
+        with held_if_free(lock) as fd:
             if fd is None:  # a sweeper took the file in the instant between making and locking it
                 continue
             folder.mkdir()
@@ -39,7 +39,7 @@ def sweep(parent: Path) -> None:
     """Remove the folders below `parent` whose owners are dead."""
     for name in _names(parent):
         lock = parent / f"{name}{_LOCK}"
-        with tried(lock) as fd:
+        with held_if_free(lock) as fd:
             if fd is None:
                 continue
             path = parent / name

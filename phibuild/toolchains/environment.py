@@ -109,8 +109,8 @@ class Toolchain:
             again = "" if problem == NOT_INSTALLED else f" again: {problem}"
             say(f"creating the environment{again}")
             _wipe(self.folder)
-            self._uv(lock, cancelled, "venv", "--quiet", "--no-project", "--python",
-                     sys.executable, str(self.folder))  # fmt: skip
+            command = ("venv", "--quiet", "--no-project", "--python", sys.executable)
+            self._uv(lock, cancelled, *command, str(self.folder))
             say("installing packages")
             self._sync(lock, say, cancelled)
             infos = self.folder.rglob("*.dist-info")

@@ -13,8 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _KEYS = (
-    "index-url", "extra-index-url", "find-links", "no-index", "cert", "proxy", "trusted-host",
-)  # fmt: skip
+    "index-url",
+    "extra-index-url",
+    "find-links",
+    "no-index",
+    "cert",
+    "proxy",
+    "trusted-host",
+)
+_YES = ("1", "true", "yes", "y", "t", "on")
 _SYSTEM_FILE = Path("/etc/pip.conf")
 
 
@@ -88,9 +95,7 @@ def uv_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def no_index(environ: Mapping[str, str] = os.environ) -> bool:
     """Say whether pip uses find-links alone; uv has an option for it but no variable."""
-    return pip_settings(environ).get("no-index", ["no"])[-1].lower() in (
-        "1", "true", "yes", "y", "t", "on",
-    )  # fmt: skip
+    return pip_settings(environ).get("no-index", ["no"])[-1].lower() in _YES
 
 
 def has_local_torch(environ: Mapping[str, str] = os.environ) -> bool:

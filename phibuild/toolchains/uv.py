@@ -42,7 +42,7 @@ def run_uv(
     ) as process:
         while True:
             try:
-                said, _ = process.communicate(timeout=_POLL_SECONDS)
+                output, _ = process.communicate(timeout=_POLL_SECONDS)
                 break
             except subprocess.TimeoutExpired:
                 if cancelled():
@@ -50,7 +50,7 @@ def run_uv(
                     process.wait()
                     raise ToolchainError(Problem(f"{what}: interrupted")) from None
     if process.returncode:
-        reason = said.strip() or f"uv exited with {process.returncode}"
+        reason = output.strip() or f"uv exited with {process.returncode}"
         raise ToolchainError(
             Problem(
                 f"{what}:\n{reason}",

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from phibuild.config.axis_words import (
     Element,
+    forbidden_character,
     is_function,
-    odd_character,
     read_elements,
     read_mapping,
 )
@@ -163,6 +163,6 @@ def test_a_word_of_an_axis(key: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("word", "letter"), [("a\nb", "\n"), ("a\u2028", "\u2028"), ("\udce9", "\udce9"), ("a\0", "\0")]
 )
-def test_odd_characters(word: str, letter: str) -> None:
-    assert odd_character(word) == letter
-    assert odd_character("a b\u200dc é 日本") is None
+def test_forbidden_characters(word: str, letter: str) -> None:
+    assert forbidden_character(word) == letter
+    assert forbidden_character("a b\u200dc é 日本") is None

@@ -15,7 +15,7 @@ import pytest
 from phibuild.errors import StoreError
 from phibuild.report.writing import new_run
 from phibuild.store.store import Store
-from phibuild.system.locks import held, tried
+from phibuild.system.locks import held, held_if_free
 from phibuild.system.workspaces import sweep, workspace
 
 STORE = """
@@ -143,14 +143,14 @@ def test_nothing_of_the_users_is_swept(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_once_and_goes_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    with tried(path) as fd:
+    with held_if_free(path) as fd:
         assert fd is not None
-        with tried(path) as other:
+        with held_if_free(path) as other:
             assert other is None
         path.unlink()
-        with tried(path) as fresh:  # the name is free again
+        with held_if_free(path) as fresh:  # the name is free again
             assert fresh is not None
-    with held(path, shared=True), held(path, shared=True), tried(path) as alone:
+    with held(path, shared=True), held(path, shared=True), held_if_free(path) as alone:
         assert alone is None
     with (
         held(path),
@@ -165,12 +165,12 @@ def test_a_child_that_is_given_the_lock_keeps_it(tmp_path: Path) -> None:
     with held(path) as fd:
         child = subprocess.Popen(["sleep", "60"], pass_fds=(fd,))
     try:
-        with tried(path) as mine:
+        with held_if_free(path) as mine:
             assert mine is None
     finally:
         child.kill()
         child.wait()
-    with tried(path) as mine:
+    with held_if_free(path) as mine:
         assert mine is not None
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phibuild.config.yamlfile import Path_, YamlFile
+from phibuild.config.yamlfile import KeyPath, YamlFile
 from phibuild.errors import ConfigError
 
 RECIPE = """\
@@ -51,7 +51,7 @@ def make(folder: Path, text: str) -> YamlFile:
         (("nothing",), (0, 1)),
     ],
 )
-def test_line_of(tmp_path: Path, path: Path_, found: tuple[int, int]) -> None:
+def test_line_of(tmp_path: Path, path: KeyPath, found: tuple[int, int]) -> None:
     assert make(tmp_path, RECIPE).line_of(path) == found
 
 

@@ -20,8 +20,14 @@ from phibuild.worker.protocol import WorkerError
 
 DEFAULT = "default"
 SPECIAL_TOKENS = (
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
-)  # fmt: skip
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 _FILE, _FOLDER = "chat_template.jinja", "additional_chat_templates"
 
 

@@ -67,9 +67,16 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "interpolate_factor": (None, 1),
 }
 ROPE_KEYS = (
-    "rope_type", "type", "rope_theta", "partial_rotary_factor", "short_factor", "long_factor",
-    "factor", "attention_factor", "original_max_position_embeddings",
-)  # fmt: skip
+    "rope_type",
+    "type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "short_factor",
+    "long_factor",
+    "factor",
+    "attention_factor",
+    "original_max_position_embeddings",
+)
 """What rope_scaling, or rope_parameters, may hold."""
 
 

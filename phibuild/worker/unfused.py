@@ -42,14 +42,35 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 }
 _HEAD_KEYS = ("hidden_size", "num_attention_heads", "head_dim")
 _KEPT = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings",
-    "rope_theta", "rope_scaling", "rope_parameters", "dtype", "torch_dtype",
-    "bos_token_id", "eos_token_id", "pad_token_id", "quantization_config", "attention_dropout",
-    "initializer_range", "use_cache", "transformers_version",
-    "is_encoder_decoder", "is_causal", "attention_chunk_size", "per_layer_config",
-    "kv_sharing_modes", "transformers_weights",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "rope_theta",
+    "rope_scaling",
+    "rope_parameters",
+    "dtype",
+    "torch_dtype",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "quantization_config",
+    "attention_dropout",
+    "initializer_range",
+    "use_cache",
+    "transformers_version",
+    "is_encoder_decoder",
+    "is_causal",
+    "attention_chunk_size",
+    "per_layer_config",
+    "kv_sharing_modes",
+    "transformers_weights",
+)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def _base(folder: Path, like: Path) -> Checkpoint:
 
 
 def _order(base: Checkpoint, facts: Checkpoint, output: Path) -> dict[str, Any]:
-    """Return the arguments of write_canonical into a new folder."""
+    """Return what canonical.py is to write, into a new folder."""
     output.mkdir(parents=True)
     return {
         "weights": str(base.folder),

@@ -1,7 +1,7 @@
 """Write canonical weights and take logits; runs in the pytorch toolchain.
 
-`python canonical.py` reads {"write": [arguments of write_canonical], "logits": [[folder, ids,
-output], ...]} from standard input and prints the largest anonymous memory while it wrote, in
+`python canonical.py` reads {"write": [what is written, from where, ...], "logits": [[folder,
+ids, output], ...]} from standard input and prints the largest anonymous memory while it wrote, in
 bytes; logits are those of Transformers' own class in fp32, an .npy [tokens, vocabulary].
 """
 
@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 
 
-def write(weights: str, arch: dict[str, Any], output: str, **others: Any) -> None:
-    from phibuild.backends.pytorch.merge import write_canonical
+def write(order: dict[str, Any]) -> None:
+    from phibuild.backends.pytorch.merge import Origin, write_canonical
     from phibuild.worker.architecture import Architecture
 
-    write_canonical(Path(weights), Architecture.from_json(arch), output=Path(output), **others)
+    weights, arch = Path(order["weights"]), Architecture.from_json(order["arch"])
+    origin = Origin(weights, arch, order["fusing"], order["adapter"])
+    write_canonical(origin, Path(order["output"]))
 
 
 def logits(folder: str, ids: list[int], output: str) -> None:
@@ -64,7 +66,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     with Watch() as watch:
         for order in request["write"]:
-            write(**order)
+            write(order)
     print(watch.peak)
     for folder, ids, output in request["logits"]:
         logits(folder, ids, output)

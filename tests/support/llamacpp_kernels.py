@@ -1,4 +1,5 @@
-"""Compare phibuild's compiled K-quants with ggml's own, bit for bit; runs in llamacpp's toolchain.
+"""Compare phibuild's compiled K-quants with ggml's own and with a scalar reference, bit for bit;
+runs in llamacpp's toolchain.
 
 `python llamacpp_kernels.py` prints what differs, one line each, and nothing if all agree.
 """
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 COLUMNS = 1024
 WEIGHTS = 100 * COLUMNS  # not a multiple of what is searched at once
+REFERENCE_BLOCKS = (0, 57, 399)  # of 256 weights: the first, one of other columns, the last
 
 
 def hard_weights() -> dict[str, Floats]:
@@ -99,11 +101,57 @@ def differences() -> Iterator[str]:
                     yield f"{kind}: {name} {told}"
 
 
+def from_a_reference() -> Iterator[str]:
+    """Say where some super-blocks of Q4_K and Q5_K, and the scales found for their sub-blocks, are
+    not those of a scalar search; where it cannot round a number, ggml is to store the block."""
+    from support import kquant_reference as reference
+
+    for kind in reference.TOPS:
+        for name, weights in hard_weights().items():
+            for told, importance in importances().items():
+                with np.errstate(all="ignore"):
+                    wrong = [*_not_the_reference(kind, weights, importance)]
+                yield from (f"{kind}: {name} {told}: {what}" for what in wrong)
+
+
+def _not_the_reference(kind: str, weights: Floats, importance: Floats | None) -> Iterator[str]:
+    from phibuild.backends.llamacpp import ggml, kquants
+    from phibuild.backends.llamacpp.layout import BLOCK_TYPES
+    from support import kquant_reference as reference
+
+    size = BLOCK_TYPES[kind].nbytes
+    ours, theirs = np.zeros((2, WEIGHTS // 256, size), np.uint8)
+    odd = kquants.quantize(kind, weights, COLUMNS, ours.reshape(-1), importance)
+    found = kquants.find_affine(weights, kind, importance)
+    ggml.quantize(kind, weights, COLUMNS, theirs.reshape(-1), importance)
+    for block in REFERENCE_BLOCKS:
+        start = 256 * block
+        columns = None
+        if importance is not None:
+            columns = importance[start % COLUMNS : start % COLUMNS + 256]
+        inside = weights[start : start + 256]
+        try:
+            fits = reference.search_super_block(inside, kind, columns)
+            expected = reference.encode(inside, fits, kind, weighed=columns is not None)
+        except reference.OutOfRange:
+            if not odd[block]:
+                yield f"block {block} is out of range"
+            continue
+        if expected != theirs[block].tobytes():
+            yield f"ggml's block {block}"
+        if not odd[block] and expected != ours[block].tobytes():
+            yield f"block {block}"
+        for place, fit in enumerate(fits, 8 * block):
+            own = (found.scales[place], found.mins[place], found.sums[place])
+            if not found.odd[place] and own != (fit.scale, fit.minimum, fit.total):
+                yield f"scale, minimum or sum of sub-block {place}"
+
+
 def main() -> None:
-    for line in (*differences(), *where_they_disagree()):
+    for line in (*differences(), *from_a_reference(), *where_they_disagree()):
         print(line)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])
     main()

@@ -1,6 +1,12 @@
-"""Compile a function of numpy arrays with numba, in float32 as written.
+"""Compile functions of numpy arrays with numba, in float32 as written; the room they work in.
 
 No fast-math: operations stay in their order and are not fused. The interpreter's lock is released.
+
+ggml searches the scale of each sub-block by trying some twenty of them over its 16 or 32 weights,
+one sub-block after the other; each sum waits for the one before it. Here LANES sub-blocks are
+searched at once, a vector register holding the same weight of several: every sub-block has its
+operations in ggml's order, in float32 without fused multiply-add, so that all results have the same
+bits, and the vector units are busy.
 """
 
 from __future__ import annotations
@@ -16,12 +22,23 @@ if numba.config.DISABLE_JIT:
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+LANES = 64
+"""Sub-blocks that are searched at once: 64 float32 are 4 to 16 vector registers."""
+SMALLEST = np.float32(1e-15)
+"""GROUP_MAX_EPS: where no weight is larger, all are zero to ggml."""
+_LINE = 16  # float32 of a cache line
 _MAGIC = np.float32(12582912)  # 1.5 * 2^23: the last bit of the sum is worth 1
 
 
 def compiled(function: Function) -> Function:
     """Compile at the first call, for the types of its arguments."""
     result: Function = numba.njit(nogil=True, error_model="numpy")(function)
+    return result
+
+
+def inlined(function: Function) -> Function:
+    """Compile a part of compiled functions, into each of them."""
+    result: Function = numba.njit(nogil=True, error_model="numpy", inline="always")(function)
     return result
 
 
@@ -38,3 +55,18 @@ def nearest_level(value: Any, lowest: Any, highest: Any) -> Any:
     near = (value + _MAGIC) - _MAGIC
     near = highest if near > highest else near
     return lowest if near < lowest else near
+
+
+@compiled
+def lanes(size: int = 1) -> Any:
+    """Return room for `size` float32 of each lane [size * LANES], on a border of cache lines."""
+    # Arrays of their own: of slices of one array the compiler must assume that they overlap.
+    room = np.empty(size * LANES + _LINE, np.float32)
+    first = -room.ctypes.data % (4 * _LINE) // 4
+    return room[first : first + size * LANES]
+
+
+@compiled
+def rows(size: int) -> Any:
+    """Return the same as [size, LANES]."""
+    return lanes(size).reshape(size, LANES)

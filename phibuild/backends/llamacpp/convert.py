@@ -10,6 +10,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from phibuild.worker.building import Build, Check
 from phibuild.worker.costs import Output
 from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
 from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import TensorInfo
 from phibuild.worker.tokenizer_check import Facts
 
 _SOURCE_TYPES = ("BF16", "F16", "F32")
@@ -101,6 +103,17 @@ class LlamaCppBuilder:
         return inspect(folder)
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """A chunk of the tensor `source` as it is stored and as float32, and the largest absolute value
+    in it: NaN if there is one."""
+
+    source: TensorInfo
+    raw: ggml.Bytes
+    wide: ggml.Floats
+    largest: float
+
+
 class _Encoder:
     """One thread's: room for a chunk as float32 and as it is stored."""
 
@@ -121,7 +134,7 @@ class _Encoder:
             self._out = np.empty(4 * weights, np.uint8)
         wide = self._wide[:weights]
         ggml.widen(raw, source.dtype, wide)
-        largest = float(np.maximum(wide.max(), -wide.min()))  # NaN if there is one
+        rows = _Rows(source, raw, wide, float(np.maximum(wide.max(), -wide.min())))
         # Files that weigh a matrix's errors alike hold the same array.
         alike: dict[tuple[str, int], list[Opened]] = {}
         for output, file in self._outputs:
@@ -133,28 +146,18 @@ class _Encoder:
             importance = some[0][1].importance.get(source.name)
             data: memoryview | None = None
             with self._build.costs.of(*(output for output, _ in some)):
-                data = self._encode(chunk, raw, wide, largest, kind, importance)
+                data = self._encode(rows, kind, importance)
             for output, file in some:
                 if data is not None:
                     with self._build.costs.of(output):
                         file.write_rows(source.name, chunk.first, data)
 
-    def _encode(
-        self,
-        chunk: Chunk,
-        raw: ggml.Bytes,
-        wide: ggml.Floats,
-        largest: float,
-        kind: str,
-        importance: ggml.Floats | None,
-    ) -> memoryview:
-        """Return a chunk's rows in type `kind`; `largest` is their largest absolute value.
-
-        Raises WorkerError where a value does not survive.
-        """
-        source = chunk.tensor
+    def _encode(self, rows: _Rows, kind: str, importance: ggml.Floats | None) -> memoryview:
+        """Return a chunk's rows in type `kind`. Raises WorkerError where a value does not
+        survive."""
+        source, wide, largest = rows.source, rows.wide, rows.largest
         if kind == source.dtype:
-            data = raw
+            data = rows.raw
         elif kind == "F32":
             data = wide.view(np.uint8)
         else:

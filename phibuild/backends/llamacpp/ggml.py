@@ -130,10 +130,15 @@ def quantize(
         return 2 * rows.size
     return int(
         library().ggml_quantize_chunk(
-            BLOCK_TYPES[kind].id, rows.ctypes.data, out.ctypes.data, 0, rows.size // columns,
-            columns, None if importance is None else importance.ctypes.data,
+            BLOCK_TYPES[kind].id,
+            rows.ctypes.data,
+            out.ctypes.data,
+            0,
+            rows.size // columns,
+            columns,
+            None if importance is None else importance.ctypes.data,
         )
-    )  # fmt: skip
+    )
 
 
 def is_valid(kind: str, data: Bytes) -> bool:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from phibuild.backends.llamacpp.compiled import compiled, nearest
-from phibuild.backends.llamacpp.kquant_search import SMALLEST
+from phibuild.backends.llamacpp.compiled import SMALLEST, compiled, nearest
 
 _F = np.float32
 

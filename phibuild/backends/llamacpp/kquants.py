@@ -1,9 +1,9 @@
 """Q4_K, Q5_K and Q6_K, bit for bit as ggml stores them, in a fifth of its time.
 
 A super-block of 256 weights has one half-precision scale (and minimum), and in whole steps of them
-the scales of its 8 or 16 sub-blocks, which are searched for (kquant_search.py). Where a
-super-block has a sub-block that ggml treats apart, ggml itself stores it. Layouts: ggml-common.h,
-`block_q4_K`, `block_q5_K`, `block_q6_K`.
+the scales of its 8 or 16 sub-blocks, which are searched for (kquant_affine.py,
+kquant_symmetric.py). Where a super-block has a sub-block that ggml treats apart, ggml itself stores
+it. Layouts: ggml-common.h, `block_q4_K`, `block_q5_K`, `block_q6_K`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.llamacpp.kquant_search import mean_squares, search_affine, search_symmetric
+from phibuild.backends.llamacpp.kquant_affine import Found, Levels, mean_squares, search_affine
 from phibuild.backends.llamacpp.kquant_store import fit_positive, store_affine, store_symmetric
+from phibuild.backends.llamacpp.kquant_symmetric import search_symmetric
 from phibuild.backends.llamacpp.layout import BLOCK_TYPES
 
 Floats = NDArray[np.float32]
@@ -35,9 +36,9 @@ class _Affine:
     step: float
     steps: int
 
-    def tries(self) -> Floats:
+    def levels(self) -> Levels:
         numbers = np.arange(self.steps + 1, dtype=_F)
-        return _F(self.first) + _F(self.step) * numbers + _F(self.top)
+        return Levels(self.top, _F(self.first) + _F(self.step) * numbers + _F(self.top))
 
 
 _PLAIN = {"Q4_K": _Affine(15, -1.0, 0.1, 20), "Q5_K": _Affine(31, -0.5, 0.1, 15)}
@@ -60,7 +61,8 @@ def quantize(kind: str, rows: Floats, columns: int, out: Bytes, importance: Floa
         return _affine(rows, kind, stored, importance)
 
 
-def _affine(rows: Floats, kind: str, stored: Bytes, importance: Floats | None) -> Flags:
+def find_affine(rows: Floats, kind: str, importance: Floats | None) -> Found:
+    """Return scales and minima of the sub-blocks of `rows` for Q4_K or Q5_K."""
     weights = rows.reshape(-1, 32)
     squares, scales, mins, sums = np.empty((4, len(weights)), _F)
     odd = np.empty(len(weights), np.bool_)
@@ -69,17 +71,23 @@ def _affine(rows: Floats, kind: str, stored: Bytes, importance: Floats | None) -
         mean_squares(weights, 1, squares)
     else:
         search, columns = _WEIGHED[kind], importance
-        by_block = np.empty(len(stored), _F)
+        by_block = np.empty(rows.size // _SUPER, _F)
         mean_squares(rows.reshape(-1, _SUPER), 2, by_block)
         squares = np.repeat(by_block, 8)
-    search_affine(weights, squares, columns, search.top, search.tries(), scales, mins, sums, odd)
+    found = Found(scales, mins, sums, odd)
+    search_affine(weights, squares, columns, search.levels(), found)
+    return found
+
+
+def _affine(rows: Floats, kind: str, stored: Bytes, importance: Floats | None) -> Flags:
+    found = find_affine(rows, kind, importance)
     steps, halves = [], []
-    for values in (scales.reshape(-1, 8), mins.reshape(-1, 8)):
+    for values in (found.scales.reshape(-1, 8), found.mins.reshape(-1, 8)):
         if importance is None:
             step, half = _even_steps(values)
         else:
             step, fitted = np.empty(values.shape, np.uint8), np.empty(len(values), _F)
-            fit_positive(values, sums.reshape(-1, 8), _TOP_SCALE, step, fitted)
+            fit_positive(values, found.sums.reshape(-1, 8), _TOP_SCALE, step, fitted)
             half = fitted.astype(np.float16)
         steps.append(step)
         halves.append(half)
@@ -90,8 +98,8 @@ def _affine(rows: Floats, kind: str, stored: Bytes, importance: Floats | None) -
     scale, low_end = (
         half.astype(_F)[:, None] * step for half, step in zip(halves, steps, strict=True)
     )
-    store_affine(weights.reshape(-1, _SUPER), scale, low_end, search.top, low, high)
-    return np.logical_or(_strange(odd, scale), _not_finite(low_end))
+    store_affine(rows.reshape(-1, _SUPER), scale, low_end, _PLAIN[kind].top, low, high)
+    return np.logical_or(_strange(found.odd, scale), _not_finite(low_end))
 
 
 def _even_steps(values: Floats) -> tuple[Bytes, NDArray[np.float16]]:

@@ -8,7 +8,7 @@ every tensor with what that tool writes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,84 +102,81 @@ def variant_tensors(arch: Architecture, options: Mapping[str, Any]) -> list[Tens
 def tensors(arch: Architecture, file_type: str, *, imatrix: bool = False) -> list[Tensor]:
     """Return all tensors of a file of this type, made with or without an importance matrix, in
     llama-quantize's order, layer by layer."""
-    norm = "F32"  # vectors stay F32 in every file type
-    found = []
-    if not arch.tied:
-        found.append(_matrix(arch, file_type, imatrix, "output", 0, "lm_head"))
-    found.append(Tensor("output_norm.weight", "model.norm.weight", (arch.hidden_size,), norm))
-    for name, factors in (("long", arch.rope.long), ("short", arch.rope.short)):
-        if factors:
-            found.append(Tensor(f"{ROPE_FACTORS}{name}.weight", None, (len(factors),), "F32"))
-    found.append(_matrix(arch, file_type, imatrix, "token_embd", 0, "model.embed_tokens"))
-    for layer in range(arch.layers):
-        block, source = f"blk.{layer}.", f"model.layers.{layer}."
-        for name, origin in (
-            ("attn_norm", "input_layernorm"),
-            ("attn_output", "self_attn.o_proj"),
-            ("attn_qkv", "self_attn.qkv_proj"),
-            ("ffn_down", "mlp.down_proj"),
-            ("ffn_norm", "post_attention_layernorm"),
-            ("ffn_up", "mlp.gate_up_proj"),
-        ):
-            if name.endswith("_norm"):
-                shape = (arch.hidden_size,)
-                found.append(
-                    Tensor(f"{block}{name}.weight", f"{source}{origin}.weight", shape, norm)
-                )
-            else:
-                found.append(_matrix(arch, file_type, imatrix, name, layer, source + origin, block))
-    return found
+    return list(_File(arch, file_type, imatrix).tensors())
 
 
-def _matrix(
-    arch: Architecture,
-    file_type: str,
-    imatrix: bool,
-    role: str,
-    layer: int,
-    source: str,
-    block: str = "",
-) -> Tensor:
-    shape = {
-        "output": (arch.vocab_size, arch.hidden_size),
-        "token_embd": (arch.vocab_size, arch.hidden_size),
-        "attn_qkv": (arch.qkv_width, arch.hidden_size),
-        "attn_output": (arch.hidden_size, arch.heads * arch.head_dim),
-        "ffn_up": (2 * arch.intermediate_size, arch.hidden_size),
-        "ffn_down": (arch.hidden_size, arch.intermediate_size),
-    }[role]
-    kind = _matrix_kind(arch, file_type, imatrix, role, layer, shape[-1])
-    return Tensor(f"{block}{role}.weight", f"{source}.weight", shape, kind)
+@dataclass(frozen=True)
+class _File:
+    """A file of the type `type`, made with or without an importance matrix."""
 
+    arch: Architecture
+    type: str
+    imatrix: bool
 
-def _matrix_kind(
-    arch: Architecture, file_type: str, imatrix: bool, role: str, layer: int, columns: int
-) -> str:
-    """Return the type of one matrix: the file's base type, more bits where it pays, and a type
-    of smaller blocks where the rows are no whole blocks."""
-    kind = FILE_TYPES[file_type].base
-    if not FILE_TYPES[file_type].quantized:
+    def tensors(self) -> Iterator[Tensor]:
+        arch = self.arch
+        if not arch.tied:
+            yield self._matrix("output", "lm_head")
+        yield self._norm("output_norm", "model.norm")
+        for name, factors in (("long", arch.rope.long), ("short", arch.rope.short)):
+            if factors:
+                yield Tensor(f"{ROPE_FACTORS}{name}.weight", None, (len(factors),), "F32")
+        yield self._matrix("token_embd", "model.embed_tokens")
+        for layer in range(arch.layers):
+            block, source = f"blk.{layer}.", f"model.layers.{layer}."
+            yield self._norm(f"{block}attn_norm", f"{source}input_layernorm")
+            yield self._matrix(f"{block}attn_output", f"{source}self_attn.o_proj", layer)
+            yield self._matrix(f"{block}attn_qkv", f"{source}self_attn.qkv_proj", layer)
+            yield self._matrix(f"{block}ffn_down", f"{source}mlp.down_proj", layer)
+            yield self._norm(f"{block}ffn_norm", f"{source}post_attention_layernorm")
+            yield self._matrix(f"{block}ffn_up", f"{source}mlp.gate_up_proj", layer)
+
+    def _norm(self, name: str, source: str) -> Tensor:
+        # Vectors stay F32 in every file type.
+        return Tensor(f"{name}.weight", f"{source}.weight", (self.arch.hidden_size,), "F32")
+
+    def _matrix(self, name: str, source: str, layer: int = 0) -> Tensor:
+        arch, role = self.arch, name.rpartition(".")[2]
+        shape = {
+            "output": (arch.vocab_size, arch.hidden_size),
+            "token_embd": (arch.vocab_size, arch.hidden_size),
+            "attn_qkv": (arch.qkv_width, arch.hidden_size),
+            "attn_output": (arch.hidden_size, arch.heads * arch.head_dim),
+            "ffn_up": (2 * arch.intermediate_size, arch.hidden_size),
+            "ffn_down": (arch.hidden_size, arch.intermediate_size),
+        }[role]
+        kind = self._kind(role, layer, shape[1])
+        return Tensor(f"{name}.weight", f"{source}.weight", shape, kind)
+
+    def _kind(self, role: str, layer: int, columns: int) -> str:
+        """Return the type of one matrix: the file's base type, more bits where it pays, and a type
+        of smaller blocks where the rows are no whole blocks."""
+        kind = FILE_TYPES[self.type].base
+        if not FILE_TYPES[self.type].quantized:
+            return kind
+        kind = self._wider(kind, role, layer, columns)
+        if columns % BLOCK_TYPES[kind].weights:
+            kind = _SMALLER_BLOCKS.get(kind, kind)
+            if columns % BLOCK_TYPES[kind].weights:
+                kind = "F16"
         return kind
-    if role == "output" or (role == "token_embd" and arch.tied):
-        if columns % BLOCK_TYPES[kind].weights:
-            kind = "Q8_0"
-        elif kind != "Q8_0":
-            kind = "Q6_K"
-    elif file_type in ("Q4_K_M", "Q5_K_M"):
-        if role in ("attn_qkv", "ffn_down") and _more_bits(layer, arch.layers):
-            kind = "Q6_K"
-    elif file_type == "IQ4_XS":
-        grouped = arch.heads // arch.kv_heads >= 4
+
+    def _wider(self, kind: str, role: str, layer: int, columns: int) -> str:
+        arch = self.arch
         first = role == "ffn_down" and layer < arch.layers // 8
-        if (role == "attn_qkv" and grouped) or (first and not imatrix):
-            kind = "Q5_K"
-    elif file_type == "Q4_0" and imatrix and role == "ffn_down" and layer < arch.layers // 8:
-        kind = "Q4_1"
-    if columns % BLOCK_TYPES[kind].weights:
-        kind = _SMALLER_BLOCKS.get(kind, kind)
-        if columns % BLOCK_TYPES[kind].weights:
-            kind = "F16"
-    return kind
+        if role == "output" or (role == "token_embd" and arch.tied):
+            if columns % BLOCK_TYPES[kind].weights:
+                return "Q8_0"
+            return kind if kind == "Q8_0" else "Q6_K"
+        if self.type in ("Q4_K_M", "Q5_K_M"):
+            wide = role in ("attn_qkv", "ffn_down") and _more_bits(layer, arch.layers)
+            return "Q6_K" if wide else kind
+        if self.type == "IQ4_XS":
+            grouped = role == "attn_qkv" and arch.heads // arch.kv_heads >= 4
+            return "Q5_K" if grouped or (first and not self.imatrix) else kind
+        if self.type == "Q4_0" and self.imatrix and first:
+            return "Q4_1"
+        return kind
 
 
 def _more_bits(layer: int, layers: int) -> bool:

@@ -106,8 +106,10 @@ def to_float16(rows: Rows) -> NDArray[np.float16]:
         return rows.values
     wide = rows.wide
     # Infinity and NaN were allowed by the user: phibuild looks for them before it builds.
-    if (not (wide.max() < FLOAT16_END and wide.min() > -FLOAT16_END)  # nan too
-            and (np.abs(wide[np.isfinite(wide)]) >= FLOAT16_END).any()):  # fmt: skip
+    if (
+        not (wide.max() < FLOAT16_END and wide.min() > -FLOAT16_END)  # nan too
+        and (np.abs(wide[np.isfinite(wide)]) >= FLOAT16_END).any()
+    ):
         raise WorkerError(
             f"tensor {rows.name} holds values outside of fp16 (largest "
             f"{float(np.abs(wide).max()):.6g}, limit {_FP16_MAX:.0f}); build fp32, int8 or int4"

@@ -49,13 +49,11 @@ class OrtGenaiBuilder:
                 shown = percent
                 build.report.stage("quantizing and writing", percent / 100, item=output.item)
 
-        variant = output.request["variant"]
         vendor.build(
             build.source.resolve(),
             build.arch,
             self._checkpoint,
-            variant["precision"],
-            variant["options"],
+            output.request["variant"],
             output.folder,
             Streaming(build.threads, progress),
         )

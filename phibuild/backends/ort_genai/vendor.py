@@ -192,17 +192,17 @@ def build(
     source: Path,
     arch: Architecture,
     checkpoint: Mapping[str, torch.Tensor],
-    precision: str,
-    options: Mapping[str, Any],
+    variant: Mapping[str, Any],
     output: Path,
     streaming: Streaming,
 ) -> None:
-    """Make one artifact in the folder `output`.
+    """Make one artifact, of a `variant` as JSON, in the folder `output`.
 
     Raises WorkerError if the builder would reach for the network; passes on what it raises.
     """
     if not (source / "config.json").is_file():  # the builder would take the name for a Hub id
         raise WorkerError(f"{source} is not a checkpoint folder")
+    precision, options = variant["precision"], variant["options"]
     provider = _PROVIDERS.get(options["provider"], options["provider"])
     _Streamed.checkpoint, _Streamed.streaming = checkpoint, streaming
     builder.Phi3MiniModel, builder.Phi3MiniLongRoPEModel = _Phi, _LongRopePhi

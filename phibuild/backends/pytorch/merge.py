@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,29 +36,37 @@ from phibuild.worker.safetensors import (
 NO_ADAPTER: dict[str, Any] = {"deltas": {}, "replacements": {}}
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the tensors of `arch` come from: those of the folder `weights`, each of its own name
+    or, by `fusing`, the rows of others, changed as `adapter` says (`Fusing.to_json` and
+    `Adapter.to_json`)."""
+
+    weights: Path
+    arch: Architecture
+    fusing: Mapping[str, list[str]]
+    adapter: Mapping[str, Any] | None = None
+
+
 def write_canonical(
-    weights: Path,
-    arch: Architecture,
-    fusing: Mapping[str, list[str]],
-    adapter: Mapping[str, Any] | None,
+    origin: Origin,
     output: Path,
     *,
     allow_nonfinite: bool = False,
     say: Callable[[float], None] = lambda done: None,
 ) -> None:
-    """Write the tensors of `arch` into the empty folder `output`, from those of the folder
-    `weights`: each of its own name or, by `fusing`, the rows of others, changed as `adapter`
-    says (`Fusing.to_json` and `Adapter.to_json`). Each keeps the type it has in `weights`.
+    """Write the tensors of `origin` into the empty folder `output`. Each keeps the type it has
+    there.
 
     `say` gets the share that is done. Raises WorkerError if a tensor is missing or does not fit,
     or if a weight becomes infinite or NaN, and OSError.
     """
-    base = read_checkpoint(weights)
+    base, arch, adapter = read_checkpoint(origin.weights), origin.arch, origin.adapter
     added = read_header(Path(adapter["weights"])) if adapter else {}
     changes = adapter or NO_ADAPTER
     plan = []
     for name, shape in arch.tensors():
-        sources = [_expected(base, part) for part in fusing.get(name, (name,))]
+        sources = [_expected(base, part) for part in origin.fusing.get(name, (name,))]
         rows = sum(source.shape[0] for source in sources)
         if (rows, *sources[0].shape[1:]) != shape:
             found = [rows, *sources[0].shape[1:]]

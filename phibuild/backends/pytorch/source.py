@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.backends.pytorch.cut import cut_copy, fuse_copy, loadable
-from phibuild.backends.pytorch.merge import write_canonical
+from phibuild.backends.pytorch.merge import Origin, write_canonical
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.tokenizer_facts import write_tokenizer_facts
 from phibuild.backends.pytorch.witness import compare
@@ -56,10 +56,7 @@ def _source(request: SourceRequest, report: Report) -> dict[str, Any]:
         weights = output / "weights"
         weights.mkdir()
         write_canonical(
-            view,
-            arch,
-            fusing,
-            adapter,
+            Origin(view, arch, fusing, adapter),
             weights,
             allow_nonfinite=request["allow_nonfinite"],
             say=lambda done: report.stage("making the weights", done, item),
@@ -110,7 +107,7 @@ def _witness(
         parts = {name: sources for name, sources in fusing.items() if name in names}
         weights = scratch / "weights"
         weights.mkdir()
-        write_canonical(ours, arch, parts, None, weights, allow_nonfinite=True)
+        write_canonical(Origin(ours, arch, parts), weights, allow_nonfinite=True)
         _replace_weights(ours, weights.iterdir())
         if separate:
             fuse_copy(theirs)

@@ -28,9 +28,16 @@ LIMIT = 1e-5
 _TOKENS = 64
 # What of a configuration decides Phi-3's arithmetic, by Transformers' names.
 _DECIDING = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "rms_norm_eps", "sliding_window", "max_position_embeddings",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "sliding_window",
+    "max_position_embeddings",
+)
 _ROPE = ("rope_type", "rope_theta", "partial_rotary_factor", "short_factor", "long_factor")
 
 
@@ -60,8 +67,11 @@ def compare(theirs: Path, ours: Path, arch: Architecture) -> float:
     keys = [key for key, value in their.config.items() if own.config.get(key) != value]
     if distance <= LIMIT and not keys:
         return distance
-    said = [f"Transformers reads {key} as {_short(their.config[key])}, phibuild as "
-            f"{_short(own.config.get(key))}" for key in keys]  # fmt: skip
+    said = [
+        f"Transformers reads {key} as {_short(their.config[key])}, phibuild as "
+        f"{_short(own.config.get(key))}"
+        for key in keys
+    ]
     if own.unused:
         said.append(f"phibuild does not read {', '.join(own.unused[:3])}")
     raise WorkerError(

@@ -46,6 +46,9 @@ _TOKEN_BYTES = 2048
 MERGED_ELEMENTS = 1 << 22
 """Weights that get an adapter's part at a time, unless `MERGED_ROWS` rows have more."""
 MERGED_ROWS = 32
+_PRODUCTS = 64 * _MEBIBYTE
+"""What PyTorch's library packs for a product of matrices, and the holes that blocks of many sizes
+leave in the heap (31 MiB beyond all else measured, from run to run)."""
 SOFTMAX_ROWS = 64
 """Rows of logits that are widened to float64 at a time."""
 
@@ -81,12 +84,12 @@ def source_memory(arch: Architecture, layers: tuple[int, ...] | None) -> int:
 def merge_memory(arch: Architecture, rank: int) -> int:
     """Return what writing canonical weights takes with an adapter of ranks up to `rank`: a chunk
     of rows as it is stored, its product in fp32, once more while that is scaled and rounded, what
-    finds weights that are not finite (a byte each, and the bits), and fp32 copies of A and of a
-    chunk of B; for an embedding these change places. Files are mapped."""
+    finds weights that are not finite (a byte each, and the bits), fp32 copies of A and of a chunk of
+    B (for an embedding these change places), and the product itself. Files are mapped."""
     widest = max(arch.hidden_size, arch.intermediate_size, arch.heads * arch.head_dim)
     chunk = max(MERGED_ELEMENTS, MERGED_ROWS * widest)
     factors = rank * (widest + max(chunk // arch.hidden_size, widest))
-    return TORCH + BUFFERS_BYTES + _FP32 * (4 * chunk + factors)
+    return TORCH + BUFFERS_BYTES + _PRODUCTS + _FP32 * (4 * chunk + factors)
 
 
 def reference_memory(arch: Architecture, windows: int, window_tokens: int) -> int:

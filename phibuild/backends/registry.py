@@ -35,6 +35,8 @@ def backend(name: str) -> BackendSpec:
     if spec is None or missing:
         what = f"its SPEC lacks {missing}" if spec else "its spec has no SPEC"
         raise found.error(f"{what} ({folder})")
+    if not (folder / "worker.py").is_file():
+        raise found.error(f"there is no worker.py in {folder}")
     if spec.name != name:
         raise found.error(f"its SPEC calls itself {spec.name!r} ({folder})")
     return spec

@@ -13,6 +13,18 @@ class Spec(LlamaCppSpec):
 
 SPEC = Spec()
 """
+WORKER = """\
+REFERENCE = "logits"
+
+def build(request, report):
+    raise NotImplementedError
+
+def prepare():
+    pass
+
+def load(folder, threads):
+    raise NotImplementedError
+"""
 CONF = "int4: {type: Q5_K_M}\nint8:\nfp16:\nfp32:\n"
 LOCK = "iniconfig==2.1.0\n"
 
@@ -42,6 +54,7 @@ def add_backend(
     contents = {
         "__init__.py": "",
         "spec.py": SPEC.format(name=name),
+        "worker.py": WORKER,
         "conf.yaml": CONF,
         "requirements.txt": LOCK,
         **(files or {}),

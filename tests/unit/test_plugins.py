@@ -113,10 +113,14 @@ def test_another_backend_is_used_as_phibuilds_own_are(site: Path, phibuild: Comm
 
 def test_its_code_and_lock_are_in_its_digest(site: Path) -> None:
     folder = add_backend(site, "ant")
-    (folder / "worker.py").write_text("REFERENCE = 'logits'\n", encoding="utf-8")
+    script = f"""
+from pathlib import Path
+from phibuild.planning.code import step_digest
+from phibuild.store.store import Store
+print(step_digest("build", "ant", Store(Path({str(site / "store")!r}))))
+"""
 
     def digest() -> str:
-        script = "from phibuild.planning.keys import builder_digest; print(builder_digest('ant'))"
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True
         )
@@ -179,6 +183,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {
     "no SPEC": ({"files": {"spec.py": ""}}, "its spec has no SPEC (SITE/bad_package)", ""),
     "half a SPEC": ({"files": {"spec.py": "class SPEC:\n    name = 'bad'\n    title = 'x'\n"}},
                     "its SPEC lacks build_memory, context_limit, contradiction, ", ""),
+    "no worker": ({"files": {"worker.py": None}}, "there is no worker.py in SITE/bad_package", ""),
     "another name": ({"files": {"spec.py": "from phibuild.backends.mlx.spec import SPEC\n"}},
                      "its SPEC calls itself 'mlx'", ""),
     "no package": ({}, "there is no package 'bad_package'", ""),

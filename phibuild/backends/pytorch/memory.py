@@ -84,8 +84,8 @@ def source_memory(arch: Architecture, layers: tuple[int, ...] | None) -> int:
 def merge_memory(arch: Architecture, rank: int) -> int:
     """Return what writing canonical weights takes with an adapter of ranks up to `rank`: a chunk
     of rows as it is stored, its product in fp32, once more while that is scaled and rounded, what
-    finds weights that are not finite (a byte each, and the bits), fp32 copies of A and of a chunk of
-    B (for an embedding these change places), and the product itself. Files are mapped."""
+    finds weights that are not finite (a byte each, and the bits), fp32 copies of A and of a chunk
+    of B (for an embedding these change places), and the product itself. Files are mapped."""
     widest = max(arch.hidden_size, arch.intermediate_size, arch.heads * arch.head_dim)
     chunk = max(MERGED_ELEMENTS, MERGED_ROWS * widest)
     factors = rank * (widest + max(chunk // arch.hidden_size, widest))

@@ -11,8 +11,7 @@ from typing import Literal, Protocol
 
 from phibuild.errors import PhibuildError
 from phibuild.execute.runner.events import Stage
-from phibuild.execute.runner.items import Runner
-from phibuild.execute.runner.process import Runners
+from phibuild.execute.runner.process import Runner, Runners
 from phibuild.execute.runner.usage import Usage
 from phibuild.planning.plan import Plan
 from phibuild.planning.steps import PlannedArtifact, Step

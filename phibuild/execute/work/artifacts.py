@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from phibuild.execute.context import Attempt, Context
 from phibuild.execute.runner.events import BadResult
-from phibuild.execute.runner.items import run_items
+from phibuild.execute.runner.items import Reactions, run_items
 from phibuild.planning.steps import PlannedArtifact, Step
 
 Take = Callable[[PlannedArtifact, Mapping[str, object]], None]
@@ -42,9 +42,7 @@ def run_on_artifacts(
         runner,
         list(by_key),
         lambda keys: request([by_key[key] for key in keys]),
-        on_result=done,
-        on_failure=failed,
-        on_stage=lambda event: context.stage(step, event),
+        Reactions(done, failed, lambda event: context.stage(step, event)),
         alone=attempt.alone,
     )
     if left:

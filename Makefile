@@ -30,6 +30,7 @@ slow: $(VENV)/.installed-dev
 
 # What docs/ holds of the code: the tables that the tests write.
 docs: $(VENV)/.installed-dev
+	$(BIN)/phibuild schema --write docs/schema
 	$(BIN)/phibuild toolchain install
 	$(BIN)/pytest tests -m "case or outside" --correctness docs/correctness.md \
 		-n 2 --dist loadfile -q

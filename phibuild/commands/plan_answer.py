@@ -126,8 +126,8 @@ def plan_answer(plan: Plan, recipe: str) -> PlanAnswer:
             PlannedStep(
                 id=step.id,
                 memory_bytes=step.memory_bytes,
-                estimated_bytes=step.demand.bound,
-                measured_bytes=step.demand.measured,
+                estimated_bytes=step.need.bound,
+                measured_bytes=step.need.measured,
             )
             for step in plan.steps
         ],

@@ -20,8 +20,7 @@ from phibuild.execute.runner.events import (
     Text,
     read_result,
 )
-from phibuild.execute.runner.process import Runners, run_worker
-from phibuild.execute.runner.usage import Usage
+from phibuild.execute.runner.process import Runner, run_worker
 from phibuild.report.runnable import Runnable, find_runnable
 from phibuild.streams import complain
 from phibuild.system.places import user_path
@@ -71,17 +70,9 @@ def _generate(runnable: Runnable, python: Path, request: Mapping[str, object], l
             except BadResult as error:
                 failures.append(Failed(event="failed", item=event.item, error=str(error)))
 
-    outcome = run_worker(
-        python,
-        runnable.backend,
-        request,
-        log,
-        runners=Runners(),
-        usage=Usage(),
-        timeout=_TIMEOUT,
-        on_event=show,
-        mount=plugin(runnable.backend).mount,
-    )
+    name = runnable.backend
+    runner = Runner(python, name, log, _TIMEOUT, mount=plugin(name).mount)
+    outcome = run_worker(runner, request, show)
     if outcome.crash:
         complain(f"error: {runnable.path}: {outcome.crash}")
         return EXIT_CELL_FAILED

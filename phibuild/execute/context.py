@@ -11,11 +11,10 @@ from typing import Literal, Protocol
 
 from phibuild.errors import PhibuildError
 from phibuild.execute.runner.events import Stage
-from phibuild.execute.runner.items import Runner
-from phibuild.execute.runner.process import Runners
+from phibuild.execute.runner.process import Runner, Runners
 from phibuild.execute.runner.usage import Usage
 from phibuild.planning.plan import Plan
-from phibuild.planning.steps import Artifact, Step
+from phibuild.planning.steps import PlannedArtifact, Step
 from phibuild.store.documents import Measure
 from phibuild.store.store import Store
 from phibuild.system.plugins import plugin
@@ -64,7 +63,7 @@ class Original:
 class Result:
     """What became of one artifact. `reason` says why it is not there or could not be judged."""
 
-    artifact: Artifact
+    artifact: PlannedArtifact
     status: Literal["built", "cached", "failed"] = "failed"
     reason: str | None = None
     measure: Measure | None = None
@@ -142,6 +141,6 @@ class Context:
         name = f"{result.artifact.variant.name}: " if result else ""
         self.listener.stage(step.id, name + event.stage, event.fraction)
 
-    def fail(self, artifact: Artifact, reason: str) -> None:
+    def fail(self, artifact: PlannedArtifact, reason: str) -> None:
         result = self.results[artifact.key]
         result.status, result.reason = "failed", reason

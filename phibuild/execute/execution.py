@@ -46,9 +46,9 @@ def _note(context: Context, step: Step, again: bool) -> None:
         return  # nothing had to be run, or the system does not say what it took
     with contextlib.suppress(OSError):  # the estimate stays as it is
         if again:
-            note_lack(context.store, step.demand, usage.peak_anonymous_bytes)
+            note_lack(context.store, step.need, usage.peak_anonymous_bytes)
         elif _is_complete(context, step):
-            note_peak(context.store, step.demand, usage.peak_anonymous_bytes)
+            note_peak(context.store, step.need, usage.peak_anonymous_bytes)
 
 
 def _is_complete(context: Context, step: Step) -> bool:

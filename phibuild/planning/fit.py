@@ -13,15 +13,15 @@ from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.planning.code import step_digest
 from phibuild.planning.matrix import Matrix
-from phibuild.planning.memory import Demand, demand
+from phibuild.planning.memory import MemoryNeed, memory_need
 from phibuild.planning.plan import Refusal
 from phibuild.planning.steps import (
     ActivationsStep,
-    Artifact,
     BackendStep,
     BuildStep,
     MeasureStep,
     OriginalStep,
+    PlannedArtifact,
     ReferenceStep,
     SourceStep,
 )
@@ -30,13 +30,13 @@ from phibuild.store.store import Store, content_key
 from phibuild.units import format_size
 
 _Step = TypeVar("_Step", bound=BackendStep)
-_Demands = Callable[[Sequence[Artifact]], Demand]
+_Needs = Callable[[Sequence[PlannedArtifact]], MemoryNeed]
 _BUILDING_HELP = "use a machine with more memory, or set executor.memory if this one has it"
 _JUDGING_HELP = f"{_BUILDING_HELP}; fewer evaluation.windows and evaluation=none need less"
 
 
 @dataclass
-class Partition:
+class FittedSteps:
     """What there is to do, and what cannot be done within `limit` bytes (None: not known)."""
 
     limit: int | None
@@ -47,7 +47,9 @@ class Partition:
     def fits(self, bytes: int) -> bool:
         return self.limit is None or bytes <= self.limit
 
-    def refuse(self, step: str, stops: str, what: str, artifact: Artifact, bytes: int) -> None:
+    def refuse(
+        self, step: str, stops: str, what: str, artifact: PlannedArtifact, bytes: int
+    ) -> None:
         """Note that `what` cannot be done, which stops the `build` or the `measure` of an
         artifact."""
         assert self.limit is not None  # without a limit everything fits
@@ -61,7 +63,7 @@ class Partition:
         self.refusals = [one for one in self.refusals if one not in known]
         self.refusals.append(Refusal(step, stops, keys, bytes, reason, help))
 
-    def refuses(self, original: OriginalStep, stops: str, artifact: Artifact) -> bool:
+    def refuses(self, original: OriginalStep, stops: str, artifact: PlannedArtifact) -> bool:
         """Return whether an artifact cannot be had for want of what the original would say."""
         if original.cached or self.fits(original.memory_bytes):
             return False
@@ -78,31 +80,31 @@ class Originals:
     references: Mapping[str, ReferenceStep]
     activations: Mapping[str, ActivationsStep]
 
-    def to_build(self, artifact: Artifact) -> list[OriginalStep]:
+    def to_build(self, artifact: PlannedArtifact) -> list[OriginalStep]:
         """Return what an artifact is built from."""
         steps: list[OriginalStep] = [self.sources[artifact.model]]
         if artifact.activations is not None:
             steps.append(self.activations[artifact.activations])
         return steps
 
-    def to_judge(self, artifact: Artifact) -> list[OriginalStep]:
+    def to_judge(self, artifact: PlannedArtifact) -> list[OriginalStep]:
         """Return what an artifact is judged by."""
         reference = self.references[artifact.model]
         return [reference] if reference.cached else [self.sources[artifact.model], reference]
 
 
-def make_partition(
+def fit_steps(
     matrix: Matrix,
-    artifacts: Sequence[Artifact],
+    artifacts: Sequence[PlannedArtifact],
     originals: Originals,
     evaluation: Evaluation,
     store: Store,
     limit: int | None,
-) -> Partition:
+) -> FittedSteps:
     """Return the steps for artifacts that are not there or have not been judged."""
-    found = Partition(limit)
-    builds: dict[tuple[str, str], list[Artifact]] = {}
-    measures: dict[tuple[str, str], list[Artifact]] = {}
+    found = FittedSteps(limit)
+    builds: dict[tuple[str, str], list[PlannedArtifact]] = {}
+    measures: dict[tuple[str, str], list[PlannedArtifact]] = {}
     for artifact in artifacts:
         place = (artifact.model, artifact.variant.backend)
         if not artifact.cached:
@@ -116,19 +118,19 @@ def make_partition(
                 continue
             measures.setdefault(place, []).append(artifact)
     for (model, name), group in builds.items():
-        wants = _build_demands(matrix.models[model], name, store)
+        wants = _build_needs(matrix.models[model], name, store)
         found.builds += _fitting(found, BuildStep(model, name, tuple(group), wants(group)), wants)
     refused = {key for one in found.refusals if one.stops == "build" for key in one.artifacts}
     for (model, name), group in measures.items():
         group = [artifact for artifact in group if artifact.key not in refused]
         if group:
-            wants = _judge_demands(matrix.models[model], name, evaluation, store)
+            wants = _judge_needs(matrix.models[model], name, evaluation, store)
             step = MeasureStep(model, name, tuple(group), wants(group))
             found.measures += _fitting(found, step, wants)
     return found
 
 
-def _fitting(found: Partition, step: _Step, wants: _Demands) -> list[_Step]:
+def _fitting(found: FittedSteps, step: _Step, wants: _Needs) -> list[_Step]:
     """Return the step if it fits; else one step for all that fits together without what does not
     fit alone, or one for each."""
     if found.fits(step.memory_bytes):
@@ -144,43 +146,41 @@ def _fitting(found: Partition, step: _Step, wants: _Demands) -> list[_Step]:
             found.refuse(step.id, step.kind, what, artifact, alone)
     if not left:
         return []
-    rest = replace(step, artifacts=tuple(left), demand=wants(left))
+    rest = replace(step, artifacts=tuple(left), need=wants(left))
     if found.fits(rest.memory_bytes):
         return [rest]
     return [
-        replace(step, artifacts=(artifact,), demand=wants([artifact]), part=part)
+        replace(step, artifacts=(artifact,), need=wants([artifact]), part=part)
         for part, artifact in enumerate(left, 1)
     ]
 
 
-def _build_demands(checkpoint: Checkpoint, name: str, store: Store) -> _Demands:
-    def wants(group: Sequence[Artifact]) -> Demand:
+def _build_needs(checkpoint: Checkpoint, name: str, store: Store) -> _Needs:
+    def wants(group: Sequence[PlannedArtifact]) -> MemoryNeed:
         variants = [artifact.variant for artifact in group]
         bound = backend(name).build_memory(
             checkpoint.architecture, checkpoint.weight_bytes, variants
         )
-        return demand(store, _kind("build", checkpoint, name, group, store), bound)
+        return memory_need(store, _kind("build", checkpoint, name, group, store), bound)
 
     return wants
 
 
-def _judge_demands(
-    checkpoint: Checkpoint, name: str, evaluation: Evaluation, store: Store
-) -> _Demands:
-    def wants(group: Sequence[Artifact]) -> Demand:
+def _judge_needs(checkpoint: Checkpoint, name: str, evaluation: Evaluation, store: Store) -> _Needs:
+    def wants(group: Sequence[PlannedArtifact]) -> MemoryNeed:
         variants = [artifact.variant for artifact in group]
         bound = backend(name).judge_memory(
             checkpoint.architecture, variants, evaluation.window_tokens
         )
         kind = _kind("measure", checkpoint, name, group, store)
         tokens = [evaluation.windows, evaluation.window_tokens, evaluation.decode_tokens]
-        return demand(store, {**kind, "evaluation": tokens}, bound)
+        return memory_need(store, {**kind, "evaluation": tokens}, bound)
 
     return wants
 
 
 def _kind(
-    step: str, checkpoint: Checkpoint, name: str, artifacts: Iterable[Artifact], store: Store
+    step: str, checkpoint: Checkpoint, name: str, artifacts: Iterable[PlannedArtifact], store: Store
 ) -> dict[str, Any]:
     """Return what decides the memory of a step, whatever the weights are."""
     variants = [artifact.variant.model_dump(mode="json") for artifact in artifacts]

@@ -22,16 +22,16 @@ from phibuild.checkpoints.facts import Checkpoint
 from phibuild.config.catalogue import DATA
 from phibuild.errors import ConfigError, Problem, SourceError
 from phibuild.planning.code import step_digest
-from phibuild.planning.fit import Originals, make_partition
+from phibuild.planning.fit import Originals, fit_steps
 from phibuild.planning.keys import Keys, measure_key, nonfinite_weights, source_digest
 from phibuild.planning.matrix import Matrix
-from phibuild.planning.memory import demand
+from phibuild.planning.memory import memory_need
 from phibuild.planning.plan import Plan, PlanCell
 from phibuild.planning.sizes import device_memory, estimate_artifact
 from phibuild.planning.steps import (
     REFERENCE_BACKEND,
     ActivationsStep,
-    Artifact,
+    PlannedArtifact,
     ReferenceStep,
     SourceStep,
 )
@@ -83,7 +83,7 @@ def make_plan(
     by_cell = {cell: artifact for artifact in artifacts for cell in artifact.cells}
     cells = tuple(_plan_cell(cell, by_cell.get(cell.id), matrix) for cell in matrix.cells)
     originals = Originals(sources, references, {step.key: step for step in activations.values()})
-    steps = make_partition(matrix, artifacts, originals, evaluation, store, memory_limit)
+    steps = fit_steps(matrix, artifacts, originals, evaluation, store, memory_limit)
     needed = {step.model for step in steps.measures}
     inputs = {artifact.activations for step in steps.builds for artifact in step.artifacts}
     read = {step.model for step in steps.builds}
@@ -132,7 +132,7 @@ def _source(
     bound = source_memory(architecture, layers)
     if checkpoint.adapter:
         bound = max(bound, merge_memory(architecture, checkpoint.adapter.rank))
-    memory = demand(store, kind, bound)
+    memory = memory_need(store, kind, bound)
     cached = _is_there(keys.source, keys, store)
     return SourceStep(checkpoint.name, keys.source, memory, cached, layers, nonfinite)
 
@@ -154,7 +154,7 @@ def _reference(
     }
     bound = reference_memory(architecture, evaluation.windows, evaluation.window_tokens)
     cached = _is_there(key, keys, store)
-    return ReferenceStep(checkpoint.name, key, demand(store, kind, bound), cached)
+    return ReferenceStep(checkpoint.name, key, memory_need(store, kind, bound), cached)
 
 
 def _is_there(key: str, keys: Keys, store: Store) -> bool:
@@ -183,7 +183,7 @@ def _activations(
         bound = activations_memory(checkpoint.architecture, calibration.tokens, CHUNK_TOKENS)
         cached = _is_there(key, keys[model], store)
         steps[model, calibration] = ActivationsStep(
-            model, key, demand(store, kind, bound), cached, calibration
+            model, key, memory_need(store, kind, bound), cached, calibration
         )
     return steps
 
@@ -195,12 +195,12 @@ def _artifacts(
     activations: Mapping[tuple[str, Calibration], ActivationsStep],
     evaluation: Evaluation,
     store: Store,
-) -> tuple[Artifact, ...]:
+) -> tuple[PlannedArtifact, ...]:
     groups: dict[tuple[str, str], list[Cell]] = {}
     names: dict[int, str] = {}
     for cell in matrix.cells:
         if cell.variant is not None:
-            # Cells of one square share the variant object; its JSON is made once.
+            # Cells of one request share the variant object; its JSON is made once.
             name = names.get(id(cell.variant)) or content_key(cell.variant.model_dump(mode="json"))
             names[id(cell.variant)] = name
             groups.setdefault((cell.model, name), []).append(cell)
@@ -218,7 +218,7 @@ def _artifacts(
             measured = measure_key(key, reference.key, variant.backend, evaluation, store)
         cached = keys[model].digest is not None and store.artifact(key) is not None
         artifacts.append(
-            Artifact(
+            PlannedArtifact(
                 key=key,
                 activations=inputs,
                 measure_key=measured,
@@ -234,7 +234,7 @@ def _artifacts(
     return tuple(artifacts)
 
 
-def _plan_cell(cell: Cell, artifact: Artifact | None, matrix: Matrix) -> PlanCell:
+def _plan_cell(cell: Cell, artifact: PlannedArtifact | None, matrix: Matrix) -> PlanCell:
     device = matrix.devices[cell.device]
     if artifact is None or cell.variant is None:
         return PlanCell(cell, None, None, device.budget)

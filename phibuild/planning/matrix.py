@@ -16,7 +16,7 @@ from phibuild.config.edits import COMMAND_LINE
 from phibuild.config.model_choice import ModelChoice
 from phibuild.config.recipe import NO_MODEL, Recipe
 from phibuild.errors import ConfigError, PhibuildError, Problem, SourceError
-from phibuild.planning.options import Expansion, Square, check_axes, read_squares
+from phibuild.planning.options import CellRequest, Expansion, check_axes, read_cell_requests
 from phibuild.schema import Cell, Device, Skip, Variant
 
 
@@ -46,7 +46,7 @@ def expand(
     Raises ConfigError or SourceError with all that is wrong, also where every cell is skipped.
     """
     state = Expansion(composition, catalogue, list(composition.problems))
-    squares = [(recipe, list(read_squares(recipe, state))) for recipe in composition.recipes]
+    requests = [(recipe, list(read_cell_requests(recipe, state))) for recipe in composition.recipes]
     if not composition.problems:
         check_axes(state)
     models: dict[str, Checkpoint] = {}
@@ -57,16 +57,16 @@ def expand(
     cells: dict[str, Cell] = {}
     places: dict[str, str | None] = {}
     calibrations: dict[str, str | None] = {}
-    for recipe, wanted in squares:
+    for recipe, wanted in requests:
         for choice in composition.models_of(recipe):
             checkpoint = models.get(model_name(choice))
             if checkpoint:
-                for square in wanted:
-                    cell = _add_cell(square, recipe, checkpoint, cells, state)
+                for request in wanted:
+                    cell = _add_cell(request, recipe, checkpoint, cells, state)
                     if cell and cell.skip:
-                        places.setdefault(cell.id, recipe.where(square.path))
+                        places.setdefault(cell.id, recipe.where(request.path))
                     if cell and cell.variant and cell.variant.calibration:
-                        calibrations.setdefault(cell.id, _calibration_place(square, cell.variant))
+                        calibrations.setdefault(cell.id, _calibration_place(request, cell.variant))
     if state.problems:
         raise ConfigError([*state.problems, *source_problems])
     if source_problems:
@@ -124,22 +124,22 @@ def _add_model(
 
 
 def _add_cell(
-    square: Square,
+    request: CellRequest,
     recipe: Recipe,
     checkpoint: Checkpoint,
     cells: dict[str, Cell],
     state: Expansion,
 ) -> Cell | None:
-    device = state.devices[square.device]
-    found = _variant(square, device, checkpoint, state)
+    device = state.devices[request.device]
+    found = _variant(request, device, checkpoint, state)
     if found is None:
         return None
     cell = Cell(
-        id=f"{checkpoint.name}.{square.device}.{square.backend}.{square.precision}",
+        id=f"{checkpoint.name}.{request.device}.{request.backend}.{request.precision}",
         model=checkpoint.name,
-        device=square.device,
-        backend=square.backend,
-        precision=square.precision,
+        device=request.device,
+        backend=request.backend,
+        precision=request.precision,
         variant=found if isinstance(found, Variant) else None,
         skip=found.reason if isinstance(found, Skip) else None,
         gates=recipe.config.gates,
@@ -148,7 +148,7 @@ def _add_cell(
     if known and known.variant != cell.variant:
         state.note(
             f"two recipes of this run build {cell.id} differently",
-            recipe.where(square.path),
+            recipe.where(request.path),
             "build them one after the other",
         )
     elif known is None:
@@ -157,25 +157,25 @@ def _add_cell(
 
 
 def _variant(
-    square: Square, device: Device, checkpoint: Checkpoint, state: Expansion
+    request: CellRequest, device: Device, checkpoint: Checkpoint, state: Expansion
 ) -> Variant | Skip | None:
     """Ask the backend what to build; None if the options are wrong."""
-    if square.options is None:
+    if request.options is None:
         return None
-    options = square.options.model_dump_json()
-    key = (checkpoint.name, device.name, square.backend, square.precision, options)
+    options = request.options.model_dump_json()
+    key = (checkpoint.name, device.name, request.backend, request.precision, options)
     if key not in state.variants:
-        state.variants[key] = backend(square.backend).variant(
-            square.precision, square.options, device, checkpoint.architecture
+        state.variants[key] = backend(request.backend).variant(
+            request.precision, request.options, device, checkpoint.architecture
         )
     return state.variants[key]
 
 
-def _calibration_place(square: Square, variant: Variant) -> str | None:
+def _calibration_place(request: CellRequest, variant: Variant) -> str | None:
     """Return where a variant's calibration text was named: by the option that has its digest."""
     assert variant.calibration is not None
     digest = variant.calibration.sha256
-    return square.where(next(name for name, value in variant.options.items() if value == digest))
+    return request.where(next(name for name, value in variant.options.items() if value == digest))
 
 
 def _check_skips(cells: Sequence[Cell], places: Mapping[str, str | None], *, strict: bool) -> None:

@@ -18,7 +18,7 @@ _SPARE = 64 << 20
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryNeed:
     """Anonymous memory of a step in bytes: the backend's `bound`, and what the runs before took
     (`measured`, None: there were none). `key` names its kind in the store."""
 
@@ -34,7 +34,7 @@ class Demand:
         return self.measured + self.measured // 8 + _SPARE
 
 
-def demand(store: Store, kind: dict[str, Any], bound: int) -> Demand:
+def memory_need(store: Store, kind: dict[str, Any], bound: int) -> MemoryNeed:
     """Return the demand of a step of this kind, by what the store knows."""
     key = content_key(kind)
     peaks, lacked = _read(store, key)
@@ -42,19 +42,19 @@ def demand(store: Store, kind: dict[str, Any], bound: int) -> Demand:
     if lacked:
         # Killed for memory: what it had reached then was not its peak.
         measured = max(lacked + lacked // 2, measured or bound)
-    return Demand(key, bound, measured)
+    return MemoryNeed(key, bound, measured)
 
 
-def note_peak(store: Store, demand: Demand, peak: int) -> None:
+def note_peak(store: Store, need: MemoryNeed, peak: int) -> None:
     """Remember what a step took that did all that it had to."""
-    peaks, _ = _read(store, demand.key)
-    _write(store, demand.key, [*peaks, peak][-_KEPT:], 0)
+    peaks, _ = _read(store, need.key)
+    _write(store, need.key, [*peaks, peak][-_KEPT:], 0)
 
 
-def note_lack(store: Store, demand: Demand, peak: int) -> None:
+def note_lack(store: Store, need: MemoryNeed, peak: int) -> None:
     """Remember what a step had reached when it was killed for memory."""
-    peaks, lacked = _read(store, demand.key)
-    _write(store, demand.key, peaks, max(lacked, peak))
+    peaks, lacked = _read(store, need.key)
+    _write(store, need.key, peaks, max(lacked, peak))
 
 
 def _read(store: Store, key: str) -> tuple[list[int], int]:

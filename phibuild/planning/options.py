@@ -1,6 +1,6 @@
-"""What the recipes ask for, square by square, with the options that hold at each; or what is wrong.
+"""What the recipes ask for, cell by cell, with the options that hold at each; or what is wrong.
 
-Options are merged from the backend's defaults, the device's, the recipe's and the square's own.
+Options are merged from the backend's defaults, the device's, the recipe's and the cell's own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from phibuild.schema import PRECISIONS, Device, Options, Precision, Skip, Varian
 
 
 @dataclass(frozen=True)
-class Square:
+class CellRequest:
     """What a recipe asks for at one place: where it was written, and all options that hold there
     (None if they are wrong, which is noted)."""
 
@@ -101,7 +101,7 @@ class Expansion:
             self.problems.append(problem)
 
 
-def read_squares(recipe: Recipe, state: Expansion) -> Iterator[Square]:
+def read_cell_requests(recipe: Recipe, state: Expansion) -> Iterator[CellRequest]:
     """Yield what the recipe names, restricted to the axes; note what it names wrongly."""
     axes = state.composition.axes
     _check_recipe_options(recipe, state)
@@ -125,7 +125,7 @@ def read_squares(recipe: Recipe, state: Expansion) -> Iterator[Square]:
                         ("device", device_name), ("backend", name), ("precision", precision),
                     )
                 ):  # fmt: skip
-                    yield Square(device_name, name, precision, options, here, where)
+                    yield CellRequest(device_name, name, precision, options, here, where)
 
 
 def _check_recipe_options(recipe: Recipe, state: Expansion) -> None:
@@ -242,8 +242,8 @@ def check_axes(state: Expansion) -> None:
             for device, backends in recipe.config.devices.items():
                 for name, precisions in backends.items():
                     for precision in precisions if isinstance(precisions, (list, dict)) else ():
-                        square = {"device": device, "backend": name, "precision": str(precision)}
-                        named[square[axis]] = None
+                        request = {"device": device, "backend": name, "precision": str(precision)}
+                        named[request[axis]] = None
         where = f"{COMMAND_LINE}: {state.composition.axis_words.get(axis, axis)}"
         has = f"it has: {', '.join(named)}"
         if axis in state.composition.globs:

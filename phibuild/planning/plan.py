@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.steps import (
     ActivationsStep,
-    Artifact,
     BuildStep,
     MeasureStep,
     OriginalStep,
+    PlannedArtifact,
     ReferenceStep,
     SourceStep,
     Step,
@@ -25,7 +25,7 @@ class PlanCell:
     """A cell with its estimates; without a variant it is skipped."""
 
     cell: Cell
-    artifact: Artifact | None
+    artifact: PlannedArtifact | None
     device_memory_bytes: int | None
     budget: int
 
@@ -58,7 +58,7 @@ class Plan:
     matrix: Matrix
     evaluation: Evaluation
     cells: tuple[PlanCell, ...]
-    artifacts: tuple[Artifact, ...]
+    artifacts: tuple[PlannedArtifact, ...]
     builds: tuple[BuildStep, ...]
     measures: tuple[MeasureStep, ...]
     sources: tuple[SourceStep, ...]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from phibuild.planning.memory import Demand
+from phibuild.planning.memory import MemoryNeed
 from phibuild.planning.sizes import ArtifactEstimate
 from phibuild.schema import Calibration, Judging, Variant
 from phibuild.store.store import Store
@@ -18,7 +18,7 @@ REFERENCE_BACKEND = "pytorch"
 
 
 @dataclass(frozen=True)
-class Artifact:
+class PlannedArtifact:
     """One artifact to be there at the end: `key` in the store, and the cells that want it;
     `activations` is the key of the original's activations that it is built from, `judging` how it
     is judged here, None where nothing is."""
@@ -47,8 +47,8 @@ class Step(ABC):
     """How the reason begins why there is nothing of it."""
     model: str
     backend: str
-    demand: Demand
-    artifacts: tuple[Artifact, ...]
+    need: MemoryNeed
+    artifacts: tuple[PlannedArtifact, ...]
     """Those that it builds or judges; () for a step of the original."""
 
     @property
@@ -58,7 +58,7 @@ class Step(ABC):
 
     @property
     def memory_bytes(self) -> int:
-        return self.demand.bytes
+        return self.need.bytes
 
     @property
     @abstractmethod
@@ -86,8 +86,8 @@ class BackendStep(Step):
 
     model: str
     backend: str
-    artifacts: tuple[Artifact, ...]
-    demand: Demand
+    artifacts: tuple[PlannedArtifact, ...]
+    need: MemoryNeed
     part: int = 0
 
     @property
@@ -154,7 +154,7 @@ class OriginalStep(Step):
     artifacts = ()
     model: str
     key: str
-    demand: Demand
+    need: MemoryNeed
     cached: bool
 
     @property

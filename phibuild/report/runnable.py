@@ -10,7 +10,7 @@ from pathlib import Path
 from phibuild.backends.registry import BACKENDS
 from phibuild.errors import ConfigError, Problem
 from phibuild.report.runs import COPY_AGAIN, find_artifact
-from phibuild.store.manifest import MANIFEST, Artifact, damage
+from phibuild.store.manifest import MANIFEST, StoredArtifact, damage
 
 _GGUF_MAGIC = b"GGUF"
 _FIRST_PART = re.compile(r"-0*1-of-\d+\.gguf$")
@@ -42,7 +42,7 @@ def find_runnable(what: str, output: Path) -> Runnable:
     return Runnable(artifact.folder, _backend(artifact))
 
 
-def _backend(artifact: Artifact) -> str:
+def _backend(artifact: StoredArtifact) -> str:
     backend = artifact.manifest.backend
     if backend not in BACKENDS:
         raise ConfigError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.report.documents import Report
 from phibuild.store.documents import ArtifactManifest
-from phibuild.store.manifest import MANIFEST, Artifact, read_artifact, read_manifest
+from phibuild.store.manifest import MANIFEST, StoredArtifact, read_artifact, read_manifest
 
 _REMEDY = "build again, or remove the run's folder"
 COPY_AGAIN = "build it again, or copy it again from where it is whole"
@@ -46,12 +46,12 @@ def read_report(folder: Path) -> Report:
         ) from error
 
 
-def find_artifact(what: str, output: Path) -> Artifact:
+def find_artifact(what: str, output: Path) -> StoredArtifact:
     """Return the artifact of a folder, or of a cell id in the newest run that has built it."""
     folder = Path(what)
     if (folder / MANIFEST).is_file():
         try:
-            return Artifact(folder, read_manifest(folder, ArtifactManifest))
+            return StoredArtifact(folder, read_manifest(folder, ArtifactManifest))
         except (OSError, ValueError) as error:
             raise ConfigError(
                 Problem(f"its {MANIFEST} is damaged, or of no artifact: {error}", what, COPY_AGAIN)

@@ -32,7 +32,7 @@ def step_rows(execution: Execution) -> list[ReportStep]:
                 started_seconds=ran.started,
                 seconds=None if ran.ended is None else ran.ended - ran.started,
                 waited_seconds=ran.waited,
-                beside=sorted(ran.beside),
+                beside=sorted(ran.concurrent),
                 attempts=ran.attempts,
                 cpu_seconds=used.cpu_seconds,
                 loading_seconds=used.loading_seconds,

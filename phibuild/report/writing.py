@@ -23,7 +23,7 @@ from phibuild.report.data import artifact_folder
 from phibuild.report.documents import Report
 from phibuild.report.table import report_markdown
 from phibuild.schema import document_text
-from phibuild.store.manifest import Artifact, require_intact
+from phibuild.store.manifest import StoredArtifact, require_intact
 from phibuild.store.store import Store
 from phibuild.system.files import link_tree, write_atomically
 from phibuild.system.locks import held_if_free
@@ -128,7 +128,7 @@ def write_run(
             place = folder / artifact_folder(planned)
             copied = backend(planned.cell.backend).copied
             if not link_tree(artifact.folder, place, copied):
-                require_intact(Artifact(place, artifact.manifest))
+                require_intact(StoredArtifact(place, artifact.manifest))
         parts = [path.read_text("utf-8", "replace") for path in result.logs if path.exists()]
         said = f"{planned.cell.id}: {result.status}"
         if result.reason:

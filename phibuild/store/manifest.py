@@ -46,7 +46,7 @@ class Sealed:
 
 
 @dataclass(frozen=True)
-class Artifact(Sealed):
+class StoredArtifact(Sealed):
     """The folder of an artifact."""
 
     manifest: ArtifactManifest
@@ -108,10 +108,10 @@ def read_sealed(folder: Path) -> Sealed | None:
         return None
 
 
-def read_artifact(folder: Path) -> Artifact | None:
+def read_artifact(folder: Path) -> StoredArtifact | None:
     """Return the artifact in a folder, in the store or linked from it; None if there is none."""
     try:
-        return Artifact(folder, read_manifest(folder, ArtifactManifest))
+        return StoredArtifact(folder, read_manifest(folder, ArtifactManifest))
     except (OSError, ValueError):
         return None
 

@@ -29,8 +29,8 @@ from phibuild.store.documents import (
 from phibuild.store.finite import read_weights
 from phibuild.store.manifest import (
     MANIFEST,
-    Artifact,
     Sealed,
+    StoredArtifact,
     check_artifact,
     damage,
     read_artifact,
@@ -94,7 +94,7 @@ class Store:
 
     # -- artifacts, and what the original left
 
-    def artifact(self, key: str) -> Artifact | None:
+    def artifact(self, key: str) -> StoredArtifact | None:
         """Return the artifact of a key if it is there and its files are as they were written, by
         the cheap check; a damaged one is set aside and counts as absent."""
         return self._checked(read_artifact(self.root / ARTIFACTS / key))
@@ -104,11 +104,11 @@ class Store:
         folder = self.root / ARTIFACTS
         return folder.is_dir() and any(folder.iterdir())
 
-    def publish(self, key: str, folder: Path, facts: ArtifactFacts) -> Artifact:
+    def publish(self, key: str, folder: Path, facts: ArtifactFacts) -> StoredArtifact:
         """Move a finished folder of the workspace into the store under `key`; its manifest.json
         has the facts and lists the files."""
         manifest = seal_artifact(folder, key, facts)
-        return Artifact(self._move(ARTIFACTS, key, folder), manifest)
+        return StoredArtifact(self._move(ARTIFACTS, key, folder), manifest)
 
     def reference(self, key: str) -> Path | None:
         """Return the folder of what the original left under a key, checked as artifacts are."""

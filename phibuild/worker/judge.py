@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from phibuild.worker.interface import Logits, Runtime, Tokens, Worker
 from phibuild.worker.metrics import Comparison, divergence
 from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes, reset_peak_rss
-from phibuild.worker.requests import JudgeRequest
+from phibuild.worker.requests import JudgeItem, JudgeRequest
 
 # Kernels of one token and of many tokens round differently, above all where activations are
 # quantized on the way; a broken cache shows as whole nats.
@@ -29,28 +30,24 @@ _SECONDS = 30.0
 _FEWEST = 4
 
 
+@dataclass(frozen=True)
+class _Reference:
+    """The original: windows [W, T + 1] of tokens, the logits [W, T, V] that artifacts are compared
+    with, and those of the usual rope factors where the runtime has others."""
+
+    windows: NDArray[np.int32]
+    compared: Logits
+    default: Logits | None
+
+
 def judge(worker: Worker, request: JudgeRequest, report: Report) -> None:
     """Judge each item of the request; one that fails does not stop the others."""
-    reference = Path(request["reference"])
-    windows: NDArray[np.int32] = np.load(reference / "windows.npy")
-    default = np.load(reference / "logits.npy", mmap_mode="r")
-    compared = default
     with report.loading():
         worker.prepare()  # imports that would count as the first artifact's load time otherwise
-    if worker.REFERENCE != "logits" and (reference / f"{worker.REFERENCE}.npy").exists():
-        compared = np.load(reference / f"{worker.REFERENCE}.npy", mmap_mode="r")
+    reference = _read(Path(request["reference"]), worker.REFERENCE)
     for item in request["items"]:
         try:
-            result = _judge_one(
-                worker,
-                Path(item["folder"]),
-                windows,
-                compared,
-                default if compared is not default else None,
-                request,
-                report,
-                item["item"],
-            )
+            result = _judge_one(worker, item, reference, request, report)
         except Exception as error:  # whatever a runtime raises, the other artifacts are judged
             report.failed(item["item"], error)
         else:
@@ -58,16 +55,24 @@ def judge(worker: Worker, request: JudgeRequest, report: Report) -> None:
         gc.collect()
 
 
+def _read(folder: Path, name: str) -> _Reference:
+    """Return the reference in a folder; `name` is Worker.REFERENCE."""
+    windows = np.load(folder / "windows.npy")
+    default: Logits = np.load(folder / "logits.npy", mmap_mode="r")
+    if name == "logits" or not (folder / f"{name}.npy").exists():
+        return _Reference(windows, default, None)
+    return _Reference(windows, np.load(folder / f"{name}.npy", mmap_mode="r"), default)
+
+
 def _judge_one(
     worker: Worker,
-    folder: Path,
-    windows: NDArray[np.int32],
-    compared: Logits,
-    default: Logits | None,
+    judged: JudgeItem,
+    reference: _Reference,
     request: JudgeRequest,
     report: Report,
-    item: str,
 ) -> dict[str, Any]:
+    item, folder = judged["item"], Path(judged["folder"])
+    windows, compared, default = reference.windows, reference.compared, reference.default
     reset_peak_rss()
     report.stage("loading", item=item)
     started = time.perf_counter()

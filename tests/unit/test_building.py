@@ -14,7 +14,7 @@ from phibuild.execute.runner.events import BuildResult, read_result
 from phibuild.execute.work.build import check_and_publish
 from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
-from phibuild.planning.steps import Artifact
+from phibuild.planning.steps import PlannedArtifact
 from phibuild.store.store import Store
 
 
@@ -41,11 +41,11 @@ def context(tmp_path: Path) -> Context:
     )
 
 
-def of(context: Context, precision: str) -> Artifact:
+def of(context: Context, precision: str) -> PlannedArtifact:
     return next(a for a in context.plan.artifacts if a.variant.precision == precision)
 
 
-def result_of(artifact: Artifact, **changes: object) -> BuildResult:
+def result_of(artifact: PlannedArtifact, **changes: object) -> BuildResult:
     estimate = artifact.estimate
     result = {
         "types": dict(estimate.types),

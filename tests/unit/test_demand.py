@@ -14,7 +14,7 @@ from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
 from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
-from phibuild.planning.memory import Demand, demand, note_lack, note_peak
+from phibuild.planning.memory import MemoryNeed, memory_need, note_lack, note_peak
 from phibuild.planning.plan import Plan
 from phibuild.store.store import Store
 from phibuild.system import machine
@@ -31,40 +31,40 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_without_a_run_the_bound_holds(store: Store) -> None:
-    found = demand(store, KIND, 5 * GIB)
+    found = memory_need(store, KIND, 5 * GIB)
     assert (found.bytes, found.measured) == (5 * GIB, None)
 
 
 def test_what_runs_took_corrects_the_bound_in_both_directions(store: Store) -> None:
     for peak in (GIB, 2 * GIB, GIB):
-        note_peak(store, demand(store, KIND, 5 * GIB), peak)
-    found = demand(store, KIND, 5 * GIB)
+        note_peak(store, memory_need(store, KIND, 5 * GIB), peak)
+    found = memory_need(store, KIND, 5 * GIB)
     assert found.measured == 2 * GIB  # the largest
     assert 2 * GIB < found.bytes < 2.5 * GIB
     note_peak(store, found, 8 * GIB)
-    assert demand(store, KIND, 5 * GIB).bytes > 8 * GIB
-    assert demand(store, {"step": "measure"}, 5 * GIB).measured is None  # another kind
+    assert memory_need(store, KIND, 5 * GIB).bytes > 8 * GIB
+    assert memory_need(store, {"step": "measure"}, 5 * GIB).measured is None  # another kind
 
 
 def test_only_the_last_runs_count(store: Store) -> None:
-    note_peak(store, demand(store, KIND, GIB), 9 * GIB)
+    note_peak(store, memory_need(store, KIND, GIB), 9 * GIB)
     for _ in range(5):
-        note_peak(store, demand(store, KIND, GIB), 2 * GIB)
-    assert demand(store, KIND, GIB).measured == 2 * GIB
+        note_peak(store, memory_need(store, KIND, GIB), 2 * GIB)
+    assert memory_need(store, KIND, GIB).measured == 2 * GIB
 
 
 def test_a_kill_raises_the_demand_until_a_run_is_complete(store: Store) -> None:
-    note_lack(store, demand(store, KIND, GIB), 4 * GIB)
-    assert demand(store, KIND, GIB).measured == 6 * GIB
-    note_lack(store, demand(store, KIND, GIB), GIB)  # the larger one counts
-    assert demand(store, KIND, GIB).measured == 6 * GIB
-    note_peak(store, demand(store, KIND, GIB), 5 * GIB)
-    assert demand(store, KIND, GIB).measured == 5 * GIB
+    note_lack(store, memory_need(store, KIND, GIB), 4 * GIB)
+    assert memory_need(store, KIND, GIB).measured == 6 * GIB
+    note_lack(store, memory_need(store, KIND, GIB), GIB)  # the larger one counts
+    assert memory_need(store, KIND, GIB).measured == 6 * GIB
+    note_peak(store, memory_need(store, KIND, GIB), 5 * GIB)
+    assert memory_need(store, KIND, GIB).measured == 5 * GIB
 
 
 def test_a_kill_below_the_bound_leaves_the_bound(store: Store) -> None:
-    note_lack(store, demand(store, KIND, 10 * GIB), GIB)
-    assert demand(store, KIND, 10 * GIB).measured == 10 * GIB
+    note_lack(store, memory_need(store, KIND, 10 * GIB), GIB)
+    assert memory_need(store, KIND, 10 * GIB).measured == 10 * GIB
 
 
 @given(st.binary(max_size=60) | st.sampled_from([b"[]", b'{"peaks": 1}', b'{"peaks": ["x"]}']))
@@ -73,11 +73,11 @@ def test_a_damaged_record_counts_as_none(
 ) -> None:
     store = Store(tmp_path_factory.mktemp("store"))
     store.prepare()
-    found = demand(store, KIND, GIB)
+    found = memory_need(store, KIND, GIB)
     (store.root / "usage" / f"{found.key}.json").write_bytes(data)
-    assert demand(store, KIND, GIB) == Demand(found.key, GIB)
+    assert memory_need(store, KIND, GIB) == MemoryNeed(found.key, GIB)
     note_peak(store, found, 2 * GIB)
-    assert demand(store, KIND, GIB).measured == 2 * GIB
+    assert memory_need(store, KIND, GIB).measured == 2 * GIB
 
 
 def judging(store: Store, window_tokens: int) -> dict[str, int]:
@@ -164,7 +164,7 @@ def test_a_reference_that_does_not_fit_stops_the_judging_alone(
 
 def test_builds_that_do_not_fit_together_are_built_one_by_one(plan: Planner, store: Store) -> None:
     together = next(step for step in plan(None).builds if step.backend == "llamacpp")
-    note_peak(store, together.demand, 60 * GIB)
+    note_peak(store, together.need, 60 * GIB)
     found = plan(20 * GIB)
     ids = [step.id for step in found.builds if step.backend == "llamacpp"]
     assert ids == ["build.phi-3.5-mini.llamacpp.1", "build.phi-3.5-mini.llamacpp.2"]

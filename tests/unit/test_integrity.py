@@ -16,7 +16,7 @@ from conftest import CommandLine
 from phibuild.errors import StoreError
 from phibuild.store.manifest import (
     MANIFEST,
-    Artifact,
+    StoredArtifact,
     check_artifact,
     read_artifact,
     read_sealed,
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Told:
     return store
 
 
-def publish(store: Store) -> Artifact:
+def publish(store: Store) -> StoredArtifact:
     with store.workspace() as folder:
         (folder / "model.bin").write_text("weights", encoding="utf-8")
         return store.publish("k", folder, some_facts())
@@ -172,5 +172,5 @@ def test_what_leaves_the_store_is_intact(store: Told) -> None:
         require_intact(artifact)
     files = [artifact.manifest.files[0].model_copy(update={"sha256": "0" * 64})]
     manifest = artifact.manifest.model_copy(update={"files": files})
-    changed = Artifact(artifact.folder, manifest)
+    changed = StoredArtifact(artifact.folder, manifest)
     assert f"{MANIFEST}: its artifact_digest is not that of its files" in check_artifact(changed)

@@ -19,8 +19,8 @@ import pytest
 
 from phibuild.execute.runner import process
 from phibuild.execute.runner.events import Stage
-from phibuild.execute.runner.items import Runner, run_items
-from phibuild.execute.runner.process import Outcome, Runners, run_worker
+from phibuild.execute.runner.items import Reactions, run_items
+from phibuild.execute.runner.process import Outcome, Runner, Runners, run_worker
 from phibuild.execute.runner.usage import Usage, anonymous_bytes
 
 PACKAGE = process.WORKER.parents[1]
@@ -215,9 +215,7 @@ class Run:
             Runner(Path(sys.executable), "told", self.log, self.timeout, self.runners, self.usage),
             list(items),
             request,
-            on_result=done,
-            on_failure=failed,
-            on_stage=self.stages.append,
+            Reactions(done, failed, self.stages.append),
             alone=self.alone,
         )
         assert set(self.results) | set(self.failures) | set(self.again) >= set(items)
@@ -460,10 +458,8 @@ def test_an_interpreter_that_dies_before_it_reads(
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho broken environment >&2\nexit 3\n", encoding="ascii")
     script.chmod(0o755)
-    outcome: Outcome = run_worker(
-        script, "told", {"items": "x" * 1_000_000}, run.log, runners=Runners(), usage=Usage(),
-        timeout=30, on_event=lambda event: None,
-    )  # fmt: skip
+    runner = Runner(script, "told", run.log, 30)
+    outcome: Outcome = run_worker(runner, {"items": "x" * 1_000_000}, lambda event: None)
     assert outcome.crash == "the runner ended with exit code 3\nbroken environment"
 
 
@@ -477,9 +473,8 @@ import sys
 from pathlib import Path
 from phibuild.execute.runner import process
 process.WORKER = Path({str(worker)!r})
-process.run_worker(Path(sys.executable), "told", {request!r}, Path({str(tmp_path / "log")!r}),
-                   runners=process.Runners(), usage=process.Usage(), timeout=60,
-                   on_event=lambda e: print(e.stage, flush=True))
+runner = process.Runner(Path(sys.executable), "told", Path({str(tmp_path / "log")!r}), 60)
+process.run_worker(runner, {request!r}, lambda e: print(e.stage, flush=True))
 """
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     with parent:

@@ -16,7 +16,7 @@ from phibuild.config.compose import compose_build
 from phibuild.errors import ConfigError, StoreError
 from phibuild.execute.context import Result
 from phibuild.execute.local.executor import Execution
-from phibuild.execute.local.scheduler import History, Ran, Task
+from phibuild.execute.local.scheduler import History, Task, TaskRun
 from phibuild.execute.runner.usage import Usage
 from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
@@ -92,8 +92,8 @@ class Run:
             self.results,
             History(
                 {
-                    judging.id: Ran(judging, 8.0, 12.0, waited={"cores": 3.0}),
-                    task.id: Ran(task, 0.5, 4.5, beside=beside),
+                    judging.id: TaskRun(judging, 8.0, 12.0, waited={"cores": 3.0}),
+                    task.id: TaskRun(task, 0.5, 4.5, concurrent=beside),
                 },
                 {"cores": 3.0, "work": 9.0},
             ),

@@ -197,9 +197,9 @@ def test_history_tells_what_ran_beside_what_and_what_held_the_others() -> None:
     run_tasks(tasks, Limits(4, 100), stop=threading.Event(), history=history)
     assert list(history.ran) == ["a", "b", "c", "d"]
     a, b, c, d = history.ran.values()
-    assert a.beside >= {"b"}
-    assert "a" not in c.beside
-    assert d.beside == set()
+    assert a.concurrent >= {"b"}
+    assert "a" not in c.concurrent
+    assert d.concurrent == set()
     assert c.waited["memory"] > 0.2
     assert not a.waited
     assert not b.waited

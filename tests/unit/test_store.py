@@ -19,7 +19,7 @@ import pytest
 
 from conftest import TESTS
 from phibuild.errors import StoreError
-from phibuild.store.manifest import MANIFEST, Artifact, check_artifact, read_artifact
+from phibuild.store.manifest import MANIFEST, StoredArtifact, check_artifact, read_artifact
 from phibuild.store.store import Store, content_key
 from phibuild.system.files import file_sha256, link_tree, size_and_time, write_atomically
 from support.documents import some_facts, some_measure
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def publish(store: Store, key: str = "k1", text: str = "weights") -> Artifact:
+def publish(store: Store, key: str = "k1", text: str = "weights") -> StoredArtifact:
     with store.workspace() as folder:
         (folder / "model.bin").write_text(text, encoding="utf-8")
         (folder / "sub").mkdir()

@@ -32,7 +32,7 @@ class Task:
 
 
 @dataclass
-class Ran:
+class TaskRun:
     """How a task went, in seconds: `started` and `ended` from the start of the run, `waited` how
     long it was ready and what it waited for; `beside` are the tasks that ran at the same time;
     `attempts` is 2 if it was run again, alone."""
@@ -42,14 +42,14 @@ class Ran:
     ended: float | None = None
     attempts: int = 1
     waited: dict[Bound, float] = field(default_factory=dict)
-    beside: set[str] = field(default_factory=set)
+    concurrent: set[str] = field(default_factory=set)
 
 
 @dataclass
 class History:
     """What ran when, and for how many seconds each bound was the one that held."""
 
-    ran: dict[str, Ran] = field(default_factory=dict)
+    ran: dict[str, TaskRun] = field(default_factory=dict)
     bounds: dict[Bound, float] = field(default_factory=dict)
 
 
@@ -118,12 +118,12 @@ class _Queue:
     def _note_start(self, task: Task) -> None:
         beside = {other.id for other in self.running.values()}
         now = time.monotonic() - self._began
-        ran = self._history.ran.setdefault(task.id, Ran(task, now))
+        ran = self._history.ran.setdefault(task.id, TaskRun(task, now))
         ran.attempts += task.alone
         ran.waited = self._waited.pop(task.id, ran.waited)
-        ran.beside |= beside
+        ran.concurrent |= beside
         for other in beside:
-            self._history.ran[other].beside.add(task.id)
+            self._history.ran[other].concurrent.add(task.id)
         self._tell(f"{task.id} starts{' again, alone' if task.alone else ''}: {self._wants(task)}")
 
     def _wants(self, task: Task) -> str:

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from phibuild.execute.runner.events import Event, Failed, Item, Stage
-from phibuild.execute.runner.process import Outcome, Runners, run_worker
-from phibuild.execute.runner.usage import Usage
+from phibuild.execute.runner.process import Outcome, Runner, run_worker
 
 
 @dataclass(frozen=True)
-class Runner:
-    """A backend's runner, ready to be started. `runners` knows those that are alive; `usage` is
-    what they take; `mount` is the backend's `Plugin.mount`."""
+class Reactions:
+    """What is called with what a runner says of its items."""
 
-    python: Path
-    backend: str
-    log: Path
-    timeout: float
-    runners: Runners
-    usage: Usage
-    mount: tuple[str, ...] = ()
+    on_result: Callable[[str, Mapping[str, object]], None]
+    on_failure: Callable[[str, str], None]
+    on_stage: Callable[[Stage], None]
 
 
 def run_items(
     runner: Runner,
     items: Sequence[str],
     request: Callable[[Sequence[str]], Mapping[str, object]],
+    reactions: Reactions,
     *,
-    on_result: Callable[[str, Mapping[str, object]], None],
-    on_failure: Callable[[str, str], None],
-    on_stage: Callable[[Stage], None],
     alone: bool = True,
     again: bool = False,
 ) -> list[str]:
@@ -50,24 +41,14 @@ def run_items(
             match event:
                 case Item(item=item, result=result) if item in left:
                     left.remove(item)
-                    on_result(item, result)
+                    reactions.on_result(item, result)
                 case Failed(item=item, error=error) if item in left:
                     left.remove(item)
-                    on_failure(item, error)
+                    reactions.on_failure(item, error)
                 case Stage():
-                    on_stage(event)
+                    reactions.on_stage(event)
 
-        return run_worker(
-            runner.python,
-            runner.backend,
-            request(some),
-            runner.log,
-            runners=runner.runners,
-            usage=runner.usage,
-            timeout=runner.timeout,
-            on_event=take,
-            mount=runner.mount,
-        )
+        return run_worker(runner, request(some), take)
 
     outcome = attempt(items)
     retry = again or len(items) > 1
@@ -80,5 +61,5 @@ def run_items(
         if item in left:
             left.remove(item)
             reason = outcome.crash or "the runner said nothing about it"
-            on_failure(item, "interrupted" if outcome.interrupted else reason)
+            reactions.on_failure(item, "interrupted" if outcome.interrupted else reason)
     return []

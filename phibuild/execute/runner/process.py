@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,21 +74,27 @@ class Runners:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@dataclass(frozen=True)
+class Runner:
+    """A backend's runner, ready to be started: the toolchain's interpreter, the log that it adds
+    to, the seconds that it may take. `runners` knows those that are alive; what it takes is added
+    to `usage`; `mount` is the backend's `Plugin.mount`."""
+
+    python: Path
+    backend: str
+    log: Path
+    timeout: float
+    runners: Runners = field(default_factory=Runners)
+    usage: Usage = field(default_factory=Usage)
+    mount: tuple[str, ...] = ()
+
+
 def run_worker(
-    python: Path,
-    backend: str,
-    request: Mapping[str, object],
-    log: Path,
-    *,
-    runners: Runners,
-    usage: Usage,
-    timeout: float,
-    on_event: Callable[[Event], None],
-    mount: Sequence[str] = (),
+    runner: Runner, request: Mapping[str, object], on_event: Callable[[Event], None]
 ) -> Outcome:
     """Run one request in a toolchain and return what came of it. Never raises for what the
-    runner does: a crash, a kill, a time-out or a garbled event is a `crash` in the outcome.
-    What the runner takes is added to `usage`. `mount` is `Plugin.mount` of the backend."""
+    runner does: a crash, a kill, a time-out or a garbled event is a `crash` in the outcome."""
+    log, runners, usage, timeout = runner.log, runner.runners, runner.usage, runner.timeout
     outcome = Outcome()
     oom_before = _oom_kills()
     timed_out = threading.Event()
@@ -97,7 +103,7 @@ def run_worker(
         log_start = log_file.tell()
         process = subprocess.Popen(
             # -P: the folder of entry.py is no place to import from.
-            [str(python), "-P", str(WORKER), backend, *mount],
+            [str(runner.python), "-P", str(WORKER), runner.backend, *runner.mount],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log_file,

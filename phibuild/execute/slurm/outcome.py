@@ -11,7 +11,7 @@ from typing import Any
 
 from phibuild.config.executors import SlurmSettings
 from phibuild.execute.context import Context, Original
-from phibuild.execute.local.scheduler import History, Ran, Task
+from phibuild.execute.local.scheduler import History, Task, TaskRun
 from phibuild.execute.runner.usage import Usage
 from phibuild.execute.slurm.jobs import Job, Jobs
 from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, Step
@@ -172,14 +172,14 @@ def make_history(
         )
         needs = frozenset({f"toolchain.{step.backend}"}) | context.plan.needs(step)
         memory = max(job.memory_bytes for job in some)
-        history.ran[step.id] = Ran(
+        history.ran[step.id] = TaskRun(
             Task(step.id, needs, settings.cores, memory, lambda alone: False),
             began - started,
             spans[step.id][1] - started,
             waited={"queue": max(0.0, began - ready)},
         )
     for name, (began, until) in spans.items():
-        history.ran[name].beside.update(
+        history.ran[name].concurrent.update(
             other
             for other, (start, end) in spans.items()
             if other != name and start < until and began < end

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from phibuild.execute.context import Attempt, Context
 from phibuild.execute.runner.events import BadResult
-from phibuild.execute.runner.items import run_items
-from phibuild.planning.steps import Artifact, Step
+from phibuild.execute.runner.items import Reactions, run_items
+from phibuild.planning.steps import PlannedArtifact, Step
 
-Take = Callable[[Artifact, Mapping[str, object]], None]
+Take = Callable[[PlannedArtifact, Mapping[str, object]], None]
 """Takes the runner's result for an artifact; raises BadResult if it is not what it should be."""
 
 
@@ -17,8 +17,8 @@ def run_on_artifacts(
     context: Context,
     step: Step,
     attempt: Attempt,
-    artifacts: Sequence[Artifact],
-    request: Callable[[Sequence[Artifact]], Mapping[str, object]],
+    artifacts: Sequence[PlannedArtifact],
+    request: Callable[[Sequence[PlannedArtifact]], Mapping[str, object]],
     take: Take,
 ) -> None:
     """Send `artifacts` of a step to its runner, together, or one by one after a crash; what fails
@@ -42,9 +42,7 @@ def run_on_artifacts(
         runner,
         list(by_key),
         lambda keys: request([by_key[key] for key in keys]),
-        on_result=done,
-        on_failure=failed,
-        on_stage=lambda event: context.stage(step, event),
+        Reactions(done, failed, lambda event: context.stage(step, event)),
         alone=attempt.alone,
     )
     if left:

@@ -17,7 +17,7 @@ from phibuild.planning.code import step_digest
 from phibuild.planning.keys import CHANGED, has_changed
 from phibuild.planning.readme import add_documents
 from phibuild.planning.requests import asked_of_build
-from phibuild.planning.steps import Artifact, BuildStep
+from phibuild.planning.steps import BuildStep, PlannedArtifact
 from phibuild.store.documents import ArtifactFacts
 from phibuild.toolchains.environment import toolchain
 from phibuild.worker.requests import BuildItem, BuildRequest, VariantData
@@ -42,7 +42,7 @@ def build(step: BuildStep, context: Context, attempt: Attempt) -> None:
             _build(step, context, attempt, wanted, stack)
 
 
-def _wanted(step: BuildStep, context: Context, attempt: Attempt) -> list[Artifact]:
+def _wanted(step: BuildStep, context: Context, attempt: Attempt) -> list[PlannedArtifact]:
     """Return the artifacts that are to be built and can be. Another phibuild may have built some of
     them while this one waited for the locks."""
     wanted = []
@@ -66,7 +66,7 @@ def _build(
     step: BuildStep,
     context: Context,
     attempt: Attempt,
-    wanted: Sequence[Artifact],
+    wanted: Sequence[PlannedArtifact],
     stack: contextlib.ExitStack,
 ) -> None:
     checkpoint = context.plan.matrix.models[step.model]
@@ -76,7 +76,7 @@ def _build(
     outputs: dict[str, Path] = {}
     runs = itertools.count(1)  # what a crashed runner left must not be met by the next
 
-    def request(artifacts: Sequence[Artifact]) -> Mapping[str, object]:
+    def request(artifacts: Sequence[PlannedArtifact]) -> Mapping[str, object]:
         run = next(runs)
         items: list[BuildItem] = []
         for artifact in artifacts:
@@ -96,7 +96,7 @@ def _build(
         }
         return whole
 
-    def take(artifact: Artifact, result: Mapping[str, object]) -> None:
+    def take(artifact: PlannedArtifact, result: Mapping[str, object]) -> None:
         found = read_result(result, BuildResult)
         wrong = check_and_publish(context, artifact, outputs[artifact.key], found)
         if wrong:
@@ -107,7 +107,7 @@ def _build(
 
 
 def check_and_publish(
-    context: Context, artifact: Artifact, folder: Path, result: BuildResult
+    context: Context, artifact: PlannedArtifact, folder: Path, result: BuildResult
 ) -> str | None:
     """Check a finished artifact against its promise and move it into the store; return what
     is wrong with it."""

@@ -8,7 +8,7 @@ from phibuild.execute.context import Attempt, Context
 from phibuild.execute.runner.events import read_result
 from phibuild.execute.work.artifacts import run_on_artifacts
 from phibuild.planning.requests import asked_of_judge
-from phibuild.planning.steps import Artifact, MeasureStep
+from phibuild.planning.steps import MeasureStep, PlannedArtifact
 from phibuild.store.documents import Measure
 from phibuild.worker.requests import JudgeItem, JudgeRequest
 
@@ -31,7 +31,7 @@ def measure(step: MeasureStep, context: Context, attempt: Attempt) -> None:
             context.fail(artifact, error)
         return
 
-    def request(artifacts: Sequence[Artifact]) -> Mapping[str, object]:
+    def request(artifacts: Sequence[PlannedArtifact]) -> Mapping[str, object]:
         items: list[JudgeItem] = [
             {"item": one.key, "folder": str(context.store.root / "artifacts" / one.key)}
             for one in artifacts
@@ -44,7 +44,7 @@ def measure(step: MeasureStep, context: Context, attempt: Attempt) -> None:
         }
         return whole
 
-    def take(artifact: Artifact, result: Mapping[str, object]) -> None:
+    def take(artifact: PlannedArtifact, result: Mapping[str, object]) -> None:
         found = read_result(result, Measure)
         assert artifact.measure_key is not None  # judging is on
         context.store.publish_measure(artifact.measure_key, found)

@@ -7,7 +7,7 @@ from functools import singledispatch
 
 from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import Attempt, Context, Original
-from phibuild.execute.runner.items import run_items
+from phibuild.execute.runner.items import Reactions, run_items
 from phibuild.planning.keys import CHANGED, has_changed
 from phibuild.planning.making import evaluation_text
 from phibuild.planning.requests import (
@@ -64,9 +64,11 @@ def _run(
         context.runner(step),
         [step.key],
         lambda keys: request,
-        on_result=lambda key, result: None,
-        on_failure=lambda key, reason: attempt.failures.append(reason),
-        on_stage=lambda event: context.stage(step, event),
+        Reactions(
+            on_result=lambda key, result: None,
+            on_failure=lambda key, reason: attempt.failures.append(reason),
+            on_stage=lambda event: context.stage(step, event),
+        ),
         alone=attempt.alone,
         again=step.is_retried,
     )

@@ -24,7 +24,7 @@ print(json.dumps(sorted(Phi3Config().to_dict())))
     "config.json",
     "any key of Phi3Config",
     "the list of its keys",
-    "read, without effect for a known reason, or one value only: `phibuild/config_keys.py`",
+    "read, without effect for a known reason, or one value only: `phibuild/worker/config_keys.py`",
 )
 def test_the_tables_are_transformers_own_keys(toolchain_python: Callable[[str], Path]) -> None:
     done = subprocess.run(

@@ -58,7 +58,7 @@ def misbehave(what: str, request: dict[str, Any], fault: dict[str, Any]) -> None
         return
     says: dict[str, bytes] = {
         "says nothing": b"",
-        "says only that it is done": b'{"event": "end", "cpu_seconds": 1}\n',
+        "says only that it is done": b'{"event": "end", "cpu_seconds": 1, "loading_seconds": 0}\n',
         "prints text": b"Segmentation fault (core dumped)\n",
         "prints bytes": bytes(range(256)),
         "prints half an event": b'{"event": "it',

@@ -12,7 +12,7 @@ import pytest
 from conftest import CommandLine
 from phibuild.errors import EXIT_GATE_FAILED, EXIT_OK
 from phibuild.toolchains.environment import Toolchain, toolchain
-from support.distributions import add_backend
+from support.distributions import add_backend, with_site
 
 WHY = "its simulator is not installed"
 SPEC = f"""\
@@ -55,7 +55,7 @@ def unheard(
         toolchain_python(name)
         (environments / toolchain(name).folder.name).symlink_to(toolchain(name).folder)
     (environments / own).symlink_to(toolchain("llamacpp").folder)
-    monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("PYTHONPATH", with_site(site))
     monkeypatch.setenv("PHIBUILD_TOOLCHAINS", str(environments))
     (phibuild.folder / "recipes").mkdir()
     (phibuild.folder / "recipes" / "mine.yaml").write_text(RECIPE, encoding="utf-8")

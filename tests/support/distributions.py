@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 SPEC = """\
@@ -27,6 +28,11 @@ def load(folder, threads):
 """
 CONF = "int4: {type: Q5_K_M}\nint8:\nfp16:\nfp32:\n"
 LOCK = "iniconfig==2.1.0\n"
+
+
+def with_site(site: Path) -> str:
+    """Return the PYTHONPATH of processes that import from a folder of packages too."""
+    return os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
 
 
 def add_backend(

@@ -14,7 +14,7 @@ from conftest import CommandLine
 from phibuild.backends.registry import backend
 from phibuild.report.gates import check_gates
 from phibuild.schema import Gates, Judging, Variant
-from support.distributions import add_backend
+from support.distributions import add_backend, with_site
 
 WHY = "its simulator is not installed"
 SPEC = f"""\
@@ -42,7 +42,7 @@ gates: {kl: 0.5, top1: 0.5, fits_budget: true}
 def unheard(tmp_path: Path, phibuild: CommandLine, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     """A command line with a backend, one of whose variants cannot be judged here."""
     add_backend(tmp_path / "site", "unheard", files={"spec.py": SPEC})
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", with_site(tmp_path / "site"))
     (phibuild.folder / "recipes").mkdir()
     (phibuild.folder / "recipes" / "mine.yaml").write_text(RECIPE, encoding="utf-8")
     return phibuild

@@ -178,8 +178,8 @@ def test_cells_that_need_the_same_variant_share_it(folder: Path) -> None:
     ("only", "skip", "left"),
     [
         (("*.mlx.*",), (), 4),
-        (("*.int4", "*.int8"), (), 10),
-        ((), ("*.fp??",), 10),
+        (("*.int4", "*.int8"), (), 2 * len(SHIPPED)),
+        ((), ("*.fp??",), 2 * len(SHIPPED)),
         (("*.openvino.*",), ("*.int4",), 3),
         (("*.mlx.int[48]",), (), 2),
         (("phi3-tiny-trained.mac.mlx.int4",), (), 1),

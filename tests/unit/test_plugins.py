@@ -20,7 +20,7 @@ from phibuild.backends.registry import BACKENDS, SHIPPED
 from phibuild.errors import BackendError
 from phibuild.execute.runner.process import WORKER
 from phibuild.system import plugins
-from support.distributions import CONF, add_backend
+from support.distributions import CONF, add_backend, with_site
 
 RECIPE = "devices:\n  raspberry_pi_5: {{llamacpp: [int8], {name}: [int4]}}\n"
 
@@ -31,7 +31,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "site"
     folder.mkdir()
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", with_site(folder))
     monkeypatch.setenv("PHIBUILD_TOOLCHAINS", str(tmp_path / "toolchains"))
     plugins.plugins.cache_clear()
     yield folder

@@ -1,9 +1,9 @@
 """How an ONNX artifact stores each tensor, and its rope caches.
 
-They are those of the model builder of onnxruntime-genai. MatMulNBits stores a weight
-[K, N] as N rows of ceil(K / block) blocks: the packed bits of a whole number of blocks, one scale
-of the I/O type per block and, if not symmetric, zero points of the weights' width, each row
-rounded up to bytes (ONNX Runtime, ContribOperators.md, com.microsoft.MatMulNBits).
+They are those of the model builder of onnxruntime-genai. MatMulNBits stores a weight [K, N] as N
+rows of ceil(K / block) blocks: the packed bits of a whole number of blocks, one scale of the I/O
+type per block and, if not symmetric, zero points of the weights' width, each row rounded up to
+bytes (ONNX Runtime, ContribOperators.md, com.microsoft.MatMulNBits).
 """
 
 from __future__ import annotations

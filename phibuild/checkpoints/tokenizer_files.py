@@ -17,20 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.errors import Problem
-from phibuild.worker.companions import TEMPLATES
+from phibuild.worker.companions import SPECIAL_TOKENS, TEMPLATES
 from phibuild.worker.sentencepiece_model import read_pieces
 
 _REMEDY = "copy the tokenizer files of the original checkpoint into the folder"
 _LEGACY = ("special_tokens_map.json", "added_tokens.json")
-_NAMED = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +127,7 @@ def token_ids(
 def _special(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> Iterable[str]:
     """Yield the texts of the tokens that have a role, those that have none last."""
     merged = {**settings, **special_map}
-    roles = {name: merged[name] for name in _NAMED if merged.get(name)}
+    roles = {name: merged[name] for name in SPECIAL_TOKENS if merged.get(name)}
     own = {
         key: value
         for key, value in settings.items()

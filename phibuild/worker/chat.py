@@ -16,18 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from phibuild.worker.companions import SPECIAL_TOKENS, read_json
 from phibuild.worker.protocol import WorkerError
 
 DEFAULT = "default"
-SPECIAL_TOKENS = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-)
 _FILE, _FOLDER = "chat_template.jinja", "additional_chat_templates"
 
 
@@ -131,15 +123,10 @@ def _content(token: object) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ChatError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise ChatError(f"{path.name} is not a JSON object")
-    return data
+        return read_json(path, optional=True)
+    except WorkerError as error:
+        raise ChatError(str(error)) from error
 
 
 @cache

@@ -6,7 +6,20 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from phibuild.worker.protocol import WorkerError
+
+SPECIAL_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+"""Roles of special tokens, as tokenizer_config.json names them."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -59,3 +72,17 @@ def complete_generation_config(output: Path, stops: Sequence[int]) -> None:
     if stops and config.get("eos_token_id") is None:
         config["eos_token_id"] = list(stops) if len(stops) > 1 else stops[0]
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+    """Return the object that a JSON file holds; {} for an `optional` one that is not there. Raises
+    WorkerError if it cannot be read or holds something else."""
+    if optional and not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise WorkerError(f"{path.name} is not a JSON object")
+    return data

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from phibuild.checkpoints.facts import load_checkpoint
 from phibuild.planning.code import KINDS, PACKAGE, entries, runner_code
 from phibuild.planning.steps import REFERENCE_BACKEND
@@ -39,7 +39,7 @@ VERBS = {"measure": "judge"}
 def test_all_that_a_runner_has_imported_is_in_the_key_of_its_step(
     tmp_path: Path, checkpoint: Callable[..., Path], toolchain_python: Callable[[str], Path]
 ) -> None:
-    for backend in BACKENDS:
+    for backend in SHIPPED:
         toolchain_python(backend)
     (tmp_path / "imported").mkdir()
     (tmp_path / "recipes").mkdir()
@@ -66,7 +66,7 @@ def test_all_that_a_runner_has_imported_is_in_the_key_of_its_step(
     ran = {(one["verb"], one["backend"]) for one in found}
     code = runner_code(Store(tmp_path / "store"), {"phibuild": PACKAGE})
     for kind in KINDS:
-        backends = BACKENDS if kind in ("build", "measure") else (REFERENCE_BACKEND,)
+        backends = SHIPPED if kind in ("build", "measure") else (REFERENCE_BACKEND,)
         for backend in backends:
             verb = VERBS.get(kind, kind)
             assert (verb, backend) in ran

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import SHIPPED
 from phibuild.planning.code import ENTRY, KINDS, PACKAGE, entries, runner_code
 from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.store.store import Store
@@ -21,7 +21,7 @@ ORIGINAL = ("source", "reference", "activations")
 STEPS = tuple(
     (kind, backend)
     for kind in KINDS
-    for backend in (BACKENDS if kind not in ORIGINAL else (REFERENCE_BACKEND,))
+    for backend in (SHIPPED if kind not in ORIGINAL else (REFERENCE_BACKEND,))
 )
 # What a worker's module has for each kind of step, as worker/entry.py and worker/judge.py call it.
 CALLED = {
@@ -127,7 +127,7 @@ def test_a_build_holds_no_runtime_and_judging_no_converter(
     expected: dict[tuple[str, str], set[str]],
 ) -> None:
     """But where a tokenizer is checked by the runtime itself."""
-    for backend in BACKENDS:
+    for backend in SHIPPED:
         own = f"phibuild.backends.{backend}"
         reads = backend == "llamacpp"
         assert (f"{own}.runtime" in expected["build", backend]) is reads
@@ -157,7 +157,7 @@ def test_a_statement_changes_the_keys_of_the_steps_that_reach_it_and_no_others(
     assert changed(package, store, before) == set()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SHIPPED)
 def test_a_function_of_a_worker_changes_the_keys_of_the_steps_that_call_it(
     backend: str, package: Path, store: Store
 ) -> None:

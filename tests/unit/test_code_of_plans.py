@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from phibuild.backends.registry import SHIPPED
 from phibuild.schema import PRECISIONS
 from support.copies import ONE_MORE, copy_package, edited
@@ -75,6 +76,16 @@ def unchanged(package: Path, planned: Callable[[Path], dict[str, str]]) -> dict[
 
 
 EVERY_ARTIFACT = r"\w+ \S+( judged)?"
+IMPORTS = re.compile(r"from phibuild\.worker\.(generation|plain_runtime) import")
+GENERATING = "|".join(
+    name
+    for name in SHIPPED
+    if any(
+        IMPORTS.search(path.read_text(encoding="utf-8"))
+        for path in (ROOT / "phibuild" / "backends" / name).glob("*.py")
+    )
+)
+"""Backends whose modules import worker/generation.py, or what does."""
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,7 @@ EVERY_ARTIFACT = r"\w+ \S+( judged)?"
         ("worker/metrics.py", ONE_MORE, r"reference|.* judged"),
         ("worker/judge.py", ONE_MORE, r".* judged"),
         ("worker/protocol.py", ONE_MORE, r".*"),
-        ("worker/generation.py", ONE_MORE, r"(ort_genai|mlx|pytorch) .* judged"),
+        ("worker/generation.py", ONE_MORE, rf"({GENERATING}) .* judged"),
         ("backends/openvino/requirements.txt", ("numpy==", "numpy>="), r"openvino .*"),
         ("backends/pytorch/requirements.txt", ("numpy==", "numpy>="), r".*"),
     ],

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from phibuild.backends.llamacpp import ggml
-from phibuild.worker.chat import DEFAULT, SPECIAL_TOKENS, ChatFormat
+from phibuild.worker.chat import DEFAULT, ChatFormat
+from phibuild.worker.companions import SPECIAL_TOKENS
 
 _TEMPLATE = "tokenizer.chat_template"
 # As GGUF spells them, in the order of SPECIAL_TOKENS.

@@ -7,7 +7,6 @@ wants, and written to its place in each file.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from phibuild.backends.llamacpp.quantizer import Quantize, choose
 from phibuild.backends.llamacpp.tokenizer import check
 from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
 from phibuild.worker.building import Build, Check
+from phibuild.worker.companions import read_json
 from phibuild.worker.costs import Output
 from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
 from phibuild.worker.protocol import WorkerError
@@ -53,7 +53,7 @@ class LlamaCppBuilder:
     def prepare(self, build: Build[GgufFile]) -> None:
         build.report.stage("reading the tokenizer")
         self._vocabulary = read_vocabulary(build.facts, build.source, build.arch.vocab_size)
-        self._generation = _generation_config(build.source)
+        self._generation = read_json(build.source / "generation_config.json", optional=True)
 
     def open(self, build: Build[GgufFile], output: Output) -> GgufFile:
         variant, folder = output.request["variant"], output.request.get("activations")
@@ -177,11 +177,3 @@ class _Encoder:
             )
             raise WorkerError(f"{source.name} cannot be stored as {kind}: {why}")
         return data.data
-
-
-def _generation_config(source: Path) -> dict[str, Any]:
-    path = source / "generation_config.json"
-    data = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if not isinstance(data, dict):
-        raise WorkerError(f"{path.name} is not a JSON object")
-    return data

@@ -7,7 +7,6 @@ types, scores and padding follow llama.cpp's converter (conversion/phi.py, conve
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from phibuild.backends.llamacpp.header import Value
 from phibuild.backends.llamacpp.pretokenizer import pretokenizer_name
 from phibuild.backends.llamacpp.special_tokens import special_token_values
+from phibuild.worker.companions import read_json
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.sentencepiece_model import Piece, read_pieces
 from phibuild.worker.tokenizer_check import Facts
@@ -64,7 +64,7 @@ def read_vocabulary(facts: Facts, source: Path, vocab_size: int) -> Vocabulary:
 
     Raises WorkerError if it is one that llama.cpp cannot run.
     """
-    tokenizer = _read_json(facts.tokenizer)
+    tokenizer = read_json(facts.tokenizer)
     added = tokenizer.get("added_tokens") or []
     tokens = _Tokens(
         [f"[PAD{number}]".encode() for number in range(vocab_size)],
@@ -107,7 +107,7 @@ def read_vocabulary(facts: Facts, source: Path, vocab_size: int) -> Vocabulary:
             f"type {model.get('type')!r}"
         )
     unused = next((token for token, kind in enumerate(tokens.types) if kind == UNUSED), None)
-    config = _read_json(source / "config.json")
+    config = read_json(source / "config.json")
     values += special_token_values(facts, tokens.texts, unused, config)
     if sentencepiece and not prefixes_every_text(tokenizer):
         values.append(Value("tokenizer.ggml.add_space_prefix", "bool", False))
@@ -205,13 +205,3 @@ def _chat_template_values(templates: Mapping[str, str]) -> list[Value]:
             Value("tokenizer.chat_templates", "array[str]", [name.encode() for name in names])
         )
     return values
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkerError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise WorkerError(f"{path.name} is not a JSON object")
-    return data

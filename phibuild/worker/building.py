@@ -76,9 +76,7 @@ class Build(Generic[Kept]):
                     opened.append((output, self._builder.open(self, output)))
             if self.left():
                 self._builder.convert(self, opened)
-        except (
-            Exception
-        ) as error:  # of the checkpoint, its tokenizer or the disk: no artifact's own
+        except Exception as error:  # of the checkpoint or its tokenizer: no artifact's own
             for output in self.outputs:
                 output.error = output.error or error
         for output, kept in opened:

@@ -68,7 +68,7 @@ def complete_generation_config(output: Path, stops: Sequence[int]) -> None:
     """Have the artifact's generation_config.json name the ids that end generation, if it does not
     or is not there: not every runtime looks for them in config.json or in the tokenizer."""
     path = output / "generation_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_json(path, optional=True)
     if stops and config.get("eos_token_id") is None:
         config["eos_token_id"] = list(stops) if len(stops) > 1 else stops[0]
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

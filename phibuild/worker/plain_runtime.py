@@ -3,7 +3,6 @@ artifact's tokenizer.json, which needs the package tokenizers, and a continuatio
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any
 
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.chat import ChatFormat, read_format
+from phibuild.worker.companions import read_json
 from phibuild.worker.generation import byte_tokens, greedy
 from phibuild.worker.interface import Logits, Tokens
 from phibuild.worker.tokenizer_check import TOKENIZER
@@ -50,8 +50,7 @@ class TokenizerJson:
 
     def stops(self) -> list[int]:
         """Return the ids that end generation: those of the artifact's generation_config.json."""
-        path = self.folder / "generation_config.json"
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = read_json(self.folder / "generation_config.json", optional=True)
         ends = config.get("eos_token_id")
         return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
@@ -61,8 +60,7 @@ class PlainRuntime(TokenizerJson, ABC):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        text = (folder / ARCHITECTURE).read_text(encoding="utf-8")
-        self.arch = Architecture.from_json(json.loads(text))
+        self.arch = Architecture.from_json(read_json(folder / ARCHITECTURE))
         self.reset()
 
     @abstractmethod

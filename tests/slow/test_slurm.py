@@ -273,6 +273,9 @@ def test_a_job_cancelled_from_outside_fails_alone(cluster: Cluster) -> None:
     process = cluster.start("evaluation=quick")
     job = cluster.slurm.wait_for("build.phi3-tiny-trained.mlx", "RUNNING")
     cluster.slurm.call("scancel", str(job))
+    # Slurm may signal a job before its script is there to get it, and kills it only later: held
+    # until it has gone, the job can't run to its end meanwhile.
+    cluster.slurm.wait_until_gone(job)
     gate.unlink()
     output = end(process)
     assert process.returncode == 1, output

@@ -103,6 +103,14 @@ class SlurmCluster:
             time.sleep(0.1)
         raise AssertionError(f"no {state} job {name}: {self.jobs()}")
 
+    def wait_until_gone(self, job: int, seconds: float = 90) -> None:
+        """Wait until a job neither waits nor runs."""
+        deadline = time.monotonic() + seconds
+        while job in self.active():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"job {job} is still there: {self.jobs()}")
+            time.sleep(0.1)
+
 
 @contextlib.contextmanager
 def slurm_cluster() -> Iterator[SlurmCluster]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from phibuild.units import format_size, parse_size
+from phibuild.worker.grids import Grid
 
 Precision = Literal["int4", "int8", "fp16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp16", "fp32")
@@ -189,12 +190,19 @@ class Evaluation(Frozen):
 
 @dataclass(frozen=True)
 class Calibration:
-    """A text that the original's activations are taken from: `tokens` tokens of the file `path`.
-    What it is does not depend on where it lies."""
+    """What is taken of the original over a text, `tokens` tokens of the file `path`: its
+    activations, or with a `grid` its weights on it, by GPTQ. What it is does not depend on where
+    the text lies."""
 
     path: Path = field(compare=False)
     sha256: str
     tokens: int
+    grid: Grid | None = None
+
+    @property
+    def text(self) -> Calibration:
+        """The text alone: what several grids share."""
+        return replace(self, grid=None)
 
 
 class Variant(Frozen):
@@ -202,8 +210,8 @@ class Variant(Frozen):
 
     `name` is what users of that backend call it (Q4_K_M, int4-asym-g64); `format` is the file
     format; `options` are the backend's own, complete, with defaults filled in. A variant with a
-    `calibration` is built from the original's activations over that text; its sha256 and tokens
-    stand in `options`, and it is no part of what is dumped.
+    `calibration` is built from what that takes of the original; its text's sha256 and tokens stand
+    in `options`, and it is no part of what is dumped.
     """
 
     backend: str

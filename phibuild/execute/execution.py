@@ -12,9 +12,10 @@ from phibuild.execute.context import Attempt, Context, Result
 from phibuild.execute.work.build import build
 from phibuild.execute.work.measure import measure
 from phibuild.execute.work.original import run_original
+from phibuild.execute.work.quantize import run_quantize
 from phibuild.planning.memory import note_lack, note_peak
 from phibuild.planning.plan import Plan
-from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, Step
+from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, QuantizeStep, Step
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import NOT_INSTALLED, toolchain
 
@@ -28,6 +29,7 @@ def work(step: Step, context: Context, attempt: Attempt) -> None:
 work.register(BuildStep)(build)
 work.register(MeasureStep)(measure)
 work.register(OriginalStep)(run_original)
+work.register(QuantizeStep)(run_quantize)
 
 
 def run_step(step: Step, context: Context, threads: int, alone: bool) -> bool:

@@ -16,9 +16,9 @@ from phibuild.planning.matrix import Matrix
 from phibuild.planning.memory import MemoryNeed, memory_need
 from phibuild.planning.plan import Refusal
 from phibuild.planning.steps import (
-    ActivationsStep,
     BackendStep,
     BuildStep,
+    CalibrationStep,
     MeasureStep,
     OriginalStep,
     PlannedArtifact,
@@ -74,17 +74,18 @@ class FittedSteps:
 
 @dataclass(frozen=True)
 class Originals:
-    """The steps of the originals: `sources` and `references` by model, `activations` by key."""
+    """The steps of the originals: `sources` and `references` by model, `calibrations` by the
+    keys of what they leave."""
 
     sources: Mapping[str, SourceStep]
     references: Mapping[str, ReferenceStep]
-    activations: Mapping[str, ActivationsStep]
+    calibrations: Mapping[str, CalibrationStep]
 
     def to_build(self, artifact: PlannedArtifact) -> list[OriginalStep]:
         """Return what an artifact is built from."""
         steps: list[OriginalStep] = [self.sources[artifact.model]]
         if artifact.activations is not None:
-            steps.append(self.activations[artifact.activations])
+            steps.append(self.calibrations[artifact.activations])
         return steps
 
     def to_judge(self, artifact: PlannedArtifact) -> list[OriginalStep]:

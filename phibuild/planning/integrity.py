@@ -22,7 +22,7 @@ def set_damaged_aside(plan: Plan, store: Store, checked: set[tuple[str, str]]) -
     """Hash every file of what a plan would reuse, but for what is `checked` already, and set aside
     what is not as it was written; say whether anything was: the next plan has more to build, and
     may reuse what this one did without."""
-    reused = {(REFERENCES, step.key) for step in plan.originals if step.cached}
+    reused = {(REFERENCES, key) for step in plan.originals if step.cached for key in step.makes}
     reused |= {(ARTIFACTS, artifact.key) for artifact in plan.artifacts if artifact.cached}
     wanted = sorted(reused - checked)
     checked |= reused

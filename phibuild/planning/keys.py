@@ -22,6 +22,7 @@ from phibuild.planning.requests import (
     asked_of_activations,
     asked_of_build,
     asked_of_judge,
+    asked_of_quantize,
     asked_of_reference,
     asked_of_source,
 )
@@ -106,11 +107,25 @@ class Keys:
         asked = asked_of_reference(self._checkpoint, evaluation)
         return self._original("reference", {"view": self._view, "request": asked, "text": text})
 
-    def activations(self, calibration: Calibration) -> str:
-        """Return the key of the original's activations over a text."""
+    def calibrated(self, calibration: Calibration) -> str:
+        """Return the key of what is taken of the original over a text: its weights on a grid, or
+        its activations."""
+        if calibration.grid is not None:
+            return self.quantize(calibration)
         asked = asked_of_activations(self._checkpoint, calibration)
         data = {"view": self._view, "request": asked, "text": calibration.sha256}
         return self._original("activations", data)
+
+    def quantize(self, calibration: Calibration) -> str:
+        """Return the key of the original's weights on a grid, or without one that of what a
+        calibration has in common for all grids."""
+        data = {
+            "view": self._view,
+            "request": asked_of_quantize(self._checkpoint, calibration),
+            "text": calibration.sha256,
+            "grid": calibration.grid.to_json() if calibration.grid else None,
+        }
+        return self._original("quantize", data)
 
     def artifact(self, variant: Variant, activations: str | None = None) -> str:
         """Return the key of an artifact, `activations` being the key of what it is built from

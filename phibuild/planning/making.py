@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from phibuild.backends.calibration import CHUNK_TOKENS
 from phibuild.backends.pytorch.memory import (
-    activations_memory,
     merge_memory,
     reference_memory,
     source_memory,
@@ -21,6 +19,7 @@ from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.config.catalogue import DATA
 from phibuild.errors import ConfigError, Problem, SourceError
+from phibuild.planning.calibrations import calibration_steps, is_there
 from phibuild.planning.code import step_digest
 from phibuild.planning.fit import Originals, fit_steps
 from phibuild.planning.keys import Keys, measure_key, nonfinite_weights, source_digest
@@ -30,12 +29,11 @@ from phibuild.planning.plan import Plan, PlanCell
 from phibuild.planning.sizes import device_memory, estimate_artifact
 from phibuild.planning.steps import (
     REFERENCE_BACKEND,
-    ActivationsStep,
     PlannedArtifact,
     ReferenceStep,
     SourceStep,
 )
-from phibuild.schema import Calibration, Cell, Evaluation
+from phibuild.schema import Cell, Evaluation
 from phibuild.store.store import Store, content_key
 from phibuild.system.files import file_sha256
 
@@ -78,14 +76,17 @@ def make_plan(
         for name, checkpoint in matrix.models.items()
         if evaluation.enabled
     }
-    activations = _activations(matrix, keys, store)
-    artifacts = _artifacts(matrix, keys, references, activations, evaluation, store)
+    calibrations = calibration_steps(matrix, keys, store)
+    artifacts = _artifacts(matrix, keys, references, evaluation, store)
     by_cell = {cell: artifact for artifact in artifacts for cell in artifact.cells}
     cells = tuple(_plan_cell(cell, by_cell.get(cell.id), matrix) for cell in matrix.cells)
-    originals = Originals(sources, references, {step.key: step for step in activations.values()})
+    originals = Originals(
+        sources, references, {key: step for step in calibrations for key in step.makes}
+    )
     steps = fit_steps(matrix, artifacts, originals, evaluation, store, memory_limit)
     needed = {step.model for step in steps.measures}
-    inputs = {artifact.activations for step in steps.builds for artifact in step.artifacts}
+    built = [artifact for step in steps.builds for artifact in step.artifacts]
+    inputs = {artifact.activations for artifact in built if artifact.activations}
     read = {step.model for step in steps.builds}
     read |= {name for name in needed if not references[name].cached}
     return Plan(
@@ -97,7 +98,9 @@ def make_plan(
         measures=tuple(steps.measures),
         sources=tuple(step for name, step in sources.items() if name in read),
         references=tuple(step for name, step in references.items() if name in needed),
-        activations=tuple(step for step in activations.values() if step.key in inputs),
+        calibrations=tuple(
+            step.part_for(inputs) for step in calibrations if inputs & step.makes.keys()
+        ),
         source_digests=digests,
         refusals=tuple(steps.refusals),
     )
@@ -133,7 +136,7 @@ def _source(
     if checkpoint.adapter:
         bound = max(bound, merge_memory(architecture, checkpoint.adapter.rank))
     memory = memory_need(store, kind, bound)
-    cached = _is_there(keys.source, keys, store)
+    cached = is_there(keys.source, keys, store)
     return SourceStep(checkpoint.name, keys.source, memory, cached, layers, nonfinite)
 
 
@@ -153,46 +156,14 @@ def _reference(
         "tokens": [evaluation.windows, evaluation.window_tokens],
     }
     bound = reference_memory(architecture, evaluation.windows, evaluation.window_tokens)
-    cached = _is_there(key, keys, store)
+    cached = is_there(key, keys, store)
     return ReferenceStep(checkpoint.name, key, memory_need(store, kind, bound), cached)
-
-
-def _is_there(key: str, keys: Keys, store: Store) -> bool:
-    """Return whether the store has what the original left under one of a checkpoint's keys."""
-    return keys.digest is not None and store.reference(key) is not None
-
-
-def _activations(
-    matrix: Matrix, keys: Mapping[str, Keys], store: Store
-) -> dict[tuple[str, Calibration], ActivationsStep]:
-    """Return a step for every model and calibration text that goes with it."""
-    wanted = {
-        (cell.model, cell.variant.calibration): matrix.models[cell.model]
-        for cell in matrix.cells
-        if cell.variant and cell.variant.calibration
-    }
-    steps = {}
-    for (model, calibration), checkpoint in wanted.items():
-        key = keys[model].activations(calibration)
-        kind = {
-            "step": "activations",
-            "builder": step_digest("activations", REFERENCE_BACKEND, store),
-            "architecture": checkpoint.architecture.to_json(),
-            "tokens": calibration.tokens,
-        }
-        bound = activations_memory(checkpoint.architecture, calibration.tokens, CHUNK_TOKENS)
-        cached = _is_there(key, keys[model], store)
-        steps[model, calibration] = ActivationsStep(
-            model, key, memory_need(store, kind, bound), cached, calibration
-        )
-    return steps
 
 
 def _artifacts(
     matrix: Matrix,
     keys: Mapping[str, Keys],
     references: Mapping[str, ReferenceStep],
-    activations: Mapping[tuple[str, Calibration], ActivationsStep],
     evaluation: Evaluation,
     store: Store,
 ) -> tuple[PlannedArtifact, ...]:
@@ -208,7 +179,7 @@ def _artifacts(
     for (model, _), cells in groups.items():
         variant = cells[0].variant
         assert variant is not None  # grouped above
-        inputs = activations[model, variant.calibration].key if variant.calibration else None
+        inputs = keys[model].calibrated(variant.calibration) if variant.calibration else None
         key = keys[model].artifact(variant, inputs)
         spec = backend(variant.backend)
         reference = references.get(model)

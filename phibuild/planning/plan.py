@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.steps import (
-    ActivationsStep,
     BuildStep,
+    CalibrationStep,
     MeasureStep,
     OriginalStep,
     PlannedArtifact,
@@ -52,7 +52,7 @@ class Refusal:
 @dataclass(frozen=True)
 class Plan:
     """All of a run. `source_digests`: model -> digest, absent if it is not known yet; `sources`,
-    `references` and `activations` are those that other steps need, cached or not; `refusals`: what
+    `references` and `calibrations` are those that other steps need, cached or not; `refusals`: what
     can never have the memory that it needs."""
 
     matrix: Matrix
@@ -63,7 +63,7 @@ class Plan:
     measures: tuple[MeasureStep, ...]
     sources: tuple[SourceStep, ...]
     references: tuple[ReferenceStep, ...]
-    activations: tuple[ActivationsStep, ...]
+    calibrations: tuple[CalibrationStep, ...]
     source_digests: Mapping[str, str]
     refusals: tuple[Refusal, ...] = ()
 
@@ -75,7 +75,7 @@ class Plan:
     @property
     def originals(self) -> tuple[OriginalStep, ...]:
         """The steps of the original, in the order of their dependences."""
-        return (*self.sources, *self.references, *self.activations)
+        return (*self.sources, *self.references, *self.calibrations)
 
     @property
     def _missing(self) -> tuple[OriginalStep, ...]:
@@ -114,7 +114,7 @@ class Plan:
     @property
     def store_keys(self) -> dict[str, list[str]]:
         """Entries of the store that the run uses, by kind."""
-        originals = {step.key for step in self.originals}
+        originals = {key for step in self.originals for key in step.makes}
         originals.update(a.activations for a in self.artifacts if a.activations)
         return {
             ARTIFACTS: sorted(artifact.key for artifact in self.artifacts),
@@ -124,8 +124,9 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of all artifacts that are not there yet."""
-        return sum(a.estimate.artifact_bytes for a in self.artifacts if not a.cached)
+        """Bytes of all that is not there yet: artifacts, and the codes that some are made of."""
+        made = sum(a.estimate.artifact_bytes for a in self.artifacts if not a.cached)
+        return made + sum(step.disk_bytes for step in self.calibrations if not step.cached)
 
     @property
     def peak_build_memory(self) -> int:

@@ -59,6 +59,11 @@ def asked_of_activations(checkpoint: Checkpoint, calibration: Calibration) -> As
     }
 
 
+def asked_of_quantize(checkpoint: Checkpoint, calibration: Calibration) -> Asked:
+    """Return what calibration is wanted of the original, for whatever grids."""
+    return {**asked_of_activations(checkpoint, calibration), "verb": "quantize"}
+
+
 def asked_of_build(checkpoint: Checkpoint) -> AskedOfBuild:
     """Return what is asked of every build of a model."""
     return {

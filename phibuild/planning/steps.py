@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from phibuild.planning.memory import MemoryNeed
 from phibuild.planning.sizes import ArtifactEstimate
 from phibuild.schema import Calibration, Judging, Variant
 from phibuild.store.store import Store
+from phibuild.worker.grids import Grid
 
 REFERENCE_BACKEND = "pytorch"
 """The backend that runs the original."""
@@ -20,8 +21,8 @@ REFERENCE_BACKEND = "pytorch"
 @dataclass(frozen=True)
 class PlannedArtifact:
     """One artifact to be there at the end: `key` in the store, and the cells that want it;
-    `activations` is the key of the original's activations that it is built from, `judging` how it
-    is judged here, None where nothing is."""
+    `activations` is the key of what is taken of the original for it (its variant's calibration),
+    `judging` how it is judged here, None where nothing is."""
 
     key: str
     activations: str | None
@@ -113,13 +114,12 @@ class BuildStep(BackendStep):
         return store.artifact(key) is not None
 
     def needs(self, steps: Iterable[Step]) -> frozenset[str]:
-        """The source, and the activations that its artifacts are built from."""
+        """The source, and what is taken of the original for its artifacts."""
         inputs = {artifact.activations for artifact in self.artifacts}
         return frozenset(
             step.id
             for step in steps
-            if _is_source_of(step, self.model)
-            or (step.kind == ActivationsStep.kind and inputs & step.makes.keys())
+            if _is_source_of(step, self.model) or inputs & step.makes.keys()
         )
 
 
@@ -147,7 +147,7 @@ class MeasureStep(BackendStep):
 @dataclass(frozen=True)
 class OriginalStep(Step):
     """A step that runs the original, or reads it for all others; what it leaves is a folder under
-    `key` in the store."""
+    `key` in the store, or several folders. `cached`: all of it is there."""
 
     failing = "the original could not be run: "
     backend = REFERENCE_BACKEND
@@ -198,16 +198,42 @@ class ReferenceStep(OriginalStep):
 
 
 @dataclass(frozen=True)
-class ActivationsStep(OriginalStep):
-    """How large the inputs of the original's linear layers are over a calibration text. Steps of
-    one model differ by text and tokens."""
+class CalibrationStep(OriginalStep):
+    """A step that runs the original over a calibration text. Those of one model differ by text and
+    tokens."""
 
-    kind = "activations"
     calibration: Calibration
+    disk_bytes: int = 0
+    """Bytes of what it is to leave, where that is as large as an artifact."""
 
     @property
     def id(self) -> str:
         return f"{self.kind}.{self.model}.{self.key[:8]}"
+
+
+@dataclass(frozen=True)
+class ActivationsStep(CalibrationStep):
+    """How large the inputs of the original's linear layers are over a calibration text."""
+
+    kind = "activations"
+
+
+@dataclass(frozen=True)
+class QuantizeStep(CalibrationStep):
+    """Weights of the original on the `grids` of formats, by GPTQ: key in the store -> grid. `key`
+    is that of what one calibration has in common for all of them, the states that a run goes on
+    from."""
+
+    kind = "quantize"
+    grids: Mapping[str, Grid] = field(default_factory=dict)
+
+    @property
+    def makes(self) -> Mapping[str, str]:
+        return {key: key for key in self.grids}
+
+    def part_for(self, keys: Collection[str]) -> Self:
+        grids = {key: grid for key, grid in self.grids.items() if key in keys}
+        return replace(self, grids=grids)
 
 
 def _is_source_of(step: Step, model: str) -> bool:

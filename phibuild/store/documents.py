@@ -82,7 +82,8 @@ class ArtifactFacts(Document):
     builder_digest: str
     """sha256 of the backend's code and its toolchain."""
     activations: str | None = None
-    """Key of the original's activations that it was built from, if it was (`imatrix`)."""
+    """Key of what was taken of the original for it, if anything was: its activations (`imatrix`),
+    its weights on the format's grid (`method: gptq`)."""
     types: dict[str, int]
     """Weights by the type that they are stored in."""
     tokenizer: TokenizerComparison | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phibuild.store.inventory import Entry, entries, usage
-from phibuild.store.store import Store, unwritable
+from phibuild.store.store import PARTIAL, Store, unwritable
 from phibuild.store.uses import read_uses, removals_lock
 from phibuild.system.locks import held, held_if_free, is_held
 from phibuild.system.workspaces import dead, sweep
@@ -123,9 +123,13 @@ def _take(store: Store, entry: Entry, bin: Path) -> bool:
 
 def _useless(store: Store, before: float) -> list[Path]:
     """Return entries that were set aside, what is known of runs that have gone, and checkpoints'
-    digests not computed since `before`."""
+    digests and beginnings of steps not touched since `before`."""
     gone = [use.entry for use in read_uses(store) if use.gone]
     old = [path for path in _children(store, "digests") if path.stat().st_mtime < before]
+    for path in _children(store, PARTIAL):
+        times = (file.stat().st_mtime for file in (path, *path.glob("*")))
+        if max(times) < before and not is_held(store.root / "locks" / f"{path.name}.lock"):
+            old.append(path)
     return [*_children(store, "damaged"), *gone, *old]
 
 

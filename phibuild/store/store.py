@@ -2,8 +2,9 @@
 
 `<root>/artifacts/<key>/` holds an artifact's files and manifest.json; `references/<key>/` what the
 original left (its logits, its activations), with a manifest too; `measures/<key>.json` what
-judging found. Everything is made in `<root>/tmp`, synced and renamed into place, so that a reader
-sees a whole entry or none. Files are read-only: outputs hold hard links to them.
+judging found. `partial/<key>/` is what a long step has done so far. Everything else is made in
+`<root>/tmp`, synced and renamed into place, so that a reader sees a whole entry or none. Files are
+read-only: outputs hold hard links to them.
 """
 
 from __future__ import annotations
@@ -43,8 +44,11 @@ from phibuild.system.locks import held
 from phibuild.system.workspaces import sweep, workspace
 
 ARTIFACTS, REFERENCES, MEASURES = "artifacts", "references", "measures"
+PARTIAL = "partial"
+"""What a run that was killed goes on from."""
 S = TypeVar("S", bound=Sealed)
-_FOLDERS = (ARTIFACTS, REFERENCES, MEASURES, "digests", "usage", "runs", "tmp", "locks", "damaged")
+_OTHERS = (PARTIAL, "digests", "usage", "runs", "tmp", "locks", "damaged")
+_FOLDERS = (ARTIFACTS, REFERENCES, MEASURES, *_OTHERS)
 
 
 def content_key(data: Mapping[str, object]) -> str:

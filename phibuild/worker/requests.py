@@ -22,12 +22,14 @@ class VariantData(TypedDict):
 
 class BuildItem(TypedDict):
     """An artifact to write into the empty folder `output`. `activations` is the folder of the
-    original's activations, for a variant that is built from them."""
+    original's activations, `codes` that of its weights on the variant's grid (codes.py), for a
+    variant that is built from them."""
 
     item: str
     variant: VariantData
     output: str
     activations: NotRequired[str]
+    codes: NotRequired[str]
 
 
 class BuildRequest(TypedDict):
@@ -102,6 +104,30 @@ class ActivationsRequest(_Original):
     chunk_tokens: int
 
 
+class QuantizeItem(TypedDict):
+    """Weights on a `grid` (`Grid.to_json`), to be written into the folder `output`: what a run that
+    was killed left there is kept."""
+
+    item: str
+    grid: dict[str, Any]
+    output: str
+
+
+class QuantizeRequest(TypedDict):
+    """Weights of the original on several grids, from one calibration. The folder `states` is for
+    what a later run goes on from."""
+
+    verb: Literal["quantize"]
+    items: list[QuantizeItem]
+    source: str
+    architecture: dict[str, Any]
+    states: str
+    threads: int
+    text: str
+    tokens: int
+    chunk_tokens: int
+
+
 class GenerateRequest(TypedDict):
     """Text that goes on from a prompt, by the artifact in `folder`. `raw`: the prompt as it is;
     `template`: a named chat template."""
@@ -117,7 +143,7 @@ class GenerateRequest(TypedDict):
 
 
 OriginalRequest = SourceRequest | ReferenceRequest | ActivationsRequest
-Request = BuildRequest | JudgeRequest | OriginalRequest | GenerateRequest
+Request = BuildRequest | JudgeRequest | OriginalRequest | QuantizeRequest | GenerateRequest
 
 SHAPES: Mapping[str, type] = {
     "build": BuildRequest,
@@ -125,6 +151,7 @@ SHAPES: Mapping[str, type] = {
     "source": SourceRequest,
     "reference": ReferenceRequest,
     "activations": ActivationsRequest,
+    "quantize": QuantizeRequest,
     "generate": GenerateRequest,
 }
 

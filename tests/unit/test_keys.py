@@ -57,7 +57,7 @@ def all_keys(
     found = {
         "source": keys.source,
         "reference": keys.reference(evaluation, text),
-        "activations": keys.activations(calibration),
+        "activations": keys.calibrated(calibration),
     }
     for name, variant in VARIANTS.items():
         inputs = found["activations"] if name == "llamacpp" else None

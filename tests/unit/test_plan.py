@@ -217,7 +217,7 @@ devices:
 def test_activations_are_a_step_that_variants_share(plan: Planner) -> None:
     plan.recipe(IMATRIX.replace("TEXT", "embedded"))
     found = plan("evaluation=none")
-    long, short = found.activations  # 16,384 tokens for two variants, 1,024 for one
+    long, short = found.calibrations  # 16,384 tokens for two variants, 1,024 for one
     assert [step.id for step in found.steps] == [
         "source.phi3-tiny-trained",
         long.id,
@@ -252,7 +252,7 @@ def test_keys_depend_on_a_calibration_text_and_not_on_its_place(plan: Planner) -
         (plan.folder / name).write_text(text, encoding="utf-8")
         plan.recipe(IMATRIX.replace("TEXT", name))
         found = plan("evaluation=none")
-        return {step.key for step in found.activations} | {a.key for a in found.artifacts}
+        return {step.key for step in found.calibrations} | {a.key for a in found.artifacts}
 
     one = keys("one.txt", "a text")
     assert len(one) == 2 + 5

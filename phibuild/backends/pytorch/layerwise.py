@@ -109,13 +109,31 @@ class LayerwisePhi3:
         )
         return mask
 
-    def layers(self) -> Iterator[Phi3DecoderLayer]:
-        """Yield the decoder layers in order; each is valid until the next one."""
-        for number in range(self.config.num_hidden_layers):
+    def layers(self, first: int = 0) -> Iterator[Phi3DecoderLayer]:
+        """Yield the decoder layers from number `first` on; each is valid until the next one, or
+        until `drop`."""
+        for number in range(first, self.config.num_hidden_layers):
             if self._layers.kept <= number + 1 < self._layers.count:
                 names = (self._layer_tensor(number + 1, name) for name in self._layer_tensors)
                 self._weights.expect(names)
             yield self._layers[number]
+
+    def drop(self) -> None:
+        """Give the memory of the layer away that was yielded last."""
+        self._layers.drop()
+
+    @property
+    def head_name(self) -> str:
+        """The weight that is multiplied by at the end: a tied model's embedding, or lm_head's."""
+        return self._head
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """Return the shape of a matrix of the checkpoint."""
+        return self._weights.shape(name)
+
+    def fill(self, name: str, rows: Tensor, first: int) -> None:
+        """Fill `rows` (fp32) with those of a matrix from number `first` on."""
+        self._weights.fill(name, rows, first)
 
     def norm(self, hidden: Tensor) -> Tensor:
         """Return the states that lm_head takes."""
@@ -217,6 +235,10 @@ class _FirstKept(Generic[Filled]):
     @property
     def kept(self) -> int:
         return len(self._kept)
+
+    def drop(self) -> None:
+        """Give the shared one away; it is made anew when it is needed."""
+        self._shared = None
 
     def __getitem__(self, number: int) -> Filled:
         if number < len(self._kept):

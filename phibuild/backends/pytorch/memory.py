@@ -49,6 +49,12 @@ MERGED_ROWS = 32
 _PRODUCTS = 64 * _MEBIBYTE
 """What PyTorch's library packs for a product of matrices, and the holes that blocks of many sizes
 leave in the heap (31 MiB beyond all else measured, from run to run)."""
+GPTQ_ELEMENTS = 1 << 23
+"""Weights that a thread puts on a grid at a time."""
+_GPTQ_THREADS = 4
+_GPTQ_COPIES = 5
+"""Copies of them in fp32: as they are read, by columns, a block's errors, and what a group's search
+for a scale takes; codes besides."""
 SOFTMAX_ROWS = 64
 """Rows of logits that are widened to float64 at a time."""
 
@@ -115,6 +121,22 @@ def activations_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> in
     passing = _FP32 * _batch_elements(arch, batch) + _FP64 * inputs
     held = _FP32 * (tokens * arch.hidden_size + _layer_elements(arch))
     return TRANSFORMERS + held + 3 * passing
+
+
+def quantize_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> int:
+    """Return what GPTQ over a text takes: states of all tokens, and either one layer as fp32 with a
+    batch on its way through it and the Hessians of its four linear layers, or the largest of these
+    with its factor, and rows of its matrix in each thread."""
+    attention = arch.heads * arch.head_dim
+    widths = (arch.hidden_size, attention, arch.hidden_size, arch.intermediate_size)
+    hessians, largest = sum(width * width for width in widths), max(widths) ** 2
+    batch = max(BATCH_TOKENS, chunk_tokens)
+    reversed_inputs = batch * max(widths)
+    passing = _layer_elements(arch) + _batch_elements(arch, batch) + reversed_inputs + hessians
+    rows = _GPTQ_THREADS * _GPTQ_COPIES * max(GPTQ_ELEMENTS, 32 * max(widths))
+    factorizing = hessians + largest + largest // 4 + rows
+    held = tokens * arch.hidden_size
+    return TRANSFORMERS + _FP32 * (held + max(passing, factorizing))
 
 
 def judge_memory(arch: Architecture, window_tokens: int) -> int:

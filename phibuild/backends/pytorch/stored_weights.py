@@ -49,6 +49,11 @@ class WeightReader:
         self._check(name, info.shape, out, first)
         out.copy_(self._mapped(info, first, len(out)))
 
+    def shape(self, name: str) -> tuple[int, int]:
+        """Return the shape of a matrix that is not quantized."""
+        rows, columns = self._info(name).shape
+        return rows, columns
+
     def rows(self, name: str, numbers: Tensor) -> Tensor:
         """Return the rows of a matrix with these `numbers` [...]: fp32 [..., columns]."""
         info = self._info(name)

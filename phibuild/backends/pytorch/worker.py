@@ -14,6 +14,7 @@ from phibuild.worker.protocol import Report
 from phibuild.worker.requests import (
     ActivationsRequest,
     BuildRequest,
+    QuantizeRequest,
     ReferenceRequest,
     SourceRequest,
 )
@@ -82,5 +83,13 @@ def activations(request: ActivationsRequest, report: Report) -> None:
     """Write the sums of squared inputs of the fp32 original's linear layers."""
     with report.loading():
         from phibuild.backends.pytorch.activations import activations as run
+
+    run(request, report)
+
+
+def quantize(request: QuantizeRequest, report: Report) -> None:
+    """Write the original's weights on grids, by GPTQ."""
+    with report.loading():
+        from phibuild.backends.pytorch.gptq.run import quantize as run
 
     run(request, report)

@@ -113,8 +113,8 @@ def _tasks(context: Context) -> Iterator[Task]:
 
         yield Task(f"toolchain.{name}", frozenset(), 0, 0, install)
     for original in plan.originals:
-        if original.cached:
-            context.originals[original.key] = Original(context.store.reference(original.key))
+        for key in original.makes if original.cached else ():
+            context.originals[key] = Original(context.store.reference(key))
     for step in plan.steps:
         threads = context.cores if step.takes_machine else max(1, context.cores // 2)
         needs = {f"toolchain.{step.backend}", *plan.needs(step)}

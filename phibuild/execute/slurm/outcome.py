@@ -52,12 +52,12 @@ def _original(
     step: OriginalStep, context: Context, jobs: Sequence[Job], refused: str | None, log: Path | None
 ) -> None:
     promised = step.cached or any(job.found and not job.found["problem"] for job in jobs)
-    folder = _see(lambda: context.store.reference(step.key), promised)
     reasons = (_reason(job, {"reason": None}) for job in jobs)
     reason = next(filter(None, reasons), refused)
-    if not folder and not reason:
-        return  # Ctrl-C: what would have needed it says so
-    context.originals[step.key] = Original(folder, None if folder else reason)
+    for key in step.makes:
+        folder = _see(lambda key=key: context.store.reference(key), promised)  # type: ignore[misc]
+        if folder or reason:  # else Ctrl-C: what would have needed it says so
+            context.originals[key] = Original(folder, None if folder else reason)
 
 
 @fold_step.register

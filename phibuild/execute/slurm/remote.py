@@ -153,9 +153,10 @@ def _look_up(context: Context, task: RemoteStep) -> None:
         if store.artifact(result.artifact.key):
             result.status = "built"
     for original in task.plan.originals:
-        folder = store.reference(original.key)
-        reason = None if folder else f"step {original.id} has left nothing"
-        context.originals[original.key] = Original(folder, reason)
+        for key in original.makes:
+            folder = store.reference(key)
+            reason = None if folder else f"step {original.id} has left nothing"
+            context.originals[key] = Original(folder, reason)
 
 
 def _why_not(context: Context, step: Step) -> str | None:

@@ -85,7 +85,12 @@ def _build(
             variant: VariantData = artifact.variant.model_dump(mode="json")  # type: ignore[assignment]
             item: BuildItem = {"item": artifact.key, "variant": variant, "output": str(output)}
             if inputs := artifact.activations:
-                item["activations"] = str(context.originals[inputs].folder)
+                calibration = artifact.variant.calibration
+                folder = str(context.originals[inputs].folder)
+                if calibration and calibration.grid:
+                    item["codes"] = folder
+                else:
+                    item["activations"] = folder
             items.append(item)
         whole: BuildRequest = {
             **asked_of_build(checkpoint),

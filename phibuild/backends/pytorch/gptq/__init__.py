@@ -1,0 +1,1 @@
+"""Calibrated quantization: GPTQ over the original, for the grid of any format."""

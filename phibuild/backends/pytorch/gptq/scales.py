@@ -1,0 +1,127 @@
+"""Scales and zeros of groups of weights, searched for the least error by the Hessian's diagonal.
+
+Each is rounded to what the format stores before it is tried, so that what is chosen is what the
+runtime will compute with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phibuild.worker.grids import Grid
+
+_STORED = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+"""Of the range that holds all weights of a group: a narrower one clips some and serves the others
+better."""
+
+
+@dataclass
+class Levels:
+    """What the codes of one group of each of R rows mean: scales [R], and zeros [R], the codes of
+    zero or the biases."""
+
+    grid: Grid
+    scale: Tensor
+    zero: Tensor
+
+    def codes(self, weights: Tensor) -> Tensor:
+        """Return the nearest codes of weights [..., R], as floats."""
+        inverse = torch.where(self.scale == 0, 0, 1 / self.scale)
+        if self.grid.zero == "bias":
+            steps = (weights - self.zero) * inverse
+        else:
+            steps = weights * inverse + self.zero
+        return steps.round_().clamp_(0, self.grid.top)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the weights that codes [..., R] stand for."""
+        if self.grid.zero == "bias":
+            return codes * self.scale + self.zero
+        return (codes - self.zero) * self.scale
+
+
+def fit(weights: Tensor, importance: Tensor, grid: Grid) -> Levels:
+    """Return the levels for groups of weights [group, R], whose squared errors count by
+    `importance` [group]."""
+    stored = _STORED[grid.scale]
+    low, high = weights.amin(0), weights.amax(0)
+    importance = importance[:, None]
+    best: Levels | None = None
+    least = torch.empty(0)
+
+    def attempt(scale: Tensor, zero: Tensor) -> None:
+        nonlocal best, least
+        if grid.zero == "bias":
+            zero = zero.to(stored).float()
+        levels = Levels(grid, scale.to(stored).float(), zero)
+        difference = levels.values(levels.codes(weights)).sub_(weights)
+        error = difference.square_().mul_(importance).sum(0)
+        if best is None:
+            best, least = levels, error
+            return
+        better = error < least
+        best.scale = torch.where(better, levels.scale, best.scale)
+        best.zero = torch.where(better, levels.zero, best.zero)
+        least = torch.where(better, error, least)
+
+    start = _STARTS[grid.zero]
+    for factor in FACTORS:
+        attempt(*start(low, high, factor, grid))
+    assert best is not None  # there are factors
+    for _ in range(2):
+        attempt(*_least_squares(weights, importance, best))
+    return best
+
+
+def _around_middle(low: Tensor, high: Tensor, factor: float, grid: Grid) -> tuple[Tensor, Tensor]:
+    if grid.negative:
+        scale = torch.where(-low >= high, low, high) * (-factor / grid.middle)
+    else:
+        scale = torch.maximum(-low, high) * (factor * 2 / grid.top)
+    return scale, torch.full_like(scale, grid.middle)
+
+
+def _with_code(low: Tensor, high: Tensor, factor: float, grid: Grid) -> tuple[Tensor, Tensor]:
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scale = (high - low) * (factor / grid.top)
+    zero = torch.where(scale == 0, 0, -low * factor / scale).round_().clamp_(0, grid.top)
+    return scale, zero
+
+
+def _with_bias(low: Tensor, high: Tensor, factor: float, grid: Grid) -> tuple[Tensor, Tensor]:
+    scale = (high - low) * (factor / grid.top)
+    return scale, (low + high) / 2 - scale * (grid.top / 2)
+
+
+_STARTS: dict[str, Callable[[Tensor, Tensor, float, Grid], tuple[Tensor, Tensor]]] = {
+    "middle": _around_middle,
+    "code": _with_code,
+    "bias": _with_bias,
+}
+
+
+def _least_squares(weights: Tensor, importance: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:
+    """Return the scale, and the bias, that are best for the codes that levels give."""
+    codes = levels.codes(weights)
+    if levels.grid.zero != "bias":
+        codes -= levels.zero
+        weighed = codes * importance
+        squares = (weighed * codes).sum(0)
+        scale = (weighed * weights).sum(0) / squares
+        return torch.where(squares > 0, scale, levels.scale), levels.zero
+    total = importance.sum()
+    if not total:
+        return levels.scale, levels.zero
+    mean_code = (codes * importance).sum(0) / total
+    mean_weight = (weights * importance).sum(0) / total
+    centred = codes - mean_code
+    weighed = centred * importance
+    squares = (weighed * centred).sum(0)
+    scale = torch.where(squares > 0, (weighed * (weights - mean_weight)).sum(0) / squares, 0)
+    scale = torch.where(squares > 0, scale, levels.scale)
+    return scale, mean_weight - scale * mean_code

@@ -1,0 +1,98 @@
+"""The step that puts the original's weights on grids: one runner, several results; none of them has
+to be begun again after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from phibuild.checkpoints.view import source_view
+from phibuild.execute.context import Attempt, Context, Original
+from phibuild.execute.runner.items import Reactions, run_items
+from phibuild.planning.keys import CHANGED, has_changed
+from phibuild.planning.requests import asked_of_quantize
+from phibuild.planning.steps import QuantizeStep
+from phibuild.store.store import PARTIAL
+from phibuild.worker.requests import QuantizeItem
+
+
+def run_quantize(step: QuantizeStep, context: Context, attempt: Attempt) -> None:
+    """Make what a step lacks; the context's originals get what it left, unless it is to be run
+    again. Layers that are finished stay in the store, in `partial`, if a runner dies or phibuild
+    does."""
+    facts = context.source_facts(step.model)
+    if reason := context.toolchain_errors.get(step.backend) or facts.reason:
+        context.originals |= {key: Original(reason=reason) for key in step.makes}
+        return
+    what = f"GPTQ over {step.calibration.path.name}, {len(step.grids)} grids"
+    reasons: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(context.shown(step, attempt, what.replace("1 grids", "one grid")))
+        for key in sorted({step.key, *step.makes}):
+            stack.enter_context(context.lock(key))
+        missing = [key for key in step.makes if context.store.reference(key) is None]
+        if missing:
+            checkpoint = context.plan.matrix.models[step.model]
+            view = stack.enter_context(source_view(context.store, checkpoint, facts.folder))
+            _run(step, context, attempt, missing, view, reasons)
+    if attempt.again:
+        return
+    for key in step.makes:
+        folder = context.store.reference(key)
+        failed = reasons.get(key) or next(iter(attempt.failures), None)
+        reason = None if folder else f"{step.failing}{failed}"
+        context.originals[key] = Original(folder, reason)
+
+
+def _run(
+    step: QuantizeStep,
+    context: Context,
+    attempt: Attempt,
+    missing: Sequence[str],
+    view: Path,
+    reasons: dict[str, str],
+) -> None:
+    checkpoint = context.plan.matrix.models[step.model]
+    partial = context.store.root / PARTIAL
+    states = partial / step.key
+    for key in missing:
+        (partial / key).mkdir(parents=True, exist_ok=True)
+
+    def request(keys: Sequence[str]) -> Mapping[str, object]:
+        items: list[QuantizeItem] = [
+            {"item": key, "grid": step.grids[key].to_json(), "output": str(partial / key)}
+            for key in keys
+        ]
+        return {
+            **asked_of_quantize(checkpoint, step.calibration),
+            "items": items,
+            "source": str(view),
+            "states": str(states),
+            "threads": attempt.threads,
+            "text": str(step.calibration.path),
+        }
+
+    def failed(key: str, reason: str) -> None:
+        reasons[key] = reason
+        attempt.failures.append(reason)
+
+    def done(key: str, result: Mapping[str, object]) -> None:
+        if has_changed(checkpoint, context.plan.source_digests[step.model], context.store):
+            shutil.rmtree(partial / key, ignore_errors=True)
+            failed(key, CHANGED)
+            return
+        context.store.publish_reference(key, partial / key)
+
+    left = run_items(
+        context.runner(step),
+        missing,
+        request,
+        Reactions(done, failed, lambda event: context.stage(step, event)),
+        alone=attempt.alone,
+    )
+    if left:
+        attempt.run_out_of_memory()
+    elif not attempt.failures:
+        shutil.rmtree(states, ignore_errors=True)

@@ -1,0 +1,136 @@
+"""Weights that were put on a grid, in a folder: `layer-00000.safetensors`, ..., `head.safetensors`.
+
+Of each matrix NAME [R, K] a file has NAME.codes, U8 [R, K / 2] (two codes in a byte, the first in
+the lower half; [R, K] of more than 4 bits), NAME.scales in the grid's type [R, K / group] and, as
+its zeros are, NAME.zeros U8 or NAME.biases in the scales' type, both [R, K / group]. numpy only.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phibuild.worker.floats import NUMPY_TYPES, Floats, cast, pack_nibbles
+from phibuild.worker.grids import Grid
+from phibuild.worker.protocol import WorkerError
+from phibuild.worker.safetensors import (
+    ITEM_BYTES,
+    SINGLE,
+    SafetensorsWriter,
+    TensorInfo,
+    read_header,
+)
+
+HEAD = "head.safetensors"
+Codes = NDArray[np.uint8]
+
+
+def layer_file(layer: int) -> str:
+    return f"layer-{layer:05d}.safetensors"
+
+
+class CodeWriter:
+    """One file, which is there under its name once it is finished, or not at all."""
+
+    def __init__(
+        self, folder: Path, file: str, grid: Grid, shapes: Mapping[str, tuple[int, int]]
+    ) -> None:
+        self._target, self._grid = folder / file, grid
+        self._room = folder / f"{file}.part"
+        shutil.rmtree(self._room, ignore_errors=True)  # of a run that was killed
+        self._room.mkdir(parents=True)
+        entries = [entry for name, shape in shapes.items() for entry in _entries(name, shape, grid)]
+        entries.sort(key=lambda entry: -ITEM_BYTES[entry[1]])  # so that all are aligned
+        self._writer = SafetensorsWriter(self._room, entries, metadata={"format": "np"})
+
+    def write(self, name: str, first: int, codes: Codes, scales: Floats, zeros: Floats) -> None:
+        """Store rows of a matrix from number `first` on: codes [R, K], scales and zeros [R, G]."""
+        grid = self._grid
+        codes = np.ascontiguousarray(codes)
+        self._put(f"{name}.codes", first, pack_nibbles(codes) if grid.bits <= 4 else codes)
+        self._put(f"{name}.scales", first, cast(np.ascontiguousarray(scales), "F32", grid.scale))
+        if grid.zero == "code":
+            self._put(f"{name}.zeros", first, np.ascontiguousarray(zeros).astype(np.uint8))
+        if grid.zero == "bias":
+            self._put(f"{name}.biases", first, cast(np.ascontiguousarray(zeros), "F32", grid.scale))
+
+    def _put(self, name: str, first: int, rows: NDArray[np.generic]) -> None:
+        self._writer.write(name, rows.data, first * (rows.nbytes // len(rows)))
+
+    def finish(self) -> None:
+        """Put the file in its place. Raises OSError."""
+        self._writer.finish()
+        self._writer.close()
+        (self._room / SINGLE).rename(self._target)
+
+    def close(self) -> None:
+        self._writer.close()
+        shutil.rmtree(self._room, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class CodedRows:
+    """Rows of a matrix as its grid has them: codes uint8 [R, K], scales [R, G] in the grid's type
+    (as numpy holds it), zeros uint8 [R, G] or biases like scales, None where all are the middle."""
+
+    codes: Codes
+    scales: NDArray[np.generic]
+    zeros: NDArray[np.generic] | None
+
+
+class CodedWeights:
+    """The matrices of a folder that were put on `grid`. Raises WorkerError where they are not
+    those that it promises."""
+
+    def __init__(self, folder: Path, grid: Grid) -> None:
+        self.grid = grid
+        self._tensors: dict[str, TensorInfo] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            self._tensors.update(read_header(path))
+        paths = {info.path for info in self._tensors.values()}
+        self._files = {path: np.memmap(path, np.uint8, mode="r") for path in paths}
+
+    def __contains__(self, name: object) -> bool:
+        return f"{name}.codes" in self._tensors
+
+    def rows(self, name: str, first: int, count: int) -> CodedRows:
+        """Return `count` rows of a matrix from number `first` on."""
+        grid = self.grid
+        codes = self._read(f"{name}.codes", first, count).view(np.uint8)
+        if grid.bits <= 4:
+            codes = np.stack([codes & np.uint8(15), codes >> np.uint8(4)], -1).reshape(count, -1)
+        scales = self._read(f"{name}.scales", first, count)
+        suffix = {"middle": None, "code": "zeros", "bias": "biases"}[grid.zero]
+        zeros = self._read(f"{name}.{suffix}", first, count) if suffix else None
+        return CodedRows(codes, scales, zeros)
+
+    def _read(self, name: str, first: int, count: int) -> NDArray[np.generic]:
+        info = self._tensors.get(name)
+        if info is None:
+            raise WorkerError(f"{name} is not among the weights that were quantized")
+        row = info.nbytes // info.shape[0]
+        data = self._files[info.path][info.offset + first * row :][: count * row]
+        kind = NUMPY_TYPES.get(info.dtype, np.uint8)
+        return np.array(data).view(kind).reshape(count, *info.shape[1:])
+
+
+def _entries(
+    name: str, shape: tuple[int, int], grid: Grid
+) -> list[tuple[str, str, tuple[int, ...]]]:
+    rows, columns = shape
+    groups = (rows, columns // grid.group_size)
+    packed = columns // 2 if grid.bits <= 4 else columns
+    entries: list[tuple[str, str, tuple[int, ...]]] = [
+        (f"{name}.codes", "U8", (rows, packed)),
+        (f"{name}.scales", grid.scale, groups),
+    ]
+    if grid.zero == "code":
+        entries.append((f"{name}.zeros", "U8", groups))
+    if grid.zero == "bias":
+        entries.append((f"{name}.biases", grid.scale, groups))
+    return entries

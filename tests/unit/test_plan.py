@@ -227,7 +227,7 @@ def test_activations_are_a_step_that_variants_share(plan: Planner) -> None:
     ]
     assert long.id == f"activations.phi3-tiny-trained.{long.key[:8]}"
     assert (long.calibration.tokens, short.calibration.tokens) == (16384, 1024)
-    needs = [artifact.activations for artifact in found.builds[0].artifacts]
+    needs = [artifact.calibrations for artifact in found.builds[0].artifacts]
     assert sorted(needs, key=str) == sorted([None, long.key, long.key, short.key], key=str)
     assert found.toolchains == ("llamacpp", "openvino", "pytorch")
     assert long.memory_bytes > short.memory_bytes > 0
@@ -238,13 +238,13 @@ def test_activations_that_nothing_needs_are_not_planned(plan: Planner) -> None:
     first = plan("evaluation=none")
     with plan.prepared().workspace() as folder:
         (folder / "meta.json").write_text("{}", encoding="utf-8")
-        plan.store.publish_reference(first.activations[0].key, folder)
+        plan.store.publish_reference(first.calibrations[0].key, folder)
     second = plan("evaluation=none")
-    assert [step.cached for step in second.activations] == [True, False]
-    assert second.steps[:2] == (second.sources[0], first.activations[1])
+    assert [step.cached for step in second.calibrations] == [True, False]
+    assert second.steps[:2] == (second.sources[0], first.calibrations[1])
     plan.build(second)
     third = plan("evaluation=none")
-    assert (third.activations, third.steps) == ((), ())
+    assert (third.calibrations, third.steps) == ((), ())
 
 
 def test_keys_depend_on_a_calibration_text_and_not_on_its_place(plan: Planner) -> None:

@@ -227,7 +227,7 @@ def test_activations_are_a_step_that_variants_share(plan: Planner) -> None:
     ]
     assert long.id == f"activations.phi3-tiny-trained.{long.key[:8]}"
     assert (long.calibration.tokens, short.calibration.tokens) == (16384, 1024)
-    needs = [artifact.calibrations for artifact in found.builds[0].artifacts]
+    needs = [artifact.activations for artifact in found.builds[0].artifacts]
     assert sorted(needs, key=str) == sorted([None, long.key, long.key, short.key], key=str)
     assert found.toolchains == ("llamacpp", "openvino", "pytorch")
     assert long.memory_bytes > short.memory_bytes > 0

@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel
-
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
 from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, undivided
 from phibuild.backends.pytorch.layout import Scheme, entry_bytes
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
@@ -18,26 +16,23 @@ from phibuild.worker.architecture import Architecture
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
-class PytorchSpec:
+class PytorchSpec(BackendSpec[PytorchOptions]):
     """Safetensors that Transformers loads and vLLM serves; int8 and int4 by compressed-tensors."""
 
     name = "pytorch"
     title = "PyTorch (Transformers, vLLM)"
     format = "safetensors"
     library = "transformers"
-    copied: tuple[str, ...] = ()
-    options: type[BaseModel] = PytorchOptions
+    options = PytorchOptions
 
-    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+    def contradiction(self, precision: Precision, options: PytorchOptions) -> Contradiction | None:
         """Return options of quantization where nothing is quantized."""
-        assert isinstance(options, PytorchOptions)
         return contradiction(precision, options)
 
     def variant(
-        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+        self, precision: Precision, options: PytorchOptions, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return fp32, fp16, or a weight-only scheme by the name vLLM knows it by (w4a16-g128)."""
-        assert isinstance(options, PytorchOptions)
         if precision in CAST:
             return make_variant(self, precision, precision, {"dtype": CAST[precision]})
         dtype = arch.dtype if options.dtype == "auto" else options.dtype

@@ -129,6 +129,13 @@ SHAPES: Mapping[str, type] = {
 }
 
 
+def item_names(request: Request) -> list[str]:
+    """Return what a request asks for, by the names that the events about it have."""
+    if request["verb"] == "build" or request["verb"] == "judge":
+        return [one["item"] for one in request["items"]]
+    return ["generate"] if request["verb"] == "generate" else [request["item"]]
+
+
 def check_request(data: object) -> None:
     """Raise ValueError, saying where, if `data` is no request."""
     verb = str(data.get("verb")) if isinstance(data, dict) else ""

@@ -29,9 +29,9 @@ from phibuild.worker.building import Build, Check
 from phibuild.worker.companions import read_json
 from phibuild.worker.costs import Output
 from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo
-from phibuild.worker.tokenizer_check import Facts
+from phibuild.worker.tokenizer_check import Facts, TokenizerCheck
 
 _SOURCE_TYPES = ("BF16", "F16", "F32")
 _STEPS = Steps(CHUNK_WEIGHTS)
@@ -94,12 +94,12 @@ class LlamaCppBuilder:
         kept.close()
 
     def checker(self) -> Check:
-        def run(folder: Path, facts: Facts) -> dict[str, Any]:
+        def run(folder: Path, facts: Facts) -> TokenizerCheck:
             return check(model_file(folder), self._vocabulary)
 
         return run
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         return inspect(folder)
 
 

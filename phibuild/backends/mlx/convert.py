@@ -30,6 +30,7 @@ from phibuild.worker.companions import complete_generation_config, copy_companio
 from phibuild.worker.costs import Output
 from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.protocol import Contents
 from phibuild.worker.safetensors import FLOAT_DTYPES, INDEX, SafetensorsWriter
 
 # As float32 a chunk's weights stay in a processor's cache while they are worked on.
@@ -132,7 +133,7 @@ class MlxBuilder:
 
         return check
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         return inspect(folder)
 
 

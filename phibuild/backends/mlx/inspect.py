@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return {"types": {kind: parameters}, "weight_bytes"} as the artifact's files have them.
+def inspect(folder: Path) -> Contents:
+    """Return what the artifact's files hold.
 
     Bits and widths come from the shapes of packed weights and scales. Raises WorkerError if they
     contradict config.json, by which mlx-lm loads them.

@@ -30,6 +30,7 @@ from phibuild.worker.companions import (
 from phibuild.worker.costs import Output
 from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.protocol import Contents
 from phibuild.worker.safetensors import TensorInfo
 
 # Activations on GPUs are fp16; the plugin divides them by this so that they stay in range
@@ -127,5 +128,5 @@ class OpenVinoBuilder:
     def checker(self) -> Check:
         return check
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         return inspect(folder)

@@ -6,7 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from phibuild.worker.tokenizer_check import AROUND, Difference, Facts, check_tokenizer
+from phibuild.worker.tokenizer_check import (
+    AROUND,
+    Difference,
+    Facts,
+    TokenizerCheck,
+    check_tokenizer,
+)
 from phibuild.worker.tokenizer_texts import prefixes_every_text, spelled_out
 
 # onnxruntime-genai splits sentencepiece's text at spaces before it merges, which Transformers does
@@ -56,7 +62,7 @@ def adapt(folder: Path, facts: Facts) -> None:
         _write(path, config)
 
 
-def check(folder: Path, facts: Facts) -> dict[str, Any]:
+def check(folder: Path, facts: Facts) -> TokenizerCheck:
     """Compare an artifact's tokenizer with what Transformers makes of the probes.
 
     Raises WorkerError if it differs where onnxruntime-genai could do as Transformers does.

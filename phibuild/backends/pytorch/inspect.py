@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from phibuild.backends.pytorch.layout import quantized_kind
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 _PARTS = ("_packed", "_scale", "_shape", "_zero_point")
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return {"types": {kind: weights of the original}, "weight_bytes": bytes of all tensors}.
+def inspect(folder: Path) -> Contents:
+    """Return what the artifact's files hold.
 
     Kinds are safetensors' dtypes and w4, w8, w4-asym, w8-asym. Raises WorkerError if
     config.json promises another quantization than the tensors have, ValueError if a file is

@@ -8,7 +8,12 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig
 
 from phibuild.backends.pytorch.tokenizing import load_tokenizer
-from phibuild.worker.tokenizer_check import Facts, check_tokenizer, nothing_to_explain
+from phibuild.worker.tokenizer_check import (
+    Facts,
+    TokenizerCheck,
+    check_tokenizer,
+    nothing_to_explain,
+)
 
 
 def end_ids(folder: Path, config: Any) -> set[int]:
@@ -42,7 +47,7 @@ class TransformersTokenizer:
         return sorted(self._ends)
 
 
-def check(folder: Path, facts: Facts) -> dict[str, Any]:
+def check(folder: Path, facts: Facts) -> TokenizerCheck:
     """Compare an artifact's tokenizer with what Transformers makes of the probes of the source.
 
     Raises WorkerError if they differ.

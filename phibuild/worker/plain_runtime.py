@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.chat import ChatFormat, read_format
@@ -15,6 +15,9 @@ from phibuild.worker.companions import read_json
 from phibuild.worker.generation import byte_tokens, greedy
 from phibuild.worker.interface import Logits, Tokens
 from phibuild.worker.tokenizer_check import TOKENIZER
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 ARCHITECTURE = "architecture.json"
 """The file of an artifact with `Architecture.to_json`."""
@@ -28,7 +31,7 @@ class TokenizerJson:
         self.folder = folder
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(self.folder / TOKENIZER))

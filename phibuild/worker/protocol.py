@@ -60,13 +60,13 @@ class Report:
         self._started = now
         self._send(event="item", item=item, result=complete)
 
-    def failed(self, item: str, error: BaseException | str) -> None:
+    def failed(self, item: str, error: BaseException) -> None:
         """Say that an item failed, and why; the traceback goes to the log."""
-        if isinstance(error, BaseException):
-            traceback.print_exception(error)
-            name, text = type(error).__name__, str(error).strip()
-            error = text if isinstance(error, WorkerError) else f"{name}: {text or 'no message'}"
-        self._send(event="failed", item=item, error=error)
+        traceback.print_exception(error)
+        reason = str(error).strip()
+        if not isinstance(error, WorkerError):
+            reason = f"{type(error).__name__}: {reason or 'no message'}"
+        self._send(event="failed", item=item, error=reason)
 
     def text(self, text: str) -> None:
         """Pass on generated text."""

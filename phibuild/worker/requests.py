@@ -7,17 +7,30 @@ The core writes requests of these shapes, and the entry of every runner checks t
 
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    TypeAlias,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+Options: TypeAlias = dict[str, Any]
+"""A variant's options as JSON: the backend's own, by their names."""
 
 
 class VariantData(TypedDict):
-    """A Variant as JSON: `options` are the backend's own, complete."""
+    """A Variant as JSON; its `options` are complete."""
 
     backend: str
     precision: str
     name: str
     format: str
-    options: dict[str, Any]
+    options: Options
 
 
 class BuildItem(TypedDict):

@@ -14,6 +14,7 @@ from phibuild.backends.mlx.layout import (
     quantization,
 )
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.requests import Options
 
 # What mlx-lm's ModelArgs (models/phi3.py) takes where config.json does not say.
 _ASSUMED = {
@@ -31,7 +32,7 @@ def write_config(
     source: Path,
     output: Path,
     arch: Architecture,
-    options: Mapping[str, Any],
+    options: Options,
     ends: Sequence[int],
 ) -> None:
     """Write config.json of the artifact from that of the checkpoint.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
 from phibuild.backends.common import (
@@ -29,7 +28,7 @@ from phibuild.backends.mlx.options import (
     alternatives,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
@@ -79,7 +78,7 @@ class MlxSpec(BackendSpec[MlxOptions]):
                 reason=f"the checkpoint's type {dtype} is none that MLX quantizes; set dtype to "
                 f"{' or '.join(FLOAT_DTYPES)}"
             )
-        complete: dict[str, Any] = {
+        complete: Options = {
             "mode": mode,
             "bits": bits,
             "group_size": group_size,

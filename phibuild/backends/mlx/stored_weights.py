@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from phibuild.backends.mlx.layout import MlxQuantization
 from phibuild.backends.mlx.packing import pack, unpack
-from phibuild.worker.floats import NUMPY_TYPES, Floats, cast
+from phibuild.worker.floats import NUMPY_TYPES, Floats, widen
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 
@@ -44,7 +44,7 @@ class MlxWeights:
     def vector(self, path: str) -> Floats:
         """Return the weight of a norm."""
         tensor = self._tensors[f"{path}.weight"]
-        return _Rows(tensor, self._files[tensor.path]).read(0, tensor.shape[0], "F32")
+        return _Rows(tensor, self._files[tensor.path]).read(0, tensor.shape[0])
 
 
 class StoredMatrix:
@@ -70,11 +70,11 @@ class StoredMatrix:
         """
         how = self._quantization
         if how is None:
-            return self._weight.read(start, stop, "F32")
+            return self._weight.read(start, stop)
         codes = unpack(self._weight.bytes(start, stop), how.bits)
         groups = codes.reshape(stop - start, -1, how.group_size)
         if how.mode == "affine":
-            scales, biases = (part.read(start, stop, "F32") for part in self._scaling)
+            scales, biases = (part.read(start, stop) for part in self._scaling)
             values: Floats = groups * scales[..., None]
             values += biases[..., None]
         else:
@@ -100,10 +100,10 @@ class _Rows:
             raise OSError(f"{self.tensor.path.name} ends within tensor {self.tensor.name}")
         return np.frombuffer(data, np.uint8).reshape(stop - start, -1)
 
-    def read(self, start: int, stop: int, dtype: str) -> NDArray[Any]:
+    def read(self, start: int, stop: int) -> Floats:
         stored = self.tensor.dtype
         values = self.bytes(start, stop).view(NUMPY_TYPES[stored])
-        return cast(values.reshape(-1, *self.tensor.shape[1:]), stored, dtype)
+        return widen(values.reshape(-1, *self.tensor.shape[1:]), stored)
 
 
 @cache

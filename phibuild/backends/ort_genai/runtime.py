@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime_genai as og
@@ -40,7 +39,7 @@ class OrtGenaiRuntime(TokenizerJson):
         text = (folder / "genai_config.json").read_text(encoding="utf-8")
         eos = json.loads(text)["model"]["eos_token_id"]
         self._eos = set(eos) if isinstance(eos, list) else {eos}
-        self._generator: Any = None
+        self._generator: og.Generator = None  # until there is a cache
         self._capacity = 0
         self._fed = np.empty(0, np.int32)
 

@@ -44,7 +44,7 @@ class LayerwisePhi3:
         self, folder: Path, arch: Architecture | None = None, budget_bytes: int = 0
     ) -> None:
         config = own_config(folder) if arch is None else model_config(arch)
-        self.config: Any = config
+        self.config = config
         self._weights = WeightReader(folder)
         self._embedding = "model.embed_tokens.weight"
         self._head = self._embedding if config.tie_word_embeddings else "lm_head.weight"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, GenerationConfig
 
@@ -15,8 +15,11 @@ from phibuild.worker.tokenizer_check import (
     nothing_to_explain,
 )
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-def end_ids(folder: Path, config: Any) -> set[int]:
+
+def end_ids(folder: Path, config: PretrainedConfig) -> set[int]:
     """Return the ids that end a text, from where Transformers takes them: generation_config.json,
     else the model's configuration."""
     if (folder / "generation_config.json").exists():

@@ -146,7 +146,7 @@ def _fill_converted_sentencepiece(
     vocabulary: Mapping[str, int] = model["vocab"]
     ranks: dict[str, int] = {}
     for pair in model.get("merges") or ():
-        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        left, right = _halves(pair)
         ranks.setdefault(left + right, len(ranks))
     for text, token in sorted(vocabulary.items(), key=lambda entry: entry[1]):
         if text in added:
@@ -182,9 +182,14 @@ def _strips_after_special(tokens: _Tokens, added: list[Mapping[str, Any]]) -> bo
     return 2 * sum(flags) > len(flags)
 
 
+def _halves(pair: str | list[str]) -> list[str]:
+    """Return what a merge puts together, which tokenizer.json has as "left right" or as a list."""
+    return pair.split(" ") if isinstance(pair, str) else pair
+
+
 def _merge(pair: str | list[str]) -> str:
     """Return a merge as "left right"; a space inside a part is written as its byte-level sign."""
-    return pair if isinstance(pair, str) else " ".join(part.replace(" ", "Ġ") for part in pair)
+    return " ".join(part.replace(" ", "Ġ") for part in _halves(pair))
 
 
 def _chat_template_values(templates: Mapping[str, str]) -> list[Value]:

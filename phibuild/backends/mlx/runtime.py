@@ -38,12 +38,13 @@ class MlxRuntime:
         weights = MlxWeights(folder, config)
         executor = ThreadPoolExecutor(threads)
         for path, module in self._model.named_modules():
-            if isinstance(module, nn.Linear):
-                _replace(self._model, path, Projection(weights.matrix(path), executor))
-            elif isinstance(module, nn.Embedding):
-                _replace(self._model, path, Embedding(weights.matrix(path), executor))
-            elif isinstance(module, nn.RMSNorm):
-                module.weight = mx.array(weights.vector(path))
+            match module:
+                case nn.Linear():
+                    _replace(self._model, path, Projection(weights.matrix(path), executor))
+                case nn.Embedding():
+                    _replace(self._model, path, Embedding(weights.matrix(path), executor))
+                case nn.RMSNorm():
+                    module.weight = mx.array(weights.vector(path))
         self._cache = make_prompt_cache(self._model)
 
     def logits(self, ids: Tokens) -> Logits:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from phibuild.worker.companions import TOKENIZER_FILES
+from phibuild.worker.json_values import JsonDict
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -69,7 +69,7 @@ class Adapter:
         own = {f"{ADAPTER}{name}": self.folder / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
         return dict(sorted({**kept, **self.tokenizer, **own}.items()))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """Return what merge.py takes."""
         return {
             "weights": str(self.folder / ADAPTER_WEIGHTS),

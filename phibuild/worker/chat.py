@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phibuild.worker.companions import SPECIAL_TOKENS, read_json
+from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import WorkerError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def read_format(folder: Path) -> ChatFormat:
     {"name", "template"}. Raises ChatError if a file cannot be read.
     """
     settings = _read_json(folder / "tokenizer_config.json")
-    special: dict[str, Any] = settings
+    special: JsonDict = settings
     if "added_tokens_decoder" not in settings:  # Transformers looks at the older file only then
         special = settings | _read_json(folder / "special_tokens_map.json")
     contents = {role: _content(special.get(role)) for role in SPECIAL_TOKENS}
@@ -134,7 +135,7 @@ def _content(token: object) -> str | None:
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonDict:
     try:
         return read_json(path, optional=True)
     except WorkerError as error:

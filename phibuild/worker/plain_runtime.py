@@ -14,6 +14,7 @@ from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.companions import read_json
 from phibuild.worker.generation import byte_tokens, greedy
 from phibuild.worker.interface import Logits, Tokens
+from phibuild.worker.json_values import as_ids
 from phibuild.worker.tokenizer_check import TOKENIZER
 
 if TYPE_CHECKING:
@@ -54,8 +55,7 @@ class TokenizerJson:
     def stops(self) -> list[int]:
         """Return the ids that end generation: those of the artifact's generation_config.json."""
         config = read_json(self.folder / "generation_config.json", optional=True)
-        ends = config.get("eos_token_id")
-        return [] if ends is None else ends if isinstance(ends, list) else [ends]
+        return as_ids(config.get("eos_token_id"))
 
 
 class PlainRuntime(TokenizerJson, ABC):

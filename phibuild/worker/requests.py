@@ -19,6 +19,8 @@ from typing import (
     get_type_hints,
 )
 
+from phibuild.worker.json_values import JsonDict
+
 Options: TypeAlias = dict[str, Any]
 """A variant's options as JSON: the backend's own, by their names."""
 
@@ -51,7 +53,7 @@ class BuildRequest(TypedDict):
     verb: Literal["build"]
     source: str
     facts: str
-    architecture: dict[str, Any]
+    architecture: JsonDict
     model: str
     threads: int
     items: list[BuildItem]
@@ -78,7 +80,7 @@ class _Original(TypedDict):
 
     item: str
     source: str
-    architecture: dict[str, Any]
+    architecture: JsonDict
     output: str
     threads: int
 
@@ -90,7 +92,7 @@ class SourceRequest(_Original):
     original: str
     layers: list[int] | None
     fusing: dict[str, list[str]]
-    adapter: dict[str, Any] | None
+    adapter: JsonDict | None
     allow_nonfinite: bool
 
 
@@ -157,7 +159,7 @@ def check_request(data: object) -> None:
     _check(data, SHAPES[verb], verb)
 
 
-def _check(data: Any, shape: Any, place: str) -> None:
+def _check(data: object, shape: Any, place: str) -> None:
     """Raise ValueError if `data` is not of the type `shape`, which is made of what JSON has."""
     origin, inside = get_origin(shape), get_args(shape)
     if shape is Any:
@@ -178,15 +180,16 @@ def _check(data: Any, shape: Any, place: str) -> None:
         good = type(data) is kind
     if not good:
         raise ValueError(f"{place}: {data!r} is not {shape}")
-    if origin is list:
-        for number, one in enumerate(data):
-            _check(one, inside[0], f"{place}[{number}]")
-    if origin is dict:
-        for key, one in data.items():
-            _check(one, inside[1], f"{place}.{key}")
+    match data:
+        case list():
+            for number, one in enumerate(data):
+                _check(one, inside[0], f"{place}[{number}]")
+        case dict():
+            for key, one in data.items():
+                _check(one, inside[1], f"{place}.{key}")
 
 
-def _check_keys(data: Any, shape: Any, place: str) -> None:
+def _check_keys(data: object, shape: Any, place: str) -> None:
     if not isinstance(data, dict):
         raise ValueError(f"{place}: {data!r} is no object")
     known = get_type_hints(shape)

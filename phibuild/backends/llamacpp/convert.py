@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
 from phibuild.worker.building import Build, Check
 from phibuild.worker.companions import read_json
 from phibuild.worker.costs import Output
+from phibuild.worker.json_values import JsonObject
 from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
 from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo
@@ -48,7 +48,7 @@ class LlamaCppBuilder:
         ggml.library()
         self._importance = functools.cache(read_importance)  # outputs of one text share it
         self._vocabulary: Vocabulary
-        self._generation: Mapping[str, Any] = {}
+        self._generation: JsonObject = {}
 
     def prepare(self, build: Build[GgufFile]) -> None:
         build.report.stage("reading the tokenizer")

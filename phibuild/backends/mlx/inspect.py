@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
@@ -37,9 +37,7 @@ def inspect(folder: Path) -> Contents:
     }
 
 
-def _packed(
-    weight: TensorInfo, scales: TensorInfo, quantization: dict[str, Any]
-) -> tuple[str, int]:
+def _packed(weight: TensorInfo, scales: TensorInfo, quantization: JsonDict) -> tuple[str, int]:
     """Return the kind of a packed weight, and how many weights of the original it holds."""
     rows, words = weight.shape
     width = scales.shape[1] * quantization.get("group_size", 0)

@@ -19,6 +19,7 @@ from phibuild.backends.mlx.memory import RESIDENT_BYTES
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.generation import byte_tokens
 from phibuild.worker.interface import Logits, Tokens
+from phibuild.worker.json_values import as_ids
 from phibuild.worker.safetensors import shard_paths
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ class NativeRuntime:
 
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an end-of-sequence id."""
-        eos = self._config["eos_token_id"]
-        ends = set(eos) if isinstance(eos, list) else {eos}
+        ends = as_ids(self._config["eos_token_id"])
         for token, _ in generate_step(mx.array(ids), self._model, max_tokens=max_tokens):
             if token in ends:
                 return

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import mlx.core as mx
 import numpy as np
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from phibuild.backends.mlx.layout import MlxQuantization
 from phibuild.backends.mlx.packing import pack, unpack
 from phibuild.worker.floats import NUMPY_TYPES, Floats, widen
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 
 class MlxWeights:
     """All weights of an artifact folder, by the path of mlx-lm's module that owns them."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: JsonObject) -> None:
         self._tensors = read_checkpoint(folder)
-        self._whole: dict[str, Any] = config.get("quantization") or {}
+        self._whole: JsonDict = config.get("quantization") or {}
         self._files = {
             path: path.open("rb") for path in {tensor.path for tensor in self._tensors.values()}
         }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from phibuild.worker.json_values import JsonDict, as_ids
 from phibuild.worker.tokenizer_check import (
     AROUND,
     Difference,
@@ -56,7 +56,7 @@ def adapt(folder: Path, facts: Facts) -> None:
         _write(path, settings)
     path = folder / "genai_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    if facts.stops and _ids(config["model"].get("eos_token_id")) != facts.stops:
+    if facts.stops and as_ids(config["model"].get("eos_token_id")) != facts.stops:
         stops = facts.stops
         config["model"]["eos_token_id"] = stops if len(stops) > 1 else stops[0]
         _write(path, config)
@@ -108,12 +108,6 @@ class GenaiTokenizer:
         return [int(token) for token in self._tokenizer.eos_token_ids]
 
 
-def _ids(value: object) -> list[int]:
-    if isinstance(value, list):
-        return value
-    return [value] if isinstance(value, int) else []
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(path: Path, document: JsonDict) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

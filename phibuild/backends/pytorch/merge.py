@@ -15,7 +15,6 @@ import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from phibuild.backends.pytorch.dtypes import FLOATS
 from phibuild.backends.pytorch.layout import MAX_SHARD_BYTES
 from phibuild.backends.pytorch.memory import MERGED_ELEMENTS, MERGED_ROWS
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import (
     ITEM_BYTES,
@@ -33,7 +33,7 @@ from phibuild.worker.safetensors import (
     read_header,
 )
 
-NO_ADAPTER: dict[str, Any] = {"deltas": {}, "replacements": {}}
+NO_ADAPTER: JsonDict = {"deltas": {}, "replacements": {}}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Origin:
     weights: Path
     arch: Architecture
     fusing: Mapping[str, list[str]]
-    adapter: Mapping[str, Any] | None = None
+    adapter: JsonObject | None = None
 
 
 def write_canonical(
@@ -123,7 +123,7 @@ def _rows(sources: list[TensorInfo], row: int, count: int) -> Tensor:
 def _change(
     chunk: Tensor,
     row: int,
-    changes: Mapping[str, Any],
+    changes: JsonObject,
     added: Mapping[str, TensorInfo],
     name: str,
 ) -> None:

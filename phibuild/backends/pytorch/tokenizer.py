@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import AutoConfig, GenerationConfig
 
 from phibuild.backends.pytorch.tokenizing import load_tokenizer
+from phibuild.worker.json_values import as_ids
 from phibuild.worker.tokenizer_check import (
     Facts,
     TokenizerCheck,
@@ -26,10 +27,7 @@ def end_ids(folder: Path, config: PretrainedConfig) -> set[int]:
         generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
     else:
         generation = GenerationConfig.from_model_config(config)
-    ends = generation.eos_token_id
-    if ends is None:
-        return set()
-    return set(ends) if isinstance(ends, list) else {ends}
+    return set(as_ids(generation.eos_token_id))
 
 
 class TransformersTokenizer:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from phibuild.backends.pytorch.tokenizing import load_tokenizer
+from phibuild.worker.json_values import as_ids
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.tokenizer_check import PROBES, TOKENIZER
 from phibuild.worker.tokenizer_probes import CONVERSATION, Probe, probes
@@ -128,8 +129,7 @@ def _templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
 
 def _chat(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return a conversation as the default chat template writes it; None if there is none."""
-    template = tokenizer.chat_template
-    if template is None or (isinstance(template, dict) and "default" not in template):
+    if "default" not in _templates(tokenizer):
         return None
     failure: Exception | None = None
     for messages in (CONVERSATION, CONVERSATION[1:]):
@@ -150,8 +150,6 @@ def _stops(source: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         stops = None
         if path.is_file():
             stops = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        if isinstance(stops, int):
-            return [stops]
-        if stops:
-            return list(dict.fromkeys(stops))
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        if ids := as_ids(stops):
+            return list(dict.fromkeys(ids))
+    return as_ids(tokenizer.eos_token_id)

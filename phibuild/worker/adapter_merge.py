@@ -5,12 +5,12 @@ Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from phibuild.worker.companions import TOKENIZER_FILES
-from phibuild.worker.json_values import JsonDict
+from phibuild.worker.json_values import JsonDict, JsonObject
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -41,6 +41,25 @@ class Replacement:
     tensor: str
     first: int
     rows: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an adapter does to the canonical tensors, by their names, replacements before deltas."""
+
+    deltas: Mapping[str, Sequence[Delta]]
+    replacements: Mapping[str, Sequence[Replacement]]
+
+    @classmethod
+    def from_json(cls, data: JsonObject) -> Changes:
+        """Return what `Adapter.to_json` tells."""
+        return cls(
+            {name: [Delta(**one) for one in some] for name, some in data["deltas"].items()},
+            {
+                name: [Replacement(**one) for one in some]
+                for name, some in data["replacements"].items()
+            },
+        )
 
 
 @dataclass(frozen=True)

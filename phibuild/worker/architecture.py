@@ -11,7 +11,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from phibuild.worker.config_keys import refused_values
-from phibuild.worker.json_values import JsonDict, JsonObject, as_object
+from phibuild.worker.json_values import (
+    JsonDict,
+    JsonObject,
+    as_object,
+    is_number,
+    is_whole_number,
+)
 
 # Formats and runtimes count in 32 bits; the deepest models have some hundred layers.
 _MOST, _MOST_LAYERS = 2**31 - 1, 10_000
@@ -224,7 +230,7 @@ def _count(config: JsonObject, key: str, default: int | None = None, *, most: in
     value = config.get(key) if default is not None else config[key]
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole_number(value) or value < 1:
         raise ValueError(f"{key} must be a whole number greater than 0, not {value!r}")
     if value > most:
         raise ValueError(f"{key} must be {most:,} at most")
@@ -236,7 +242,7 @@ def _number(config: JsonObject, key: str, default: float | None = None) -> float
     value = config.get(key) if default is not None else config[key]
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e300:
+    if not is_number(value) or not 0 < value < 1e300:
         raise ValueError(f"{key} must be a number greater than 0, not {value!r}")
     return float(value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 JsonObject: TypeAlias = Mapping[str, Any]
 """An object of somebody else's file, such as a config.json, as it is read."""
@@ -23,3 +23,23 @@ def as_ids(value: object) -> list[int]:
     if value is None:
         return []
     return value if isinstance(value, list) else [value]  # type: ignore[list-item]
+
+
+def object_or_empty(value: object) -> JsonObject:
+    """Return a JSON object, {} for anything else: of a key that is only looked at."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def is_texts(value: object) -> TypeGuard[list[str]]:
+    """Return whether a value is a list of texts; an empty one is."""
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def is_whole_number(value: object) -> TypeGuard[int]:
+    """Return whether a value is a JSON number without a fraction: true and 1.0 are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a JSON number: true is none."""
+    return isinstance(value, float) or is_whole_number(value)

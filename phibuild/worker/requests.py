@@ -7,21 +7,11 @@ The core writes requests of these shapes, and the entry of every runner checks t
 
 import types
 from collections.abc import Mapping
-from typing import (
-    Any,
-    Literal,
-    NotRequired,
-    TypeAlias,
-    TypedDict,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from phibuild.worker.json_values import JsonDict
 
-Options: TypeAlias = dict[str, Any]
+Options = dict[str, Any]
 """A variant's options as JSON: the backend's own, by their names."""
 
 

@@ -117,16 +117,11 @@ def check_tokenizer(facts: Facts, own: OwnTokenizer, explain: Explain) -> Tokeni
         why = explain(one)
         if why is None:
             unexplained.append(one)
-            continue
-        explained.append(
-            {
-                "kind": one.kind,
-                "text": one.text,
-                "expected": one.expected,
-                "found": one.found,
-                "why": why,
-            }
-        )
+        else:
+            kind, text, expected, found = one.kind, one.text, one.expected, one.found
+            explained.append(
+                {"kind": kind, "text": text, "expected": expected, "found": found, "why": why}
+            )
     if unexplained:
         raise WorkerError(_message(unexplained, len(facts.probes)))
     return {"probes": len(facts.probes), "differences": explained}

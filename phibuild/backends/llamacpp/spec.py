@@ -10,7 +10,7 @@ from phibuild.backends.common import make_variant, window_limit
 from phibuild.backends.llamacpp.layout import FILE_TYPES, variant_tensors
 from phibuild.backends.llamacpp.memory import build_memory, judge_memory
 from phibuild.backends.llamacpp.options import TYPES, LlamaCppOptions, contradiction
-from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 
 _SMALLEST_BLOCK = 32  # weights of a row; below, llama.cpp silently stores the matrix as F16
@@ -87,10 +87,6 @@ class LlamaCppSpec(BackendSpec[LlamaCppOptions]):
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window, where it has one."""
         return window_limit(arch, "llama.cpp leaves out for phi3")
-
-    def judging(self, variant: Variant) -> Judging:
-        """llama.cpp itself loads the file."""
-        return Judging()
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""

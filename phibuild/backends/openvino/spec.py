@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
 from phibuild.backends.common import copied_bytes, make_variant, missing_accelerator, undivided
 from phibuild.backends.openvino.layout import ROW, encoding
 from phibuild.backends.openvino.memory import build_memory, judge_memory
@@ -123,10 +123,6 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
     ) -> int:
         """Return a bound that holds the weights of the largest variant."""
         return judge_memory(arch, [variant.options for variant in variants], window_tokens)
-
-    def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
-        """Return None: a window is in the graph, as a mask."""
-        return None
 
     def judging(self, variant: Variant) -> Judging:
         """The CPU's plugin runs the IR, whatever device it is made for."""

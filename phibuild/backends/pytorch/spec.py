@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
 from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, undivided
 from phibuild.backends.pytorch.layout import Scheme, entry_bytes
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.backends.pytorch.options import BITS, CAST, PytorchOptions, contradiction
-from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
@@ -87,14 +87,6 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
         """Return a bound that grows with the width of a layer and the vocabulary alone, once the
         weights exceed what is kept of them."""
         return judge_memory(arch, window_tokens)
-
-    def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
-        """Return None: Transformers and vLLM have windows."""
-        return None
-
-    def judging(self, variant: Variant) -> Judging:
-        """Transformers' own modules load the files."""
-        return Judging()
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""

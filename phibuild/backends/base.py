@@ -12,12 +12,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
 from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
+
+OptionsModel = TypeVar("OptionsModel", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ class ContextLimit:
     why: str
 
 
-class BackendSpec(Protocol):
-    """A backend as the core sees it. Nothing here imports a toolchain package. A class that derives
-    from it has the defaults of what is not abstract."""
+class BackendSpec(Protocol[OptionsModel]):
+    """A backend as the core sees it, by the model of its options. Nothing here imports a toolchain
+    package. A class that derives from it has the defaults of what is not abstract."""
 
     name: str
     title: str
@@ -67,10 +69,10 @@ class BackendSpec(Protocol):
     copied: tuple[str, ...] = ()
     """Globs of names of files that a run's folder holds copies of: programs that read the format
     refuse them where they have several hard links."""
-    options: type[BaseModel]
+    options: type[OptionsModel]
     """Every option a recipe may set, with its default; unknown ones are refused."""
 
-    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+    def contradiction(self, precision: Precision, options: OptionsModel) -> Contradiction | None:
         """Return which options do not go with the precision or with one another, whatever the
         device and the model are; None if there are none. Only options without one become a
         variant."""
@@ -78,7 +80,7 @@ class BackendSpec(Protocol):
 
     @abstractmethod
     def variant(
-        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+        self, precision: Precision, options: OptionsModel, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return what to build, or why the device or the model cannot have it."""
 
@@ -124,3 +126,7 @@ class BackendSpec(Protocol):
         """Return the shell command (or short Python text) that runs the artifact from its own
         folder, for its README."""
         return 'phibuild run . "Why is the sky blue?"'
+
+
+Backend: TypeAlias = BackendSpec[BaseModel]
+"""One of those that are installed: it takes the options that its own model has made."""

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import BaseModel
 
-from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles
-from phibuild.schema import Accelerator, Contradiction, Device, Precision, Variant
+from phibuild.backends.base import BackendSpec, ContextLimit, OptionsModel, SourceFiles
+from phibuild.schema import Accelerator, Contradiction, Device, Options, Precision, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import companions
 
 
 def make_variant(
-    spec: BackendSpec, precision: Precision, name: str, options: dict[str, Any]
+    spec: BackendSpec[OptionsModel], precision: Precision, name: str, options: Options
 ) -> Variant:
     """Return a backend's variant in its one format."""
     return Variant(

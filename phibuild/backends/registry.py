@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 
-from phibuild.backends.base import BackendSpec
+from phibuild.backends.base import Backend, BackendSpec
 from phibuild.system.plugins import plugin, plugins, told
 
 BACKENDS = tuple(plugins())
@@ -19,7 +19,7 @@ _MEMBERS = sorted(
 
 
 @cache
-def backend(name: str) -> BackendSpec:
+def backend(name: str) -> Backend:
     """Return the spec of a backend of `BACKENDS`: `SPEC` of its package's module `spec`. Raises
     BackendError, which names the distribution, if it cannot be imported or is none."""
     found = plugin(name)
@@ -30,7 +30,7 @@ def backend(name: str) -> BackendSpec:
         if found.is_own:
             raise
         raise found.error(f"its spec cannot be imported: {told(error)} ({folder})") from error
-    spec: BackendSpec | None = getattr(module, "SPEC", None)
+    spec: Backend | None = getattr(module, "SPEC", None)
     missing = ", ".join(member for member in _MEMBERS if not hasattr(spec, member))
     if spec is None or missing:
         what = f"its SPEC lacks {missing}" if spec else "its spec has no SPEC"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phibuild import __version__
-from phibuild.backends.base import BackendSpec
+from phibuild.backends.base import Backend
 from phibuild.checkpoints.facts import Checkpoint, license_file
 from phibuild.schema import Variant
 from phibuild.store.documents import TokenizerComparison, TokenizerDifference
@@ -20,7 +20,7 @@ from phibuild.worker.tokenizer_check import STOPS
 def add_documents(
     folder: Path,
     checkpoint: Checkpoint,
-    spec: BackendSpec,
+    spec: Backend,
     variant: Variant,
     source_digest: str,
     bits_per_weight: float,
@@ -66,7 +66,7 @@ def _stops(difference: TokenizerDifference) -> str:
 
 def artifact_readme(
     checkpoint: Checkpoint,
-    spec: BackendSpec,
+    spec: Backend,
     variant: Variant,
     source_digest: str,
     bits_per_weight: float,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from phibuild.backends.base import BackendSpec
+from phibuild.backends.base import Backend
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.schema import Device, Variant
 from phibuild.worker.architecture import Architecture
@@ -30,9 +30,7 @@ class ArtifactEstimate:
         return 8 * self.weight_bytes / sum(self.types.values())
 
 
-def estimate_artifact(
-    spec: BackendSpec, checkpoint: Checkpoint, variant: Variant
-) -> ArtifactEstimate:
+def estimate_artifact(spec: Backend, checkpoint: Checkpoint, variant: Variant) -> ArtifactEstimate:
     """Add up the variant's layout over the checkpoint's tensor shapes."""
     types: dict[str, int] = {}
     weight_bytes = 0
@@ -52,7 +50,7 @@ def estimate_artifact(
 
 
 def usable_tokens(
-    spec: BackendSpec, architecture: Architecture, variant: Variant, device: Device
+    spec: Backend, architecture: Architecture, variant: Variant, device: Device
 ) -> int:
     """Return the tokens that can be used on a device: those of its context that the model has
     positions for and the runtime computes rightly."""
@@ -62,7 +60,7 @@ def usable_tokens(
 
 
 def context_note(
-    spec: BackendSpec, architecture: Architecture, variant: Variant, device: Device
+    spec: Backend, architecture: Architecture, variant: Variant, device: Device
 ) -> str | None:
     """Return what people have to know of the context on a device, None where there is nothing."""
     limit = spec.context_limit(architecture, variant)
@@ -78,7 +76,7 @@ def context_note(
 
 
 def device_memory(
-    spec: BackendSpec,
+    spec: Backend,
     architecture: Architecture,
     variant: Variant,
     device: Device,

@@ -5,12 +5,12 @@ Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from phibuild.worker.companions import TOKENIZER_FILES
+from phibuild.worker.json_values import JsonDict, JsonObject
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -44,6 +44,25 @@ class Replacement:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What an adapter does to the canonical tensors, by their names, replacements before deltas."""
+
+    deltas: Mapping[str, Sequence[Delta]]
+    replacements: Mapping[str, Sequence[Replacement]]
+
+    @classmethod
+    def from_json(cls, data: JsonObject) -> Changes:
+        """Return what `Adapter.to_json` tells."""
+        return cls(
+            {name: [Delta(**one) for one in some] for name, some in data["deltas"].items()},
+            {
+                name: [Replacement(**one) for one in some]
+                for name, some in data["replacements"].items()
+            },
+        )
+
+
+@dataclass(frozen=True)
 class Adapter:
     """What an adapter does to the canonical tensors, by their names, replacements before deltas;
     `tokenizer` are its own tokenizer files by name, {} if it has no complete set."""
@@ -69,7 +88,7 @@ class Adapter:
         own = {f"{ADAPTER}{name}": self.folder / name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)}
         return dict(sorted({**kept, **self.tokenizer, **own}.items()))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         """Return what merge.py takes."""
         return {
             "weights": str(self.folder / ADAPTER_WEIGHTS),

@@ -7,11 +7,17 @@ inside the toolchains both use it, so that shapes and rope are worked out in one
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from phibuild.worker.config_keys import refused_values
+from phibuild.worker.json_values import (
+    JsonDict,
+    JsonObject,
+    as_object,
+    is_number,
+    is_whole_number,
+)
 
 # Formats and runtimes count in 32 bits; the deepest models have some hundred layers.
 _MOST, _MOST_LAYERS = 2**31 - 1, 10_000
@@ -107,11 +113,11 @@ class Architecture:
         """Number of weights, a tied embedding counted once."""
         return sum(math.prod(shape) for _, shape in self.tensors())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonDict:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Architecture:
+    def from_json(cls, data: JsonObject) -> Architecture:
         rope = data["rope"]
         return cls(
             **{key: value for key, value in data.items() if key != "rope"},
@@ -129,7 +135,7 @@ def _longrope_scale(scale: float, original: int) -> float:
     return 1.0 if scale <= 1.0 else math.sqrt(1 + math.log(scale) / math.log(original))
 
 
-def read_architecture(config: Mapping[str, Any]) -> Architecture:
+def read_architecture(config: JsonObject) -> Architecture:
     """Return the architecture that a published Phi config.json describes.
 
     Takes both spellings of rope: `rope_theta` + `rope_scaling` (as published) and
@@ -149,9 +155,8 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         raise ValueError(
             f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
         )
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if not isinstance(scaling, Mapping):
-        raise ValueError(f"rope_scaling must be an object, not {scaling!r}")
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    scaling = as_object(rope, "rope_scaling")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", *LONGROPE):
         raise ValueError(f"rope_scaling type {kind!r} is not one that Phi models use (longrope)")
@@ -211,7 +216,7 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
     return arch
 
 
-def _attention_factor(scaling: Mapping[str, Any], maximum: int, original: int) -> float | None:
+def _attention_factor(scaling: JsonObject, maximum: int, original: int) -> float | None:
     """Return longrope's scale if the configuration names another than the usual one: itself
     (`attention_factor`), or the stretch that it comes from (`factor`)."""
     factor = _number(scaling, "factor", maximum / original)
@@ -220,38 +225,36 @@ def _attention_factor(scaling: Mapping[str, Any], maximum: int, original: int) -
     return None if own == usual else own
 
 
-def _count(
-    config: Mapping[str, Any], key: str, default: int | None = None, *, most: int = _MOST
-) -> int:
+def _count(config: JsonObject, key: str, default: int | None = None, *, most: int = _MOST) -> int:
     """Return a positive whole number; `default` where the key is absent or null."""
     value = config.get(key) if default is not None else config[key]
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole_number(value) or value < 1:
         raise ValueError(f"{key} must be a whole number greater than 0, not {value!r}")
     if value > most:
         raise ValueError(f"{key} must be {most:,} at most")
     return value
 
 
-def _number(config: Mapping[str, Any], key: str, default: float | None = None) -> float:
+def _number(config: JsonObject, key: str, default: float | None = None) -> float:
     """Return a positive number; `default` where the key is absent or null."""
     value = config.get(key) if default is not None else config[key]
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e300:
+    if not is_number(value) or not 0 < value < 1e300:
         raise ValueError(f"{key} must be a number greater than 0, not {value!r}")
     return float(value)
 
 
-def _flag(config: Mapping[str, Any], key: str) -> bool:
+def _flag(config: JsonObject, key: str) -> bool:
     value = config.get(key, False)
     if not isinstance(value, bool):
         raise ValueError(f"{key} must be true or false, not {value!r}")
     return value
 
 
-def _factors(scaling: Mapping[str, Any], key: str) -> tuple[float, ...]:
+def _factors(scaling: JsonObject, key: str) -> tuple[float, ...]:
     values = scaling[key]
     if not isinstance(values, list) or not all(isinstance(n, (int, float)) for n in values):
         raise ValueError(f"rope_scaling {key} must be a list of numbers")

@@ -9,16 +9,16 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.costs import Costs, Output
-from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes
+from phibuild.worker.protocol import Contents, Report, WorkerError, peak_rss_bytes
 from phibuild.worker.requests import BuildRequest
-from phibuild.worker.tokenizer_check import Facts, read_facts
+from phibuild.worker.tokenizer_check import Facts, TokenizerCheck, read_facts
 
 Kept = TypeVar("Kept")
-Check = Callable[[Path, Facts], dict[str, Any]]
+Check = Callable[[Path, Facts], TokenizerCheck]
 """Compares the tokenizer in an artifact's folder with the source's (tokenizer_check.py)."""
 
 
@@ -43,8 +43,8 @@ class Builder(Protocol[Kept]):
     def checker(self) -> Check:
         """Import and return what checks the tokenizer; all artifacts of a request have the same."""
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
-        """Return "types" and "weight_bytes" as the finished files have them."""
+    def inspect(self, folder: Path) -> Contents:
+        """Return what the finished files hold."""
 
 
 class Build(Generic[Kept]):
@@ -62,7 +62,7 @@ class Build(Generic[Kept]):
         self._facts = Path(request["facts"])
         self._builder = builder
         self._check: Check | None = None
-        self._checked: dict[str, Any] | None = None
+        self._checked: TokenizerCheck | None = None
         self._reported: set[str] = set()
 
     def run(self) -> None:
@@ -105,10 +105,10 @@ class Build(Generic[Kept]):
         self._reported.add(output.item)
         if output.error is None:
             self._check_tokenizer(output)
-        result: dict[str, Any] = {}
+        result: dict[str, object] = {}
         if output.error is None:
             with self.costs.alone(output):
-                result = self._builder.inspect(output.folder)
+                result |= self._builder.inspect(output.folder)
         if output.error is not None:
             _empty(output.folder)  # the others may need the room
             self.report.failed(output.item, _reason(output.error))

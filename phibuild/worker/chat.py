@@ -9,15 +9,21 @@ namespace that begin with an underscore, and the special tokens as variables.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from phibuild.worker.companions import SPECIAL_TOKENS, read_json
+from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import WorkerError
+
+if TYPE_CHECKING:
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 DEFAULT = "default"
 _FILE, _FOLDER = "chat_template.jinja", "additional_chat_templates"
@@ -75,7 +81,7 @@ def read_format(folder: Path) -> ChatFormat:
     {"name", "template"}. Raises ChatError if a file cannot be read.
     """
     settings = _read_json(folder / "tokenizer_config.json")
-    special: dict[str, Any] = settings
+    special: JsonDict = settings
     if "added_tokens_decoder" not in settings:  # Transformers looks at the older file only then
         special = settings | _read_json(folder / "special_tokens_map.json")
     contents = {role: _content(special.get(role)) for role in SPECIAL_TOKENS}
@@ -96,33 +102,40 @@ def _template_files(folder: Path) -> dict[str, str]:
 
 
 def _templates(setting: object) -> dict[str, str]:
-    if setting is None:
-        return {}
-    if isinstance(setting, str):
-        return {DEFAULT: setting}
-    try:
-        named = (
-            dict(setting)
-            if isinstance(setting, Mapping)
-            else {entry["name"]: entry["template"] for entry in setting}  # type: ignore[attr-defined]
-        )
-    except (TypeError, KeyError):
-        named = {"": None}
-    if not all(isinstance(text, str) for pair in named.items() for text in pair):
-        raise ChatError(
-            "tokenizer_config.json: chat_template is neither a text nor a list of named ones"
-        )
+    entries: list[object]
+    match setting:
+        case None:
+            return {}
+        case str():
+            return {DEFAULT: setting}
+        case Mapping():
+            entries = [{"name": name, "template": text} for name, text in setting.items()]
+        case list():
+            entries = setting
+        case _:
+            entries = [setting]
+    named = {}
+    for entry in entries:
+        match entry:
+            case {"name": str(name), "template": str(text)}:
+                named[name] = text
+            case _:
+                raise ChatError(
+                    "tokenizer_config.json: chat_template is neither a text nor a list of named "
+                    "ones"
+                )
     return named
 
 
 def _content(token: object) -> str | None:
     """Return the text of a token that is given as text or as an object."""
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    return token if isinstance(token, str) else None
+    match token:
+        case str(text) | {"content": str(text)}:
+            return text
+    return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonDict:
     try:
         return read_json(path, optional=True)
     except WorkerError as error:
@@ -130,7 +143,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 @cache
-def _environment() -> Any:
+def _environment() -> ImmutableSandboxedEnvironment:
     """Return jinja2's environment, set up as Transformers sets up its own."""
     import jinja2
     from jinja2.ext import Extension, loopcontrols
@@ -141,14 +154,14 @@ def _environment() -> Any:
 
         tags = frozenset({"generation"})
 
-        def parse(self, parser: Any) -> Any:
+        def parse(self, parser: Parser) -> Node:
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             return jinja2.nodes.CallBlock(self.call_method("_unchanged"), [], [], body).set_lineno(
                 line
             )
 
-        def _unchanged(self, caller: Any) -> Any:
+        def _unchanged(self, caller: Callable[[], str]) -> str:
             return caller()
 
     class Namespace(jinja2.utils.Namespace):  # type: ignore[misc]
@@ -159,7 +172,7 @@ def _environment() -> Any:
                 _refuse_private(name)
             jinja2.utils.Namespace.__init__(self, values)
 
-        def __setitem__(self, name: str, value: Any) -> None:
+        def __setitem__(self, name: str, value: object) -> None:
             _refuse_private(name)
             super().__setitem__(name, value)
 
@@ -177,7 +190,7 @@ def _environment() -> Any:
             return dict.fromkeys(*args)
 
     def tojson(
-        value: Any,
+        value: object,
         ensure_ascii: bool = False,
         indent: int | None = None,
         separators: tuple[str, str] | None = None,

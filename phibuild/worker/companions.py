@@ -6,8 +6,8 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import WorkerError
 
 SPECIAL_TOKENS = (
@@ -74,7 +74,7 @@ def complete_generation_config(output: Path, stops: Sequence[int]) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
+def read_json(path: Path, *, optional: bool = False) -> JsonDict:
     """Return the object that a JSON file holds; {} for an `optional` one that is not there. Raises
     WorkerError if it cannot be read or holds something else."""
     if optional and not path.is_file():

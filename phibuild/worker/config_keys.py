@@ -9,7 +9,8 @@ Transformers' Phi3ForCausalLM either, and changes nothing. Standard library only
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+
+from phibuild.worker.json_values import JsonObject
 
 READ = {
     "architectures": "checkpoint.py",
@@ -49,7 +50,7 @@ WITHOUT_EFFECT = {
     "auto_map": "code beside a checkpoint is never run",
 }
 # Key -> the values that make the model which phibuild builds; absent is always one of them.
-ONLY: dict[str, tuple[Any, ...]] = {
+ONLY: dict[str, tuple[object, ...]] = {
     "hidden_act": ("silu", "swish"),
     "is_encoder_decoder": (False,),
     # Read from any configuration by Transformers' masks, caches and loader.
@@ -80,7 +81,7 @@ ROPE_KEYS = (
 """What rope_scaling, or rope_parameters, may hold."""
 
 
-def refused_values(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def refused_values(config: JsonObject) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong) of every key whose value phibuild does not build."""
     for key, allowed in ONLY.items():
         if key in config and not any(
@@ -89,16 +90,21 @@ def refused_values(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ):
             known = " or ".join("null" if value is None else repr(value) for value in allowed)
             yield key, f"{key} {config[key]!r} makes another model than phibuild builds ({known})"
-    head, hidden, heads = (
-        config.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads")
-    )
-    if head is not None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0:
-        usual = hidden // heads
-        if head != usual:
+    match config:
+        case {"head_dim": head, "hidden_size": int(hidden), "num_attention_heads": int(heads)} if (
+            head is not None and heads > 0 and head != hidden // heads
+        ):
+            usual = hidden // heads
             what = f"head_dim {head!r} is not hidden_size / num_attention_heads ({usual})"
             yield "head_dim", f"{what}: no format keeps such heads of a Phi"
-    for name in ("rope_scaling", "rope_parameters"):
-        scaling = config.get(name)
-        for key in scaling if isinstance(scaling, Mapping) else ():
+    for name, scaling in rope_objects(config):
+        for key in scaling:
             if key not in ROPE_KEYS:
                 yield key, f"{name} has {key!r}, which Transformers' Phi-3 does not read"
+
+
+def rope_objects(config: JsonObject) -> Iterator[tuple[str, JsonObject]]:
+    """Yield name and content of what a config.json may say of rope, where it is an object."""
+    for name in ("rope_scaling", "rope_parameters"):
+        if isinstance(scaling := config.get(name), Mapping):
+            yield name, scaling

@@ -33,6 +33,13 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# What a verb takes of a backend's module (phibuild/worker/interface.py: Worker); the original's
+# verbs are functions of the module themselves.
+_NEEDED = {
+    "build": ("build",),
+    "judge": ("REFERENCE", "prepare", "load"),
+    "generate": ("load",),
+}
 
 
 def _mount(name: str, folder: Path) -> None:
@@ -77,10 +84,10 @@ def main() -> None:
     if mount:
         package = mount[0]
         _mount(package, Path(mount[1]))
-    from phibuild.worker.protocol import Report
+    from phibuild.worker.protocol import Report, WorkerError
 
     report = Report(stream)
-    from phibuild.worker.requests import check_request
+    from phibuild.worker.requests import check_request, item_names
 
     request = json.load(sys.stdin)
     check_request(request)
@@ -88,7 +95,12 @@ def main() -> None:
     with report.loading():
         runner = importlib.import_module(f"{package}.worker")
     verb = request["verb"]
-    if verb == "build":
+    lacking = [name for name in _NEEDED.get(verb, (verb,)) if not hasattr(runner, name)]
+    if lacking:
+        error = WorkerError(f"the backend's module {package}.worker lacks {', '.join(lacking)}")
+        for item in item_names(request):
+            report.failed(item, error)
+    elif verb == "build":
         runner.build(request, report)
     elif verb == "judge":
         importlib.import_module("phibuild.worker.judge").judge(runner, request, report)

@@ -6,12 +6,16 @@ range of a narrower type is for callers to see to: those beyond it become infini
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.float32]
+Bytes: TypeAlias = NDArray[np.uint8]
+Flags: TypeAlias = NDArray[np.bool_]
+AnyFloats: TypeAlias = NDArray[Any]
+"""Numbers of any of `NUMPY_TYPES`, of which the name of their type beside them says which."""
 
 NUMPY_TYPES: dict[str, type[np.generic]] = {
     "BF16": np.uint16,
@@ -31,7 +35,7 @@ _FIRST_EXPONENT = np.uint16(1 << 7)  # of normal numbers
 _MORE_MANTISSA = np.uint16(10 - 7)
 
 
-def cast(values: NDArray[Any], source: str, target: str) -> NDArray[Any]:
+def cast(values: AnyFloats, source: str, target: str) -> AnyFloats:
     """Return `values` of the safetensors type `source` as `target`, each of BF16, F16 or F32."""
     if source == target:
         return values
@@ -47,7 +51,7 @@ def cast(values: NDArray[Any], source: str, target: str) -> NDArray[Any]:
     return ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
 
 
-def widen(values: NDArray[Any], source: str) -> Floats:
+def widen(values: AnyFloats, source: str) -> Floats:
     """Return `values` of the safetensors type `source` as F32; F32 itself is not copied."""
     if source == "BF16":  # the upper half of a float32
         bits = values.astype(np.uint32)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.worker.chat import ChatFormat
-from phibuild.worker.protocol import Report
+from phibuild.worker.protocol import Contents, Report
 from phibuild.worker.requests import BuildRequest
 
 Logits = NDArray[np.float32]
@@ -68,9 +68,8 @@ class Worker(Protocol):
         """Write, check and report each artifact of a request; one that fails does not stop the
         others: `phibuild.worker.building.build_all`."""
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
-        """Return what a finished artifact holds, read back from its files: "types" {kind:
-        parameters}, with kinds as in StoredTensor.kind, and "weight_bytes", scales included."""
+    def inspect(self, folder: Path) -> Contents:
+        """Return what a finished artifact holds, read back from its files."""
 
     def prepare(self) -> None:
         """Import what `load` needs, so that the time of loading is the artifact's alone."""

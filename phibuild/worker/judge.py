@@ -10,7 +10,6 @@ import gc
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +69,7 @@ def _judge_one(
     reference: _Reference,
     request: JudgeRequest,
     report: Report,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     item, folder = judged["item"], Path(judged["folder"])
     windows, compared, default = reference.windows, reference.compared, reference.default
     reset_peak_rss()

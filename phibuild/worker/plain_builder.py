@@ -8,7 +8,6 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,8 +17,15 @@ from phibuild.worker.costs import Output
 from phibuild.worker.floats import NUMPY_TYPES, Floats, widen
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
 from phibuild.worker.plain_runtime import ARCHITECTURE, TokenizerJson
+from phibuild.worker.protocol import Contents
 from phibuild.worker.safetensors import TensorInfo
-from phibuild.worker.tokenizer_check import TOKENIZER, Facts, check_tokenizer, nothing_to_explain
+from phibuild.worker.tokenizer_check import (
+    TOKENIZER,
+    Facts,
+    TokenizerCheck,
+    check_tokenizer,
+    nothing_to_explain,
+)
 
 _STEPS = Steps(weights=1 << 20)
 
@@ -28,7 +34,7 @@ class PlainBuilder(ABC):
     """A `phibuild.worker.building.Builder`: one pass over the checkpoint for all outputs, tensor by
     tensor, from the first row to the last. `inspect` is the worker's own."""
 
-    def __init__(self, inspect: Callable[[Path], dict[str, Any]]) -> None:
+    def __init__(self, inspect: Callable[[Path], Contents]) -> None:
         self.inspect = inspect
 
     @abstractmethod
@@ -67,5 +73,5 @@ class PlainBuilder(ABC):
         return _check
 
 
-def _check(folder: Path, facts: Facts) -> dict[str, Any]:
+def _check(folder: Path, facts: Facts) -> TokenizerCheck:
     return check_tokenizer(facts, TokenizerJson(folder), nothing_to_explain)

@@ -7,14 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.companions import read_json
 from phibuild.worker.generation import byte_tokens, greedy
 from phibuild.worker.interface import Logits, Tokens
+from phibuild.worker.json_values import as_ids
 from phibuild.worker.tokenizer_check import TOKENIZER
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 ARCHITECTURE = "architecture.json"
 """The file of an artifact with `Architecture.to_json`."""
@@ -28,7 +32,7 @@ class TokenizerJson:
         self.folder = folder
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> Tokenizer:
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(self.folder / TOKENIZER))
@@ -51,8 +55,7 @@ class TokenizerJson:
     def stops(self) -> list[int]:
         """Return the ids that end generation: those of the artifact's generation_config.json."""
         config = read_json(self.folder / "generation_config.json", optional=True)
-        ends = config.get("eos_token_id")
-        return [] if ends is None else ends if isinstance(ends, list) else [ends]
+        return as_ids(config.get("eos_token_id"))
 
 
 class PlainRuntime(TokenizerJson, ABC):

@@ -14,10 +14,18 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO, TypedDict
+
+
+class Contents(TypedDict):
+    """What the files of a finished artifact hold. `types` has the parameters of each kind, as in
+    StoredTensor.kind; `weight_bytes` are those of all weights, their scales included."""
+
+    types: dict[str, int]
+    weight_bytes: int
 
 
 @dataclass
@@ -35,30 +43,30 @@ class Report:
         self._started = time.monotonic()
         self._loading = 0.0
 
-    def _send(self, **event: Any) -> None:
+    def _send(self, **event: object) -> None:
         print(json.dumps(event), file=self._stream, flush=True)
 
     def stage(self, stage: str, fraction: float | None = None, item: str | None = None) -> None:
         """Say what is being done, and how much of it is done (0 to 1) where that is known."""
         self._send(event="stage", stage=stage, fraction=fraction, item=item)
 
-    def item(self, item: str, result: dict[str, Any]) -> None:
+    def item(self, item: str, result: Mapping[str, object]) -> None:
         """Say that an item is complete. `result` gets the seconds since the last item and the
         peak memory since then, unless it has its own."""
-        now = time.monotonic()
-        result.setdefault("seconds", now - self._started)
-        result.setdefault("peak_rss_bytes", peak_rss_bytes())
+        now, complete = time.monotonic(), dict(result)
+        complete.setdefault("seconds", now - self._started)
+        complete.setdefault("peak_rss_bytes", peak_rss_bytes())
         reset_peak_rss()
         self._started = now
-        self._send(event="item", item=item, result=result)
+        self._send(event="item", item=item, result=complete)
 
-    def failed(self, item: str, error: BaseException | str) -> None:
+    def failed(self, item: str, error: BaseException) -> None:
         """Say that an item failed, and why; the traceback goes to the log."""
-        if isinstance(error, BaseException):
-            traceback.print_exception(error)
-            name, text = type(error).__name__, str(error).strip()
-            error = text if isinstance(error, WorkerError) else f"{name}: {text or 'no message'}"
-        self._send(event="failed", item=item, error=error)
+        traceback.print_exception(error)
+        reason = str(error).strip()
+        if not isinstance(error, WorkerError):
+            reason = f"{type(error).__name__}: {reason or 'no message'}"
+        self._send(event="failed", item=item, error=reason)
 
     def text(self, text: str) -> None:
         """Pass on generated text."""

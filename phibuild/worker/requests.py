@@ -9,15 +9,20 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
 
+from phibuild.worker.json_values import JsonDict
+
+Options = dict[str, Any]
+"""A variant's options as JSON: the backend's own, by their names."""
+
 
 class VariantData(TypedDict):
-    """A Variant as JSON: `options` are the backend's own, complete."""
+    """A Variant as JSON; its `options` are complete."""
 
     backend: str
     precision: str
     name: str
     format: str
-    options: dict[str, Any]
+    options: Options
 
 
 class BuildItem(TypedDict):
@@ -40,7 +45,7 @@ class BuildRequest(TypedDict):
     verb: Literal["build"]
     source: str
     facts: str
-    architecture: dict[str, Any]
+    architecture: JsonDict
     model: str
     threads: int
     items: list[BuildItem]
@@ -67,7 +72,7 @@ class _Original(TypedDict):
 
     item: str
     source: str
-    architecture: dict[str, Any]
+    architecture: JsonDict
     output: str
     threads: int
 
@@ -79,7 +84,7 @@ class SourceRequest(_Original):
     original: str
     layers: list[int] | None
     fusing: dict[str, list[str]]
-    adapter: dict[str, Any] | None
+    adapter: JsonDict | None
     allow_nonfinite: bool
 
 
@@ -156,6 +161,13 @@ SHAPES: Mapping[str, type] = {
 }
 
 
+def item_names(request: Request) -> list[str]:
+    """Return what a request asks for, by the names that the events about it have."""
+    if request["verb"] == "build" or request["verb"] == "judge":
+        return [one["item"] for one in request["items"]]
+    return ["generate"] if request["verb"] == "generate" else [request["item"]]
+
+
 def check_request(data: object) -> None:
     """Raise ValueError, saying where, if `data` is no request."""
     verb = str(data.get("verb")) if isinstance(data, dict) else ""
@@ -164,7 +176,7 @@ def check_request(data: object) -> None:
     _check(data, SHAPES[verb], verb)
 
 
-def _check(data: Any, shape: Any, place: str) -> None:
+def _check(data: object, shape: Any, place: str) -> None:
     """Raise ValueError if `data` is not of the type `shape`, which is made of what JSON has."""
     origin, inside = get_origin(shape), get_args(shape)
     if shape is Any:
@@ -185,15 +197,16 @@ def _check(data: Any, shape: Any, place: str) -> None:
         good = type(data) is kind
     if not good:
         raise ValueError(f"{place}: {data!r} is not {shape}")
-    if origin is list:
-        for number, one in enumerate(data):
-            _check(one, inside[0], f"{place}[{number}]")
-    if origin is dict:
-        for key, one in data.items():
-            _check(one, inside[1], f"{place}.{key}")
+    match data:
+        case list():
+            for number, one in enumerate(data):
+                _check(one, inside[0], f"{place}[{number}]")
+        case dict():
+            for key, one in data.items():
+                _check(one, inside[1], f"{place}.{key}")
 
 
-def _check_keys(data: Any, shape: Any, place: str) -> None:
+def _check_keys(data: object, shape: Any, place: str) -> None:
     if not isinstance(data, dict):
         raise ValueError(f"{place}: {data!r} is no object")
     known = get_type_hints(shape)

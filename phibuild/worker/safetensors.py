@@ -106,9 +106,10 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def _counts(values: object) -> tuple[int, ...]:
     """Return a JSON list of whole numbers, zero or more; raises ValueError for anything else."""
-    if not isinstance(values, list) or any(type(n) is not int or n < 0 for n in values):
-        raise ValueError(f"{values!r} is not a list of whole numbers")
-    return tuple(values)
+    match values:
+        case list() if all(type(n) is int and n >= 0 for n in values):
+            return tuple(values)
+    raise ValueError(f"{values!r} is not a list of whole numbers")
 
 
 def shard_paths(folder: Path) -> list[Path]:
@@ -219,7 +220,7 @@ class SafetensorsWriter:
         """Write `data` at `offset` bytes into the tensor `name`. Raises OSError, also for a piece
         before it."""
         file, position, nbytes = self._place[name]
-        size = len(data) if isinstance(data, bytes) else data.nbytes
+        size = memoryview(data).nbytes
         if offset + size > nbytes:
             raise ValueError(f"{name}: {offset + size} bytes written to a tensor of {nbytes}")
         file.write(data, position + offset)

@@ -14,7 +14,12 @@ from pathlib import Path
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _PIECES = 1
-_TEXT, _SCORE, _TYPE = 1, 2, 3
+
+
+class _Part:
+    """Numbers of a SentencePiece's fields."""
+
+    TEXT, SCORE, TYPE = 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -32,18 +37,23 @@ def read_pieces(path: Path) -> list[Piece]:
     pieces = []
     for field, value in _fields(path.read_bytes()):
         if field == _PIECES and isinstance(value, bytes):
-            text, score, type = "", 0.0, NORMAL
-            for part, content in _fields(value):
-                if part == _TEXT and isinstance(content, bytes):
-                    text = content.decode()
-                elif part == _SCORE and isinstance(content, bytes):
-                    (score,) = struct.unpack("<f", content)
-                elif part == _TYPE and isinstance(content, int):
-                    type = content
-            pieces.append(Piece(text, score, type))
+            pieces.append(_piece(value))
     if not pieces:
         raise ValueError("no sentencepiece model: it has no pieces")
     return pieces
+
+
+def _piece(message: bytes) -> Piece:
+    text, score, type = "", 0.0, NORMAL
+    for field in _fields(message):
+        match field:
+            case _Part.TEXT, bytes(content):
+                text = content.decode()
+            case _Part.SCORE, bytes(content):
+                (score,) = struct.unpack("<f", content)
+            case _Part.TYPE, int(number):
+                type = number
+    return Piece(text, score, type)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from phibuild.worker.architecture import LONGROPE, Architecture
+from phibuild.worker.config_keys import rope_objects
+from phibuild.worker.json_values import JsonDict, JsonObject
 
 
-def view_config(
-    config: Mapping[str, Any], canonical: Mapping[str, Any], arch: Architecture
-) -> dict[str, Any] | None:
+def view_config(config: JsonObject, canonical: JsonObject, arch: Architecture) -> JsonDict | None:
     """Return a config.json in the words that all vendors' tools read, None if it is in them.
 
     `canonical` is the same in Phi-3's words, `arch` what was made of it and the weights: an own
@@ -25,13 +22,11 @@ def view_config(
         said["hidden_act"] = "silu"
     if said.get("rope_scaling"):
         said.pop("rope_parameters", None)
-    for name in ("rope_scaling", "rope_parameters"):
-        scaling = said.get(name)
-        if isinstance(scaling, Mapping):
-            said[name] = {
-                key: "longrope" if key in ("type", "rope_type") and value in LONGROPE else value
-                for key, value in scaling.items()
-            }
+    for name, scaling in rope_objects(said):
+        said[name] = {
+            key: "longrope" if key in ("type", "rope_type") and value in LONGROPE else value
+            for key, value in scaling.items()
+        }
     if arch.rope.is_longrope and said.get("original_max_position_embeddings") is None:
         said["original_max_position_embeddings"] = arch.original_max_positions
     if "head_dim" in said and said["head_dim"] is None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.tokenizer_probes import Probe
@@ -74,15 +74,30 @@ class Difference:
     found: list[int]
 
 
+class ExplainedDifference(TypedDict):
+    """A Difference as JSON, and `why` the runtime cannot do what is right."""
+
+    kind: str
+    text: str
+    expected: list[int]
+    found: list[int]
+    why: str
+
+
+class TokenizerCheck(TypedDict):
+    """How many probes an artifact's tokenizer was tried with, and where it differs."""
+
+    probes: int
+    differences: list[ExplainedDifference]
+
+
 Explain = Callable[[Difference], str | None]
 """Says why the runtime cannot do what is right, in a sentence for people; None if it could."""
 
 
-def check_tokenizer(facts: Facts, own: OwnTokenizer, explain: Explain) -> dict[str, Any]:
-    """Return {"probes": number, "differences": [{"kind", "text", "expected", "found", "why"}]}.
-
-    Raises WorkerError with those that `explain` has no sentence for.
-    """
+def check_tokenizer(facts: Facts, own: OwnTokenizer, explain: Explain) -> TokenizerCheck:
+    """Compare an artifact's own tokenizer with the facts. Raises WorkerError with the differences
+    that `explain` has no sentence for."""
     differences = [
         Difference(probe.kind, probe.text, ids, found)
         for probe, ids in zip(facts.probes, facts.ids, strict=True)
@@ -96,25 +111,20 @@ def check_tokenizer(facts: Facts, own: OwnTokenizer, explain: Explain) -> dict[s
     stops = sorted(own.stops())
     if stops != sorted(facts.stops):
         differences.append(Difference(STOPS, "", sorted(facts.stops), stops))
-    reasons = [explain(difference) for difference in differences]
-    unexplained = [
-        difference for difference, why in zip(differences, reasons, strict=True) if why is None
-    ]
+    explained: list[ExplainedDifference] = []
+    unexplained: list[Difference] = []
+    for one in differences:
+        why = explain(one)
+        if why is None:
+            unexplained.append(one)
+        else:
+            kind, text, expected, found = one.kind, one.text, one.expected, one.found
+            explained.append(
+                {"kind": kind, "text": text, "expected": expected, "found": found, "why": why}
+            )
     if unexplained:
         raise WorkerError(_message(unexplained, len(facts.probes)))
-    return {
-        "probes": len(facts.probes),
-        "differences": [
-            {
-                "kind": difference.kind,
-                "text": difference.text,
-                "expected": difference.expected,
-                "found": difference.found,
-                "why": why,
-            }
-            for difference, why in zip(differences, reasons, strict=True)
-        ],
-    }
+    return {"probes": len(facts.probes), "differences": explained}
 
 
 def nothing_to_explain(difference: Difference) -> str | None:

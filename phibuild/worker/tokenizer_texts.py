@@ -7,13 +7,13 @@ from which it is taken away already: so a difference is told from a mistake.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+
+from phibuild.worker.json_values import JsonObject
 
 _SPACES = " \u2581"  # the second is sentencepiece's sign of a space
 
 
-def prefixes_every_text(tokenizer: Mapping[str, Any]) -> bool:
+def prefixes_every_text(tokenizer: JsonObject) -> bool:
     """Return whether sentencepiece puts a space before each text between special tokens, as
     llama.cpp does unless it is told to put none at all: "first" is the first text alone."""
     steps = _steps(tokenizer.get("normalizer"), "normalizers")
@@ -22,7 +22,7 @@ def prefixes_every_text(tokenizer: Mapping[str, Any]) -> bool:
     )
 
 
-def prefixes_where_no_space_is(tokenizer: Mapping[str, Any]) -> bool:
+def prefixes_where_no_space_is(tokenizer: JsonObject) -> bool:
     """Return whether sentencepiece puts a space before each text that does not begin with one."""
     return any(
         step.get("type") == "Metaspace" and step.get("prepend_scheme") == "always"
@@ -30,14 +30,14 @@ def prefixes_where_no_space_is(tokenizer: Mapping[str, Any]) -> bool:
     )
 
 
-def _steps(step: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
+def _steps(step: JsonObject | None, inner: str) -> list[JsonObject]:
     if not step:
         return []
     return list(step[inner]) if step.get("type") == "Sequence" else [step]
 
 
 def spelled_out(
-    text: str, tokenizer: Mapping[str, Any], *, left: bool, right: bool, prefixed: bool
+    text: str, tokenizer: JsonObject, *, left: bool, right: bool, prefixed: bool
 ) -> str | None:
     """Return a text from which a runtime that never takes white space away (on the sides `left`
     and `right` of special tokens) has nothing to take away, and to which one that puts a space
@@ -55,7 +55,7 @@ def spelled_out(
     return "".join(found)
 
 
-def _parts(text: str, tokenizer: Mapping[str, Any], *, left: bool, right: bool) -> list[str]:
+def _parts(text: str, tokenizer: JsonObject, *, left: bool, right: bool) -> list[str]:
     """Return a text as texts and added tokens by turns, beginning and ending with a text, which
     may be empty. `left` and `right`: without the white space on that side of a token that the
     tokenizer (the content of a tokenizer.json) takes away there."""

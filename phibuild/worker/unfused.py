@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.json_values import JsonDict, JsonObject, as_object
 
 LLAMA_FIED = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -22,7 +22,7 @@ _PARTS = {
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
 }
 # What Transformers 5 takes where config.json says nothing (configuration_llama.py, _mistral.py).
-DEFAULTS: dict[str, dict[str, Any]] = {
+DEFAULTS: dict[str, JsonObject] = {
     "llama": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "num_key_value_heads": None},
     "mistral": {
         "max_position_embeddings": 131072,
@@ -32,7 +32,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 # Key -> values that are Phi-3's arithmetic; absent is always one of them.
-_ONLY: dict[str, tuple[Any, ...]] = {
+_ONLY: dict[str, tuple[object, ...]] = {
     "hidden_act": ("silu", "swish"),
     "attention_bias": (None, False),
     "mlp_bias": (None, False),
@@ -40,7 +40,6 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (None, 1),
     "layer_types": (None,),
 }
-_HEAD_KEYS = ("hidden_size", "num_attention_heads", "head_dim")
 _KEPT = (
     "vocab_size",
     "hidden_size",
@@ -94,7 +93,7 @@ class Place:
     shape: tuple[int, ...]
 
 
-def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def canonical_config(config: JsonObject) -> JsonDict:
     """Return the config.json of the same model as a phi3; one of another model_type than llama or
     mistral is returned as it is.
 
@@ -106,10 +105,11 @@ def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, allowed in _ONLY.items():
         if key in config and not any(_same(config[key], value) for value in allowed):
             raise ValueError(f"{key} {config[key]!r} of this {kind} is not the arithmetic of Phi-3")
-    hidden, heads, head = (config.get(key) for key in _HEAD_KEYS)
-    sizes = (isinstance(size, int) for size in (hidden, heads))
-    if head is not None and all(sizes) and heads and not _same(head, hidden // heads):
-        raise ValueError(f"head_dim {head!r} is not hidden_size / num_attention_heads")
+    match config:
+        case {"head_dim": head, "hidden_size": int(hidden), "num_attention_heads": int(heads)} if (
+            head is not None and heads and not _same(head, hidden // heads)
+        ):
+            raise ValueError(f"head_dim {head!r} is not hidden_size / num_attention_heads")
     said = {key: config[key] for key in _KEPT if key in config}
     # Llama reads no sliding window, whatever its config.json has.
     if kind == "mistral" and "sliding_window" in config:
@@ -124,14 +124,12 @@ def canonical_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**names, **said}
 
 
-def _original_positions(config: Mapping[str, Any], maximum: object) -> object:
+def _original_positions(config: JsonObject, maximum: object) -> object:
     """Return how many positions longrope's short factors are for, None without longrope."""
     key, name = "original_max_position_embeddings", "rope_parameters"
     if config.get("rope_scaling"):
         name = "rope_scaling"
-    scaling = config.get(name) or {}
-    if not isinstance(scaling, Mapping):
-        raise ValueError(f"{name} must be an object, not {scaling!r}")
+    scaling = as_object(config.get(name) or {}, name)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ("default", "longrope"):
         raise ValueError(f"{name} type {kind!r} is not one that Phi-3 has (default, longrope)")

@@ -15,6 +15,7 @@ import pytest
 from phibuild.checkpoints.adapter import base_reference, load_adapted
 from phibuild.checkpoints.facts import Checkpoint, load_checkpoint
 from phibuild.errors import SourceError
+from phibuild.worker.adapter_merge import Changes
 from phibuild.worker.unfused import (
     EMBEDDING,
     HEAD,
@@ -75,7 +76,10 @@ def test_facts_are_those_of_the_base_with_what_is_to_be_merged(
     assert len(found.adapter.deltas) == 2 * untied.architecture.layers
     (delta,) = found.adapter.deltas[QKV]
     assert (delta.scale, delta.first, delta.rows, delta.rank) == (2.0, 0, 768, 8)
-    assert found.adapter.to_json() == json.loads(json.dumps(found.adapter.to_json()))
+    told = json.loads(json.dumps(found.adapter.to_json()))
+    assert found.adapter.to_json() == told
+    changes = Changes.from_json(told)
+    assert changes.deltas == {name: [*some] for name, some in found.adapter.deltas.items()}
     assert base_reference(folder, None) == "org/base"
 
 

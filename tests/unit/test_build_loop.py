@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from phibuild.worker.building import Build, Check, build_all
 from phibuild.worker.costs import Costs, Output
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
-from phibuild.worker.protocol import Report, WorkerError
+from phibuild.worker.protocol import Contents, Report, WorkerError
 from phibuild.worker.requests import BuildItem, BuildRequest
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
+from phibuild.worker.tokenizer_check import TokenizerCheck
 from support.checkpoints import architecture
 
 TYPES = ("BF16", "F16", "F32")
@@ -177,14 +178,14 @@ class Builder:
     def checker(self) -> Check:
         busy(0.1)
 
-        def check(folder: Path, facts: object) -> dict[str, Any]:
+        def check(folder: Path, facts: object) -> TokenizerCheck:
             self.checks.append(folder.name)
             self._maybe("check", folder.name)
             return {"probes": 1, "differences": []}
 
         return check
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         self._maybe("inspect", folder.name)
         return {"types": {"F32": 1}, "weight_bytes": len((folder / "file").read_text())}
 

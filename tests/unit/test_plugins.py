@@ -137,6 +137,7 @@ print(step_digest("build", "ant", Store(Path({str(site / "store")!r}))))
         assert digest() != before
 
 
+VARIANT = {"backend": "ant", "precision": "int4", "name": "n", "format": "f", "options": {}}
 WORKER_TEXT = """\
 import sys
 from acme.ants.phi.rules import RULE
@@ -171,6 +172,36 @@ def test_a_worker_has_its_own_package_and_no_other_of_its_folder(site: Path) -> 
     assert (result["rule"], result["missing"]) == (7, "No module named 'neighbour'")
     assert not result["core"]  # its __init__, which is for the core, is not run
     assert not [path for path in result["path"] if Path(path) in (folder, site)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "rest", "asked", "lacking"),
+    [
+        ("build", {"source": "", "facts": "", "architecture": {}, "model": "",
+                   "items": [{"item": "one", "output": "", "variant": VARIANT}]}, "one", "build"),
+        ("judge", {"reference": "", "decode_tokens": 1,
+                   "items": [{"item": "one", "folder": ""}]}, "one", "REFERENCE, load"),
+        ("reference", {"item": "one", "source": "", "architecture": {}, "output": "", "text": "",
+                       "windows": 1, "window_tokens": 1, "max_bytes": 1, "long": False},
+         "one", "reference"),
+        ("generate", {"folder": "", "prompt": "", "system": None, "raw": False, "template": None,
+                      "max_tokens": 1}, "generate", "load"),
+    ],
+)  # fmt: skip
+def test_a_worker_that_lacks_a_function_says_which(
+    verb: str, rest: dict[str, Any], asked: str, lacking: str, site: Path
+) -> None:
+    add_backend(site, "ant", files={"worker.py": "def prepare():\n    pass\n"})
+    done = subprocess.run(
+        [sys.executable, "-P", str(WORKER), "ant", *plugins.plugin("ant").mount],
+        input=json.dumps({"verb": verb, "threads": 1, **rest}), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    failed, end = map(json.loads, done.stdout.splitlines())
+    error = f"the backend's module ant_package.worker lacks {lacking}"
+    assert failed == {"event": "failed", "item": asked, "error": error}
+    assert end["event"] == "end"
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str, str]] = {

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
 from phibuild.backends.common import chosen, copied_bytes, make_variant
@@ -16,20 +16,19 @@ class NumpyOptions(Frozen):
     """int8 only: how much of a row's range has codes of its own; all beyond takes the last one."""
 
 
-class NumpySpec(BackendSpec):
+class NumpySpec(BackendSpec[NumpyOptions]):
     name, title, format, library = "numpy", "NumPy arrays", "NumPy", "numpy"
-    options: type[BaseModel] = NumpyOptions
+    options = NumpyOptions
 
-    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+    def contradiction(self, precision: Precision, options: NumpyOptions) -> Contradiction | None:
         wrong = chosen(options) if precision != "int8" else ()
         if not wrong:
             return None
         return Contradiction(reason="only int8 has codes", options=wrong, remedy="remove it")
 
     def variant(
-        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+        self, precision: Precision, options: NumpyOptions, device: Device, arch: Architecture
     ) -> Variant | Skip:
-        assert isinstance(options, NumpyOptions)
         if precision == "fp32":
             return make_variant(self, precision, "fp32", {})
         if precision != "int8":

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from phibuild.worker.floats import Floats
 from phibuild.worker.interface import Tokens
 from phibuild.worker.plain_builder import PlainBuilder
 from phibuild.worker.plain_runtime import PlainRuntime
-from phibuild.worker.protocol import Report, WorkerError
+from phibuild.worker.protocol import Contents, Report, WorkerError
 from phibuild.worker.requests import BuildRequest
 from phibuild.worker.safetensors import TensorInfo
 
@@ -23,7 +22,7 @@ def build(request: BuildRequest, report: Report) -> None:
     build_all(request, report, lambda: NumpyBuilder(inspect))
 
 
-def inspect(folder: Path) -> dict[str, Any]:
+def inspect(folder: Path) -> Contents:
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
     types = Counter[str]()
     for name, array in arrays.items():

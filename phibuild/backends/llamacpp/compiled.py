@@ -12,18 +12,21 @@ bits, and the vector units are busy.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 if numba.config.DISABLE_JIT:
     raise ImportError("NUMBA_DISABLE_JIT is set: numba compiles nothing")
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 LANES = 64
 """Sub-blocks that are searched at once: 64 float32 are 4 to 16 vector registers."""
+Lanes: TypeAlias = NDArray[np.float32]
+"""A number of each of LANES sub-blocks [LANES], or as many as they have weights [size, LANES]."""
 SMALLEST = np.float32(1e-15)
 """GROUP_MAX_EPS: where no weight is larger, all are zero to ggml."""
 _LINE = 16  # float32 of a cache line
@@ -43,14 +46,14 @@ def inlined(function: Function) -> Function:
 
 
 @compiled
-def nearest(value: Any) -> Any:
+def nearest(value: np.float32) -> np.int32:
     """Return the nearest int32, ties to even (ggml: `nearest_int`), for |value| < 2^22."""
     bits = np.float32(value + _MAGIC).view(np.int32)
     return (bits & np.int32(0x7FFFFF)) - np.int32(0x400000)
 
 
 @compiled
-def nearest_level(value: Any, lowest: Any, highest: Any) -> Any:
+def nearest_level(value: np.float32, lowest: np.float32, highest: np.float32) -> np.float32:
     """Return the same as float32, limited."""
     near = (value + _MAGIC) - _MAGIC
     near = highest if near > highest else near
@@ -58,7 +61,7 @@ def nearest_level(value: Any, lowest: Any, highest: Any) -> Any:
 
 
 @compiled
-def lanes(size: int = 1) -> Any:
+def lanes(size: int = 1) -> Lanes:
     """Return room for `size` float32 of each lane [size * LANES], on a border of cache lines."""
     # Arrays of their own: of slices of one array the compiler must assume that they overlap.
     room = np.empty(size * LANES + _LINE, np.float32)
@@ -67,6 +70,6 @@ def lanes(size: int = 1) -> Any:
 
 
 @compiled
-def rows(size: int) -> Any:
+def rows(size: int) -> Lanes:
     """Return the same as [size, LANES]."""
     return lanes(size).reshape(size, LANES)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +27,11 @@ from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
 from phibuild.worker.building import Build, Check
 from phibuild.worker.companions import read_json
 from phibuild.worker.costs import Output
+from phibuild.worker.json_values import JsonObject
 from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo
-from phibuild.worker.tokenizer_check import Facts
+from phibuild.worker.tokenizer_check import Facts, TokenizerCheck
 
 _SOURCE_TYPES = ("BF16", "F16", "F32")
 _STEPS = Steps(CHUNK_WEIGHTS)
@@ -48,7 +48,7 @@ class LlamaCppBuilder:
         ggml.library()
         self._importance = functools.cache(read_importance)  # outputs of one text share it
         self._vocabulary: Vocabulary
-        self._generation: Mapping[str, Any] = {}
+        self._generation: JsonObject = {}
 
     def prepare(self, build: Build[GgufFile]) -> None:
         build.report.stage("reading the tokenizer")
@@ -94,12 +94,12 @@ class LlamaCppBuilder:
         kept.close()
 
     def checker(self) -> Check:
-        def run(folder: Path, facts: Facts) -> dict[str, Any]:
+        def run(folder: Path, facts: Facts) -> TokenizerCheck:
             return check(model_file(folder), self._vocabulary)
 
         return run
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         return inspect(folder)
 
 

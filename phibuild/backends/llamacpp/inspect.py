@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.layout import ROPE_FACTORS
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.protocol import Contents, WorkerError
 
 
-def inspect(folder: Path) -> dict[str, Any]:
+def inspect(folder: Path) -> Contents:
     """Return the stored types and bytes of the artifact, read by llama.cpp's own GGUF reader."""
     types: dict[str, int] = {}
     weight_bytes = 0

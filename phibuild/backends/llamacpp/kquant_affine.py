@@ -7,25 +7,27 @@ mean nothing.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from phibuild.backends.llamacpp.compiled import (
     LANES,
+    Lanes,
     compiled,
     inlined,
     lanes,
     nearest_level,
     rows,
 )
+from phibuild.worker.floats import Flags, Floats
 
 _F = np.float32
 _LARGEST = np.float32(4194303)  # what can be rounded to a level
 
 
 @compiled
-def mean_squares(weights: Any, factor: float, out: Any) -> None:
+def mean_squares(weights: Floats, factor: float, out: Floats) -> None:
     """Write to `out` [n] the mean square of each row of `weights` [n, m], times `factor`."""
     for row in range(weights.shape[0]):
         squares = _F(0)
@@ -38,56 +40,58 @@ class Levels(NamedTuple):
     """Levels 0 to `top`, and the widths [k] that are tried for them, in levels."""
 
     top: int
-    tries: Any
+    tries: Floats
 
 
 class Found(NamedTuple):
     """What is found for each of n sub-blocks: weight = scale * level - min, what its errors count
     in all, and whether ggml treats it apart."""
 
-    scales: Any
-    mins: Any
-    sums: Any
-    odd: Any
+    scales: Floats
+    mins: Floats
+    sums: Floats
+    odd: Flags
 
 
 class _Blocks(NamedTuple):
     """LANES sub-blocks: arrays [size, LANES], then [LANES]. Squared errors are multiplied by
     `counts`, whose sum is `total`; `first` is that of counts times weights."""
 
-    weights: Any
-    counts: Any
-    mean: Any
-    least: Any
-    largest: Any
-    total: Any
-    first: Any
-    strange: Any
+    weights: Lanes
+    counts: Lanes
+    mean: Lanes
+    least: Lanes
+    largest: Lanes
+    total: Lanes
+    first: Lanes
+    strange: Flags
 
 
 class _Fit(NamedTuple):
     """A scale, minus a minimum and their error, each [LANES]."""
 
-    scale: Any
-    low: Any
-    error: Any
+    scale: Lanes
+    low: Lanes
+    error: Lanes
 
 
 class _Try(NamedTuple):
     """Levels [size, LANES] by `inverse` scales [LANES]; the sums of counts times levels, their
     squares, and weights times levels; and what fits them best, if the determinant is positive."""
 
-    inverse: Any
-    levels: Any
-    by_level: Any
-    by_square: Any
-    by_weight: Any
-    determinant: Any
+    inverse: Lanes
+    levels: Lanes
+    by_level: Lanes
+    by_square: Lanes
+    by_weight: Lanes
+    determinant: Lanes
     fit: _Fit
 
 
 @compiled
-def search_affine(weights: Any, squares: Any, importance: Any, how: Levels, found: Found) -> None:
+def search_affine(
+    weights: Floats, squares: Floats, importance: Floats, how: Levels, found: Found
+) -> None:
     """Search for each sub-block of `weights` [n, 32] the scale and the minimum with which `how`'s
     levels fit best, and fill `found`.
 
@@ -114,7 +118,9 @@ def search_affine(weights: Any, squares: Any, importance: Any, how: Levels, foun
 
 
 @inlined
-def _load(blocks: _Blocks, weights: Any, squares: Any, importance: Any, start: int) -> None:
+def _load(
+    blocks: _Blocks, weights: Floats, squares: Floats, importance: Floats, start: int
+) -> None:
     """Fill weights and counts; after the last sub-block it is there again in the lanes left."""
     w, c, mean = blocks.weights, blocks.counts, blocks.mean
     count, size = weights.shape
@@ -152,7 +158,7 @@ def _add_up(blocks: _Blocks) -> None:
 
 
 @inlined
-def _begin(blocks: _Blocks, attempt: _Try, best: _Fit, most: Any) -> None:
+def _begin(blocks: _Blocks, attempt: _Try, best: _Fit, most: np.float32) -> None:
     """Take the scale and the minimum with which levels reach over all weights."""
     w, c = blocks.weights, blocks.counts
     inverse, scale, low = attempt.inverse, best.scale, best.low
@@ -170,7 +176,7 @@ def _begin(blocks: _Blocks, attempt: _Try, best: _Fit, most: Any) -> None:
 
 
 @inlined
-def _round(blocks: _Blocks, attempt: _Try, best: _Fit, width: Any, most: Any) -> None:
+def _round(blocks: _Blocks, attempt: _Try, best: _Fit, width: np.float32, most: np.float32) -> None:
     """Round to levels, of which the weights reach over `width`, and add them up."""
     w, c = blocks.weights, blocks.counts
     inverse, low = attempt.inverse, best.low

@@ -6,17 +6,16 @@ Formulas: ggml-quants.c, `make_qp_quants` and the ends of `quantize_row_q4_K_ref
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from phibuild.backends.llamacpp.compiled import SMALLEST, compiled, nearest
+from phibuild.worker.floats import Bytes, Floats
 
 _F = np.float32
 
 
 @compiled
-def fit_positive(values: Any, counts: Any, top: int, levels: Any, scales: Any) -> None:
+def fit_positive(values: Floats, counts: Floats, top: int, levels: Bytes, scales: Floats) -> None:
     """Round the rows of `values` [n, 8], none negative, to levels 0 to `top` of one scale a row,
     errors counting as in `counts` [n, 8]: fill `levels` [n, 8] and `scales` [n]."""
     size = values.shape[1]
@@ -69,7 +68,9 @@ def fit_positive(values: Any, counts: Any, top: int, levels: Any, scales: Any) -
 
 
 @compiled
-def store_affine(weights: Any, scales: Any, mins: Any, top: int, low: Any, high: Any) -> None:
+def store_affine(
+    weights: Floats, scales: Floats, mins: Floats, top: int, low: Bytes, high: Bytes
+) -> None:
     """Write the levels of `weights` [n, 256] with the stored `scales` and `mins` [n, 8]: their
     lower four bits to `low` [n, 128], the fifth, if `top` has it, to `high` [n, 32]."""
     level = np.empty(256, np.uint8)
@@ -93,7 +94,7 @@ def store_affine(weights: Any, scales: Any, mins: Any, top: int, low: Any, high:
 
 
 @compiled
-def store_symmetric(weights: Any, scales: Any, low: Any, high: Any) -> None:
+def store_symmetric(weights: Floats, scales: Floats, low: Bytes, high: Bytes) -> None:
     """Write the levels of `weights` [n, 256] with the stored `scales` [n, 16], raised by 32: their
     lower four bits to `low` [n, 128], the upper two to `high` [n, 64]."""
     level = np.empty(256, np.uint8)

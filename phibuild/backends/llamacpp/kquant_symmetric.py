@@ -6,8 +6,6 @@ set, and its scale means nothing.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from phibuild.backends.llamacpp.compiled import (
@@ -18,12 +16,15 @@ from phibuild.backends.llamacpp.compiled import (
     nearest_level,
     rows,
 )
+from phibuild.worker.floats import Flags, Floats
 
 _F = np.float32
 
 
 @compiled
-def search_symmetric(weights: Any, importance: Any, tries: Any, scales: Any, odd: Any) -> None:
+def search_symmetric(
+    weights: Floats, importance: Floats, tries: Floats, scales: Floats, odd: Flags
+) -> None:
     """Search for each sub-block of `weights` [n, 16] the scale with which levels -32 to 31 fit
     best. Errors count by the `importance` of the columns [columns], if it is not empty, otherwise
     by the square of the weight. `tries` has minus the width of one side, in levels; the first is

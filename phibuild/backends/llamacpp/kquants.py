@@ -17,10 +17,7 @@ from phibuild.backends.llamacpp.kquant_affine import Found, Levels, mean_squares
 from phibuild.backends.llamacpp.kquant_store import fit_positive, store_affine, store_symmetric
 from phibuild.backends.llamacpp.kquant_symmetric import search_symmetric
 from phibuild.backends.llamacpp.layout import BLOCK_TYPES
-
-Floats = NDArray[np.float32]
-Bytes = NDArray[np.uint8]
-Flags = NDArray[np.bool_]
+from phibuild.worker.floats import Bytes, Flags, Floats
 
 _F = np.float32
 _NO_IMPORTANCE = np.empty(0, np.float32)

@@ -8,11 +8,11 @@ every tensor with what that tool writes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.requests import Options
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def row_bytes(kind: str, columns: int) -> int:
     return columns // block.weights * block.nbytes
 
 
-def variant_tensors(arch: Architecture, options: Mapping[str, Any]) -> list[Tensor]:
+def variant_tensors(arch: Architecture, options: Options) -> list[Tensor]:
     """Return all tensors of the file of a variant with these options."""
     return tensors(arch, options["type"], imatrix="imatrix" in options)
 

@@ -3,11 +3,11 @@ Standard library only: the plan and the runner share it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from phibuild.backends.llamacpp.layout import variant_tensors
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.requests import Options
 from phibuild.worker.write_buffers import BUFFERS_BYTES
 
 CHUNK_WEIGHTS = 1 << 19
@@ -52,9 +52,7 @@ def build_memory(vocabulary: int) -> int:
     return fixed + MAX_THREADS * CHUNK_BYTES + vocabulary * BYTES_PER_TOKEN
 
 
-def judge_memory(
-    arch: Architecture, variants: Sequence[Mapping[str, Any]], window_tokens: int
-) -> int:
+def judge_memory(arch: Architecture, variants: Sequence[Options], window_tokens: int) -> int:
     """Return a bound of judging variants with these options: interpreter and engine, vocabulary, a
     window's logits and KV cache and a pass's logits and activations in F32, and the packed weights
     of the largest variant. llama.cpp maps the file, but repacks what its kernels for this CPU want
@@ -69,6 +67,6 @@ def judge_memory(
     return BASE_BYTES + arch.vocab_size * BYTES_PER_TOKEN + 4 * wide + repacked
 
 
-def _packed_bytes(arch: Architecture, options: Mapping[str, Any]) -> int:
+def _packed_bytes(arch: Architecture, options: Options) -> int:
     found = variant_tensors(arch, options)
     return sum(tensor.nbytes for tensor in found if tensor.kind not in ("F32", "F16"))

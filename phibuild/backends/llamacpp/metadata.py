@@ -8,12 +8,11 @@ organization, licence, tags. The same checkpoint gives the same bytes in whateve
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from phibuild.backends.llamacpp.header import Value, ValueType
 from phibuild.backends.llamacpp.layout import FILE_TYPES
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.json_values import JsonObject
 
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml.h
 # generation_config.json -> general.sampling.*, llama.cpp's defaults for this model
@@ -28,7 +27,7 @@ _PHI3 = re.compile(r"phi-?3", re.IGNORECASE)
 
 
 def model_values(
-    arch: Architecture, file_type: str, name: str, generation: Mapping[str, Any]
+    arch: Architecture, file_type: str, name: str, generation: JsonObject
 ) -> list[Value]:
     """Return the key/values that describe the model. `name` is what `general_name` returns,
     `generation` the content of generation_config.json."""

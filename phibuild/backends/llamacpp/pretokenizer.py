@@ -6,9 +6,9 @@ change of the vocabulary makes it fail. The regular expression in tokenizer.json
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from phibuild.worker.json_values import JsonObject
 from phibuild.worker.protocol import WorkerError
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -31,7 +31,7 @@ _IGNORES_MERGES = {"dbrx": "llama-bpe"}
 _GPT2 = "gpt-2"  # the split that ByteLevel itself makes
 
 
-def pretokenizer_name(tokenizer: Mapping[str, Any]) -> str:
+def pretokenizer_name(tokenizer: JsonObject) -> str:
     """Return `tokenizer.ggml.pre` for the content of a tokenizer.json.
 
     Raises WorkerError if llama.cpp has no such pre-tokenizer: the file would load, and then split
@@ -65,7 +65,7 @@ def pretokenizer_name(tokenizer: Mapping[str, Any]) -> str:
     return name
 
 
-def _steps(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _steps(step: JsonObject) -> Iterator[JsonObject]:
     """Yield the steps of a pre-tokenizer, sequences unfolded."""
     if step.get("type") == "Sequence":
         for inner in step.get("pretokenizers") or ():

@@ -12,7 +12,6 @@ import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -216,10 +215,10 @@ def _tokenize(api: ctypes.CDLL, vocab: int, text: str, *, around: bool) -> list[
     return list(out[:count])
 
 
-def _loaded(api: ctypes.CDLL, path: Path, params: Any) -> Any:
+def _loaded(api: ctypes.CDLL, path: Path, params: llama_api.ModelParams) -> int:
     """Return the model of a file. Raises WorkerError with llama.cpp's own words if it refuses."""
     _errors.clear()
-    model = api.llama_model_load_from_file(str(path).encode(), params)
+    model: int | None = api.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise WorkerError(f"llama.cpp cannot load {path.name}: {_last_words()}")
     return model

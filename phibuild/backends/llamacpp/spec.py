@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pydantic import BaseModel
-
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
 from phibuild.backends.calibration import make_calibration
 from phibuild.backends.common import make_variant, window_limit
 from phibuild.backends.llamacpp.layout import FILE_TYPES, variant_tensors
 from phibuild.backends.llamacpp.memory import build_memory, judge_memory
 from phibuild.backends.llamacpp.options import TYPES, LlamaCppOptions, contradiction
-from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 
 _SMALLEST_BLOCK = 32  # weights of a row; below, llama.cpp silently stores the matrix as F16
@@ -20,26 +18,23 @@ _SMALLEST_BLOCK = 32  # weights of a row; below, llama.cpp silently stores the m
 _LENGTH_BYTES, _TYPE_BYTES, _SCORE_BYTES = 8, 4, 4
 
 
-class LlamaCppSpec:
+class LlamaCppSpec(BackendSpec[LlamaCppOptions]):
     """GGUF files, straight from the checkpoint."""
 
     name = "llamacpp"
     title = "llama.cpp"
     format = "GGUF"
     library = "gguf"
-    copied: tuple[str, ...] = ()
-    options: type[BaseModel] = LlamaCppOptions
+    options = LlamaCppOptions
 
-    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+    def contradiction(self, precision: Precision, options: LlamaCppOptions) -> Contradiction | None:
         """Return a type of another precision, or what belongs to int4 alone."""
-        assert isinstance(options, LlamaCppOptions)
         return contradiction(precision, options)
 
     def variant(
-        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+        self, precision: Precision, options: LlamaCppOptions, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return the variant, or why this type cannot be had at this shape."""
-        assert isinstance(options, LlamaCppOptions)
         type = options.type or TYPES[precision][0]
         widths = sorted({arch.hidden_size, arch.intermediate_size})
         odd = [width for width in widths if width % _SMALLEST_BLOCK]
@@ -92,10 +87,6 @@ class LlamaCppSpec:
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the model's window, where it has one."""
         return window_limit(arch, "llama.cpp leaves out for phi3")
-
-    def judging(self, variant: Variant) -> Judging:
-        """llama.cpp itself loads the file."""
-        return Judging()
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: llama.cpp keeps an F16 cache unless told otherwise."""

@@ -7,10 +7,10 @@ Transformers has it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from phibuild.backends.llamacpp.header import Value
+from phibuild.worker.json_values import JsonObject
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.tokenizer_check import Facts
 
@@ -66,7 +66,7 @@ ENDING = frozenset(
 
 
 def special_token_values(
-    facts: Facts, texts: Sequence[bytes], unused: int | None, config: Mapping[str, Any]
+    facts: Facts, texts: Sequence[bytes], unused: int | None, config: JsonObject
 ) -> list[Value]:
     """Return the key/values. `texts` are the vocabulary's, `unused` is an id that no text has,
     `config` is the content of config.json. Ids outside the vocabulary are left out.

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from phibuild.backends.llamacpp.runtime import LlamaVocabulary
 from phibuild.backends.llamacpp.special_tokens import ENDING
 from phibuild.backends.llamacpp.vocabulary import Vocabulary
-from phibuild.worker.tokenizer_check import AROUND, STOPS, Difference, check_tokenizer
+from phibuild.worker.tokenizer_check import (
+    AROUND,
+    STOPS,
+    Difference,
+    TokenizerCheck,
+    check_tokenizer,
+)
 from phibuild.worker.tokenizer_probes import SPECIAL_SPACED
 from phibuild.worker.tokenizer_texts import spelled_out
 
@@ -25,7 +30,7 @@ _ENDING = "llama.cpp ends generation at every token that is spelled as an end, w
 _STOPS = "llama.cpp has three keys for tokens that end generation; these are more"
 
 
-def check(path: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+def check(path: Path, vocabulary: Vocabulary) -> TokenizerCheck:
     """Compare the tokenizer in a GGUF file with what Transformers makes of the probes.
 
     Raises WorkerError if it differs where llama.cpp could do as Transformers does.

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_letters, digits
-from typing import Any
 
 from phibuild.backends.llamacpp.header import Value
 from phibuild.backends.llamacpp.pretokenizer import pretokenizer_name
 from phibuild.backends.llamacpp.special_tokens import special_token_values
 from phibuild.worker.companions import read_json
+from phibuild.worker.json_values import JsonObject
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.sentencepiece_model import Piece, read_pieces
 from phibuild.worker.tokenizer_check import Facts
@@ -38,7 +38,7 @@ class Vocabulary:
 
     values: list[Value]
     strips_after_special: bool
-    tokenizer: Mapping[str, Any]
+    tokenizer: JsonObject
     facts: Facts
 
 
@@ -116,7 +116,7 @@ def read_vocabulary(facts: Facts, source: Path, vocab_size: int) -> Vocabulary:
     return Vocabulary(values, strips, tokenizer, facts)
 
 
-def _pieces(path: Path, model: Mapping[str, Any], added: set[str]) -> Sequence[Piece]:
+def _pieces(path: Path, model: JsonObject, added: set[str]) -> Sequence[Piece]:
     """Return the pieces of a tokenizer.model; none if it is not there or another tokenizer's: the
     vocabulary that runs is tokenizer.json's."""
     if not path.is_file():
@@ -137,16 +137,14 @@ def _fill_sentencepiece(tokens: _Tokens, pieces: Sequence[Piece]) -> None:
         tokens.set(token, piece.text, piece.score, kind)
 
 
-def _fill_converted_sentencepiece(
-    tokens: _Tokens, model: Mapping[str, Any], added: set[str]
-) -> None:
+def _fill_converted_sentencepiece(tokens: _Tokens, model: JsonObject, added: set[str]) -> None:
     """Take the pieces from tokenizer.json where tokenizer.model is missing: Transformers 5 does
     not save it. A BPE piece's score is minus its rank: first those that merges make, in the order
     of the merges, then the single characters."""
     vocabulary: Mapping[str, int] = model["vocab"]
     ranks: dict[str, int] = {}
     for pair in model.get("merges") or ():
-        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        left, right = _halves(pair)
         ranks.setdefault(left + right, len(ranks))
     for text, token in sorted(vocabulary.items(), key=lambda entry: entry[1]):
         if text in added:
@@ -157,7 +155,7 @@ def _fill_converted_sentencepiece(
             tokens.set(token, text, -float(ranks.setdefault(text, len(ranks))), NORMAL)
 
 
-def _fill_added(tokens: _Tokens, added: list[Mapping[str, Any]], *, sentencepiece: bool) -> None:
+def _fill_added(tokens: _Tokens, added: list[JsonObject], *, sentencepiece: bool) -> None:
     for entry in added:
         text = entry["content"]
         control = entry.get("special") or (not sentencepiece and _looks_special(text))
@@ -172,7 +170,7 @@ def _looks_special(text: str) -> bool:
     return text.startswith("<|") and text.endswith("|>")
 
 
-def _strips_after_special(tokens: _Tokens, added: list[Mapping[str, Any]]) -> bool:
+def _strips_after_special(tokens: _Tokens, added: list[JsonObject]) -> bool:
     known = set(tokens.texts)
     if any(text.encode() not in known for text in (*_NEVER_STRIPPED, "</s>")):
         return False  # llama.cpp cannot load a file of such a name without these
@@ -182,9 +180,14 @@ def _strips_after_special(tokens: _Tokens, added: list[Mapping[str, Any]]) -> bo
     return 2 * sum(flags) > len(flags)
 
 
+def _halves(pair: str | list[str]) -> list[str]:
+    """Return what a merge puts together, which tokenizer.json has as "left right" or as a list."""
+    return pair.split(" ") if isinstance(pair, str) else pair
+
+
 def _merge(pair: str | list[str]) -> str:
     """Return a merge as "left right"; a space inside a part is written as its byte-level sign."""
-    return pair if isinstance(pair, str) else " ".join(part.replace(" ", "Ġ") for part in pair)
+    return " ".join(part.replace(" ", "Ġ") for part in _halves(pair))
 
 
 def _chat_template_values(templates: Mapping[str, str]) -> list[Value]:

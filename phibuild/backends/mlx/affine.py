@@ -8,13 +8,10 @@ codes = clip(rint((w - bias) / scale), 0, n). All in float32.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from phibuild.backends.mlx.packing import Codes, pack
-from phibuild.worker.floats import Floats, cast
+from phibuild.worker.floats import AnyFloats, Floats, cast
 
 _EPSILON = np.float32(1e-7)
 _QUAD = 4  # weights that move as one item when groups are transposed
@@ -27,12 +24,12 @@ class Groups:
     along long rows, for which numpy has vector instructions.
     """
 
-    def __init__(self, weights: NDArray[Any], dtype: str, group_size: int) -> None:
+    def __init__(self, weights: AnyFloats, dtype: str, group_size: int) -> None:
         """Take a contiguous matrix of safetensors type `dtype` whose width is a multiple of
         `group_size`."""
         self._rows = len(weights)
         quad = np.dtype((np.void, _QUAD * weights.itemsize))
-        quads: NDArray[Any] = weights.reshape(-1, group_size).view(quad)
+        quads: AnyFloats = weights.reshape(-1, group_size).view(quad)
         values = np.ascontiguousarray(quads.T).view(weights.dtype)
         low, high = _extremes(values)
         self._low: Floats = cast(low, dtype, "F32")
@@ -61,7 +58,7 @@ class Groups:
         return pack(codes, bits).reshape(shape), scale.reshape(shape), bias.reshape(shape)
 
 
-def _extremes(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _extremes(values: AnyFloats) -> tuple[AnyFloats, AnyFloats]:
     """Return the least and the greatest weight of each group.
 
     Integers are compared, several times as fast as floats: as unsigned ones the bits of floats
@@ -76,8 +73,8 @@ def _extremes(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return low.view(values.dtype), high.view(values.dtype)
 
 
-def _fold(extreme: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
+def _fold(extreme: np.ufunc, values: AnyFloats) -> AnyFloats:
     """Return the minimum or maximum of each group."""
     a, b, c, d = extreme.reduce(values, axis=0).reshape(-1, _QUAD).T
-    folded: NDArray[Any] = extreme(extreme(a, b), extreme(c, d))
+    folded: AnyFloats = extreme(extreme(a, b), extreme(c, d))
     return folded

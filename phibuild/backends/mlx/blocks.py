@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.mlx.affine import Groups
 from phibuild.backends.mlx.layout import MlxQuantization
-from phibuild.worker.floats import FLOAT16_END, FLOAT16_END_BITS, cast
+from phibuild.worker.floats import FLOAT16_END, FLOAT16_END_BITS, AnyFloats, cast
 from phibuild.worker.protocol import WorkerError
 
 
 class Block:
     """Rows of the tensor `name` as the checkpoint has them, in the safetensors type `dtype`."""
 
-    def __init__(self, name: str, rows: NDArray[Any], dtype: str) -> None:
+    def __init__(self, name: str, rows: AnyFloats, dtype: str) -> None:
         self._name = name
         self._dtype = dtype
         self._as_type = {dtype: rows}
         self._finite: dict[str, bool] = {}
         self._groups: dict[tuple[str, int], Groups] = {}
 
-    def as_type(self, dtype: str) -> NDArray[Any]:
+    def as_type(self, dtype: str) -> AnyFloats:
         """Return the rows in another safetensors type. Raises WorkerError if a number does not fit
         into it."""
         if dtype not in self._as_type:
@@ -43,7 +42,7 @@ class Block:
             self._groups[dtype, size] = Groups(self._finite_weights(dtype), dtype, size)
         return self._groups[dtype, size]
 
-    def _finite_weights(self, dtype: str) -> NDArray[Any]:
+    def _finite_weights(self, dtype: str) -> AnyFloats:
         weights = self.as_type(dtype)
         if dtype not in self._finite:
             self._finite[dtype] = _is_finite(weights, dtype)
@@ -51,7 +50,7 @@ class Block:
             raise WorkerError(f"{self._name} holds NaN or infinity, for which there are no codes")
         return weights
 
-    def quantized(self, dtype: str, how: MlxQuantization) -> Sequence[NDArray[Any]]:
+    def quantized(self, dtype: str, how: MlxQuantization) -> Sequence[NDArray[np.generic]]:
         """Return the packed bytes of the rows cast to `dtype`, then the scales, then the biases
         where the mode has them: affine ones in `dtype`, of which each row has its own."""
         if how.mode != "affine":
@@ -63,7 +62,7 @@ class Block:
         return packed, cast(scales, "F32", dtype), cast(biases, "F32", dtype)
 
 
-def _fits_float16(values: NDArray[Any], source: str) -> bool:
+def _fits_float16(values: AnyFloats, source: str) -> bool:
     """Return whether no finite number of the safetensors type `source` becomes infinite as F16."""
     if source == "BF16":
         magnitude = values & np.uint16(0x7FFF)
@@ -74,7 +73,7 @@ def _fits_float16(values: NDArray[Any], source: str) -> bool:
     return True
 
 
-def _is_finite(values: NDArray[Any], dtype: str) -> bool:
+def _is_finite(values: AnyFloats, dtype: str) -> bool:
     """Return whether all numbers of the safetensors type `dtype` are finite."""
     if dtype == "BF16":
         return int((values & np.uint16(0x7FFF)).max(initial=0)) < 0x7F80

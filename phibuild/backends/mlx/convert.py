@@ -7,10 +7,9 @@ threads.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,8 @@ from phibuild.worker.companions import complete_generation_config, copy_companio
 from phibuild.worker.costs import Output
 from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.protocol import Contents
+from phibuild.worker.requests import Options
 from phibuild.worker.safetensors import FLOAT_DTYPES, INDEX, SafetensorsWriter
 
 # As float32 a chunk's weights stay in a processor's cache while they are worked on.
@@ -41,7 +42,7 @@ MAX_SHARD_BYTES = 5 << 30  # mlx_lm.utils.MAX_FILE_SIZE_GB
 class WeightFiles:
     """One artifact's weights while they are written."""
 
-    def __init__(self, folder: Path, arch: Architecture, options: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, arch: Architecture, options: Options) -> None:
         self.dtype = FLOAT_DTYPES[options["dtype"]]
         self._folder, self._parameters = folder, arch.parameters
         self._stored = {
@@ -132,7 +133,7 @@ class MlxBuilder:
 
         return check
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         return inspect(folder)
 
 

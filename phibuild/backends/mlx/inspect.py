@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.json_values import JsonDict
+from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return {"types": {kind: parameters}, "weight_bytes"} as the artifact's files have them.
+def inspect(folder: Path) -> Contents:
+    """Return what the artifact's files hold.
 
     Bits and widths come from the shapes of packed weights and scales. Raises WorkerError if they
     contradict config.json, by which mlx-lm loads them.
@@ -37,9 +37,7 @@ def inspect(folder: Path) -> dict[str, Any]:
     }
 
 
-def _packed(
-    weight: TensorInfo, scales: TensorInfo, quantization: dict[str, Any]
-) -> tuple[str, int]:
+def _packed(weight: TensorInfo, scales: TensorInfo, quantization: JsonDict) -> tuple[str, int]:
     """Return the kind of a packed weight, and how many weights of the original it holds."""
     rows, words = weight.shape
     width = scales.shape[1] * quantization.get("group_size", 0)

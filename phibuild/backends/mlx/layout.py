@@ -8,11 +8,11 @@ every matrix, the embedding included, is quantized along its rows in groups; the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.requests import Options
 from phibuild.worker.safetensors import FLOAT_DTYPES, ITEM_BYTES
 
 
@@ -48,7 +48,7 @@ class MlxQuantization:
 RECIPES = {"mixed_2_6": (2, 6), "mixed_3_4": (3, 4), "mixed_3_6": (3, 6), "mixed_4_6": (4, 6)}
 
 
-def quantization(options: Mapping[str, Any]) -> MlxQuantization | None:
+def quantization(options: Options) -> MlxQuantization | None:
     """Return how a variant with these options quantizes, or None for a plain cast. With a recipe
     it is what config.json says of the whole; each matrix has its own."""
     if "bits" not in options:
@@ -56,9 +56,7 @@ def quantization(options: Mapping[str, Any]) -> MlxQuantization | None:
     return MlxQuantization(options["bits"], options["group_size"], options["mode"])
 
 
-def matrix_quantization(
-    name: str, layers: int, options: Mapping[str, Any]
-) -> MlxQuantization | None:
+def matrix_quantization(name: str, layers: int, options: Options) -> MlxQuantization | None:
     """Return how the matrix `name` of a model of so many layers is quantized.
 
     A recipe gives more bits to lm_head, and to down_proj and qkv_proj (for its v) of the first and
@@ -76,7 +74,7 @@ def matrix_quantization(
 
 
 def stored_arrays(
-    name: str, shape: tuple[int, ...], layers: int, options: Mapping[str, Any]
+    name: str, shape: tuple[int, ...], layers: int, options: Options
 ) -> tuple[StoredArray, ...]:
     """Return the arrays that store one tensor of the checkpoint of a model of so many layers, the
     weight itself first.

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from phibuild.backends.mlx.layout import module_order, stored_arrays
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.requests import Options
 from phibuild.worker.write_buffers import BUFFERS_BYTES
 
 RESIDENT_BYTES = 1 << 30
@@ -38,9 +38,7 @@ def build_memory(vocabulary: int) -> int:
     return _INTERPRETER_BYTES + BUFFERS_BYTES + max(threads, tokenizer)
 
 
-def judge_memory(
-    arch: Architecture, variants: Sequence[Mapping[str, Any]], window_tokens: int
-) -> int:
+def judge_memory(arch: Architecture, variants: Sequence[Options], window_tokens: int) -> int:
     """Return a bound that does not hold the weights: they are read as they are used.
 
     In mlx-lm's own kernels they are held up to `RESIDENT_BYTES`, else a module at a time. Then
@@ -57,7 +55,7 @@ def judge_memory(
     return _JUDGE_BYTES + threads + kernels + 2 * cache + activations + logits
 
 
-def _kernel_bytes(arch: Architecture, options: Mapping[str, Any]) -> int:
+def _kernel_bytes(arch: Architecture, options: Options) -> int:
     """Return how many bytes of weights mlx-lm's kernels have in memory at once: all with their
     floats widened to fp32, or the largest module's as stored and as widened."""
     stored: Counter[str] = Counter()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from phibuild.worker.floats import AnyFloats
+
 _local = threading.local()
 
 
 def microscale(
-    weights: NDArray[Any], dtype: str, group_size: int, bits: int, mode: str
+    weights: AnyFloats, dtype: str, group_size: int, bits: int, mode: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the packed bytes and the E8M0 scales of a matrix of safetensors type `dtype`."""
     if not hasattr(_local, "stream"):

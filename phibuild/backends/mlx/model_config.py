@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from phibuild.backends.mlx.layout import (
     MlxQuantization,
@@ -14,6 +13,8 @@ from phibuild.backends.mlx.layout import (
     quantization,
 )
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.json_values import JsonDict, JsonObject
+from phibuild.worker.requests import Options
 
 # What mlx-lm's ModelArgs (models/phi3.py) takes where config.json does not say.
 _ASSUMED = {
@@ -31,7 +32,7 @@ def write_config(
     source: Path,
     output: Path,
     arch: Architecture,
-    options: Mapping[str, Any],
+    options: Options,
     ends: Sequence[int],
 ) -> None:
     """Write config.json of the artifact from that of the checkpoint.
@@ -42,7 +43,7 @@ def write_config(
     stands where mlx-lm looks for it even if Transformers 5 wrote the checkpoint (mlx-lm would
     ignore `rope_parameters` and load a model without longrope).
     """
-    config: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config: JsonDict = json.loads((source / "config.json").read_text(encoding="utf-8"))
     for key in _DROPPED:
         config.pop(key, None)
     if ends:
@@ -65,7 +66,7 @@ def write_config(
     (output / "config.json").write_text(text, encoding="utf-8")
 
 
-def _parameters(quantized: MlxQuantization) -> dict[str, Any]:
+def _parameters(quantized: MlxQuantization) -> JsonDict:
     return {
         "group_size": quantized.group_size,
         "bits": quantized.bits,
@@ -73,9 +74,9 @@ def _parameters(quantized: MlxQuantization) -> dict[str, Any]:
     }
 
 
-def _rope_for_mlx_lm(config: Mapping[str, Any], arch: Architecture) -> dict[str, Any]:
+def _rope_for_mlx_lm(config: JsonObject, arch: Architecture) -> JsonDict:
     """Return the keys that must be set so that mlx-lm gets the architecture's rope."""
-    missing: dict[str, Any] = {}
+    missing: JsonDict = {}
     meant = {
         "rope_theta": arch.rope.theta,
         "partial_rotary_factor": arch.rope.partial,

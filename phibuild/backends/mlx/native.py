@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
@@ -19,7 +19,11 @@ from phibuild.backends.mlx.memory import RESIDENT_BYTES
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.generation import byte_tokens
 from phibuild.worker.interface import Logits, Tokens
+from phibuild.worker.json_values import as_ids
 from phibuild.worker.safetensors import shard_paths
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 
 class NativeRuntime:
@@ -87,14 +91,13 @@ class NativeRuntime:
         return byte_tokens(self._tokenizer.get_vocab())
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> TokenizerWrapper:
         options = {"trust_remote_code": False, "local_files_only": True}
         return load_tokenizer(self._folder, options)
 
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an end-of-sequence id."""
-        eos = self._config["eos_token_id"]
-        ends = set(eos) if isinstance(eos, list) else {eos}
+        ends = as_ids(self._config["eos_token_id"])
         for token, _ in generate_step(mx.array(ids), self._model, max_tokens=max_tokens):
             if token in ends:
                 return
@@ -108,14 +111,14 @@ class _Transient:
         self._module, self._prefix, self._folder = module, prefix, folder
         self._unread = module.parameters()  # never computed, hence never read
 
-    def __call__(self, *inputs: Any) -> mx.array:
+    def __call__(self, *inputs: mx.array) -> mx.array:
         return self._run(self._module, *inputs)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """Run a tied embedding as the head."""
         return self._run(self._module.as_linear, x)
 
-    def _run(self, function: Any, *inputs: Any) -> mx.array:
+    def _run(self, function: Callable[..., mx.array], *inputs: mx.array) -> mx.array:
         weights = {
             name.removeprefix(self._prefix): _widened(array)
             for path in shard_paths(self._folder)

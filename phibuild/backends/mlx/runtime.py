@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -39,12 +38,13 @@ class MlxRuntime:
         weights = MlxWeights(folder, config)
         executor = ThreadPoolExecutor(threads)
         for path, module in self._model.named_modules():
-            if isinstance(module, nn.Linear):
-                _replace(self._model, path, Projection(weights.matrix(path), executor))
-            elif isinstance(module, nn.Embedding):
-                _replace(self._model, path, Embedding(weights.matrix(path), executor))
-            elif isinstance(module, nn.RMSNorm):
-                module.weight = mx.array(weights.vector(path))
+            match module:
+                case nn.Linear():
+                    _replace(self._model, path, Projection(weights.matrix(path), executor))
+                case nn.Embedding():
+                    _replace(self._model, path, Embedding(weights.matrix(path), executor))
+                case nn.RMSNorm():
+                    module.weight = mx.array(weights.vector(path))
         self._cache = make_prompt_cache(self._model)
 
     def logits(self, ids: Tokens) -> Logits:
@@ -94,10 +94,10 @@ class Embedding:
         return mx.array(np.concatenate(rows).reshape(*ids.shape, -1))
 
 
-def _replace(model: nn.Module, path: str, value: Any) -> None:
+def _replace(model: nn.Module, path: str, module: Projection | Embedding) -> None:
     """Set the module at a dotted path such as model.layers.3.mlp.down_proj."""
     *parents, last = path.split(".")
-    owner: Any = model
+    owner = model
     for name in parents:
         owner = owner[int(name)] if name.isdigit() else getattr(owner, name)
-    setattr(owner, last, value)
+    setattr(owner, last, module)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from pydantic import BaseModel
-
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
 from phibuild.backends.common import (
     copied_bytes,
     kv_bytes,
@@ -31,31 +28,28 @@ from phibuild.backends.mlx.options import (
     alternatives,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
-class MlxSpec:
+class MlxSpec(BackendSpec[MlxOptions]):
     """MLX safetensors for Apple GPUs."""
 
     name = "mlx"
     title = "MLX (mlx-lm)"
     format = "MLX"
     library = "mlx"
-    copied: tuple[str, ...] = ()
-    options: type[BaseModel] = MlxOptions
+    options = MlxOptions
 
-    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+    def contradiction(self, precision: Precision, options: MlxOptions) -> Contradiction | None:
         """Return the options that mlx-lm does not have together."""
-        assert isinstance(options, MlxOptions)
         return contradiction(precision, options)
 
     def variant(
-        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+        self, precision: Precision, options: MlxOptions, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return the variant, or why mlx-lm could not make or run it on this device."""
-        assert isinstance(options, MlxOptions)
         reason = missing_accelerator(device, "metal", "MLX artifacts run on Apple GPUs (metal)")
         if reason:
             return Skip(reason=reason)
@@ -84,7 +78,7 @@ class MlxSpec:
                 reason=f"the checkpoint's type {dtype} is none that MLX quantizes; set dtype to "
                 f"{' or '.join(FLOAT_DTYPES)}"
             )
-        complete: dict[str, Any] = {
+        complete: Options = {
             "mode": mode,
             "bits": bits,
             "group_size": group_size,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import mlx.core as mx
 import numpy as np
@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 
 from phibuild.backends.mlx.layout import MlxQuantization
 from phibuild.backends.mlx.packing import pack, unpack
-from phibuild.worker.floats import NUMPY_TYPES, Floats, cast
+from phibuild.worker.floats import NUMPY_TYPES, Floats, widen
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 
 class MlxWeights:
     """All weights of an artifact folder, by the path of mlx-lm's module that owns them."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: JsonObject) -> None:
         self._tensors = read_checkpoint(folder)
-        self._whole: dict[str, Any] = config.get("quantization") or {}
+        self._whole: JsonDict = config.get("quantization") or {}
         self._files = {
             path: path.open("rb") for path in {tensor.path for tensor in self._tensors.values()}
         }
@@ -44,7 +45,7 @@ class MlxWeights:
     def vector(self, path: str) -> Floats:
         """Return the weight of a norm."""
         tensor = self._tensors[f"{path}.weight"]
-        return _Rows(tensor, self._files[tensor.path]).read(0, tensor.shape[0], "F32")
+        return _Rows(tensor, self._files[tensor.path]).read(0, tensor.shape[0])
 
 
 class StoredMatrix:
@@ -70,11 +71,11 @@ class StoredMatrix:
         """
         how = self._quantization
         if how is None:
-            return self._weight.read(start, stop, "F32")
+            return self._weight.read(start, stop)
         codes = unpack(self._weight.bytes(start, stop), how.bits)
         groups = codes.reshape(stop - start, -1, how.group_size)
         if how.mode == "affine":
-            scales, biases = (part.read(start, stop, "F32") for part in self._scaling)
+            scales, biases = (part.read(start, stop) for part in self._scaling)
             values: Floats = groups * scales[..., None]
             values += biases[..., None]
         else:
@@ -100,10 +101,10 @@ class _Rows:
             raise OSError(f"{self.tensor.path.name} ends within tensor {self.tensor.name}")
         return np.frombuffer(data, np.uint8).reshape(stop - start, -1)
 
-    def read(self, start: int, stop: int, dtype: str) -> NDArray[Any]:
+    def read(self, start: int, stop: int) -> Floats:
         stored = self.tensor.dtype
         values = self.bytes(start, stop).view(NUMPY_TYPES[stored])
-        return cast(values.reshape(-1, *self.tensor.shape[1:]), stored, dtype)
+        return widen(values.reshape(-1, *self.tensor.shape[1:]), stored)
 
 
 @cache

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from mlx_lm.utils import load_tokenizer
 
-from phibuild.worker.tokenizer_check import Facts, check_tokenizer, nothing_to_explain
+from phibuild.worker.tokenizer_check import (
+    Facts,
+    TokenizerCheck,
+    check_tokenizer,
+    nothing_to_explain,
+)
 
 
 class MlxTokenizer:
@@ -32,7 +36,7 @@ class MlxTokenizer:
         return list(self._tokenizer.eos_token_ids)
 
 
-def check(folder: Path, facts: Facts) -> dict[str, Any]:
+def check(folder: Path, facts: Facts) -> TokenizerCheck:
     """Compare an artifact's tokenizer with what Transformers makes of the probes of the source.
 
     Raises WorkerError if they differ.

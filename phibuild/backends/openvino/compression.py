@@ -5,10 +5,9 @@ Tools read from it how the weights were made; `encode.py` makes those of the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import openvino as ov
+
+from phibuild.worker.requests import Options
 
 _VERSION = "3.4.0"
 # AdvancedCompressionParameters of nncf 3.4, all defaults.
@@ -25,7 +24,7 @@ _ADVANCED = (
 )
 
 
-def note_compression(model: ov.Model, options: Mapping[str, Any]) -> None:
+def note_compression(model: ov.Model, options: Options) -> None:
     """Set the runtime information of `nncf.compress_weights` with a variant's options."""
     noted = {
         "advanced_parameters": _ADVANCED,

@@ -6,7 +6,6 @@ import gc
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,6 +29,8 @@ from phibuild.worker.companions import (
 from phibuild.worker.costs import Output
 from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.protocol import Contents
+from phibuild.worker.requests import Options
 from phibuild.worker.safetensors import TensorInfo
 
 # Activations on GPUs are fp16; the plugin divides them by this so that they stay in range
@@ -47,7 +48,7 @@ class Ir:
         folder: Path,
         tensors: Mapping[str, TensorInfo],
         arch: Architecture,
-        options: Mapping[str, Any],
+        options: Options,
     ) -> None:
         self._options = options
         weights = Weights(tensors, arch, options)
@@ -127,5 +128,5 @@ class OpenVinoBuilder:
     def checker(self) -> Check:
         return check
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         return inspect(folder)

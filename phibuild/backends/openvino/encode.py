@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.openvino.layout import ROW, Encoding
-from phibuild.worker.floats import FLOAT16_END, Floats, cast, pack_nibbles, widen
+from phibuild.worker.floats import FLOAT16_END, AnyFloats, Bytes, Floats, cast, pack_nibbles, widen
 from phibuild.worker.protocol import WorkerError
 
-Bytes = NDArray[Any]
+Numbers = NDArray[np.number]
+"""Floats or integers as an IR has them."""
 
 _FP16_MAX = float(np.finfo(np.float16).max)
 _EPSILON = np.finfo(np.float32).eps
@@ -32,7 +32,7 @@ class Rows:
 
     name: str
     dtype: str
-    values: NDArray[Any]
+    values: AnyFloats
 
     @cached_property
     def wide(self) -> Floats:
@@ -40,7 +40,7 @@ class Rows:
         return widen(self.values, self.dtype)
 
 
-def encode(rows: Rows, how: Encoding) -> tuple[Bytes, ...]:
+def encode(rows: Rows, how: Encoding) -> tuple[Numbers, ...]:
     """Return the bytes of each part for these rows. Raises WorkerError if a weight cannot be stored
     so."""
     if how.quantized:
@@ -48,7 +48,7 @@ def encode(rows: Rows, how: Encoding) -> tuple[Bytes, ...]:
     return (rows.wide if how.kind == "f32" else to_float16(rows),)
 
 
-def _integers(rows: Rows, how: Encoding) -> tuple[Bytes, ...]:
+def _integers(rows: Rows, how: Encoding) -> tuple[Numbers, ...]:
     weights = rows.wide.reshape(-1)
     size = rows.values.shape[1] if how.group_size == ROW else how.group_size
     starts = np.arange(0, weights.size, size)

@@ -12,7 +12,6 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -61,7 +60,7 @@ class IrFiles:
         for data, offset in small.items():
             self._file.write(data, offset)
 
-    def write(self, name: str, data: NDArray[Any], row: int, rows: int) -> None:
+    def write(self, name: str, data: NDArray[np.generic], row: int, rows: int) -> None:
         """Write a piece of the constant `name` of `rows` rows, from `row` on."""
         offset, nbytes = self._places[name]
         start = nbytes * row // rows

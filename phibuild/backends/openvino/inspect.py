@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from phibuild.worker.protocol import Contents
 
 MODEL_XML = "openvino_model.xml"
 _SMALL = 1024  # constants below are shapes, axes and rope factors
@@ -26,9 +27,8 @@ class _Constant:
     nbytes: int
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return "types", {kind: parameters}, and "weight_bytes", with scales and zero points, of an
-    artifact.
+def inspect(folder: Path) -> Contents:
+    """Return what an artifact's IR holds.
 
     A constant named after a tensor of a checkpoint (`self.*.weight`) is a weight; its scale and
     zero point are named after it. Any other large constant is counted as a weight too, so that

@@ -8,9 +8,9 @@ output layer of an int4 model get 8 bits with zero points (nncf's backup mode).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from phibuild.worker.requests import Options
 
 ROW = -1
 """The group size that stands for one scale for each row; Intel calls such models channel-wise."""
@@ -68,7 +68,7 @@ class Encoding:
         return Part("", self.kind, weights), Part("/zero_point", self.kind, groups), scale
 
 
-def encoding(name: str, shape: tuple[int, ...], options: Mapping[str, Any]) -> Encoding:
+def encoding(name: str, shape: tuple[int, ...], options: Options) -> Encoding:
     """Return how the tensor `name` is stored in a variant with these options (`mode`, and for int4
     `group_size`)."""
     mode = options["mode"]

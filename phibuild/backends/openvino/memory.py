@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from phibuild.backends.openvino.layout import encoding
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.requests import Options
 from phibuild.worker.write_buffers import BUFFERS_BYTES
 
 # Building: Python, OpenVINO, Transformers' tokenizers, a graph and the threads' chunks (measured:
@@ -27,9 +27,7 @@ def build_memory(vocabulary: int) -> int:
     return _BUILD_BYTES + BUFFERS_BYTES + _TOKEN_BYTES * vocabulary
 
 
-def judge_memory(
-    arch: Architecture, variants: Sequence[Mapping[str, Any]], window_tokens: int
-) -> int:
+def judge_memory(arch: Architecture, variants: Sequence[Options], window_tokens: int) -> int:
     """Return a bound of judging variants with these options: the weights of the largest, which the
     CPU plugin packs for its kernels, a window's logits, activations and KV cache in f32."""
     weights = max(_packed_bytes(arch, options) for options in variants)
@@ -40,7 +38,7 @@ def judge_memory(
     return _JUDGE_BYTES + 4 * window_tokens * values + weights
 
 
-def _packed_bytes(arch: Architecture, options: Mapping[str, Any]) -> int:
+def _packed_bytes(arch: Architecture, options: Options) -> int:
     """Return what the CPU plugin holds of the weights: as they are stored, but of 4 bits the scales
     and zero points several times over and wider (measured: 7 bytes a group more)."""
     total = 0

@@ -6,11 +6,11 @@ such node a name from its place in the graph, so that the same model always has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import openvino as ov
+from numpy.typing import ArrayLike
 from openvino import opset13 as opset
 from openvino.utils.node_factory import NodeFactory
 
@@ -28,41 +28,41 @@ __all__ = [
     "swish",
 ]
 
-Output = Any
-"""An output of a node (openvino.Output; the package has no types)."""
+Output: TypeAlias = "ov.Node | ov.Output"
+"""What another node takes: an output, or a node that has only one."""
 _FACTORY = NodeFactory("opset13")
 LAST = int(np.iinfo(np.int64).max)
 """The end of a slice that runs to the end of its axis."""
 
 
-def f32(value: float | Sequence[float] | np.ndarray[Any, Any]) -> Any:
+def f32(value: ArrayLike) -> ov.Node:
     return opset.constant(np.asarray(value, dtype=np.float32))
 
 
-def i64(value: int | Sequence[int] | np.ndarray[Any, Any]) -> Any:
+def i64(value: ArrayLike) -> ov.Node:
     return opset.constant(np.asarray(value, dtype=np.int64))
 
 
-def i32(value: int | Sequence[int]) -> Any:
+def i32(value: ArrayLike) -> ov.Node:
     return opset.constant(np.asarray(value, dtype=np.int32))
 
 
-def gather(data: Any, indices: Any) -> Any:
+def gather(data: Output, indices: Output) -> ov.Node:
     """Return `data[indices]` along axis 0."""
     return opset.gather(data, indices, i64(0))
 
 
-def slice_(data: Any, start: int, stop: int, axis: int) -> Any:
+def slice_(data: Output, start: int, stop: int, axis: int) -> ov.Node:
     """Return `data[start:stop]` along `axis`."""
     return opset.slice(data, i64([start]), i64([stop]), i64([1]), i64([axis]))
 
 
-def swish(x: Any) -> Any:
+def swish(x: Output) -> ov.Node:
     """Return x * sigmoid(x), without the input for beta that `opset.swish` always adds."""
     return _FACTORY.create("Swish", [x.output(0) if isinstance(x, ov.Node) else x])
 
 
-def named(node: Any, name: str) -> Any:
+def named(node: ov.Node, name: str) -> ov.Node:
     """Name a node and return it."""
     node.set_friendly_name(name)
     return node

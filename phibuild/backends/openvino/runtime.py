@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from phibuild.backends.openvino.inspect import MODEL_XML
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.interface import Logits, Tokens
+
+if TYPE_CHECKING:
+    import openvino_genai
 
 # The CPU plugin computes in bf16 where it can, keeps the KV cache in 8 bits and quantizes
 # activations on the way: judged is what the artifact holds, so all three are turned off.
@@ -31,7 +34,7 @@ class OpenVinoRuntime:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder = folder
-        self._properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self._properties: dict[str, int] = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         compiled = ov.Core().compile_model(
             folder / MODEL_XML, "CPU", {**_EXACT, **self._properties}
         )
@@ -78,13 +81,13 @@ class OpenVinoRuntime:
         return frozenset()  # its detokenizer puts bytes together one by one
 
     @cached_property
-    def _pipeline(self) -> Any:
+    def _pipeline(self) -> openvino_genai.LLMPipeline:
         import openvino_genai
 
         return openvino_genai.LLMPipeline(str(self._folder), "CPU", **self._properties)
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def _tokenizer(self) -> openvino_genai.Tokenizer:
         return self._pipeline.get_tokenizer()
 
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
@@ -100,7 +103,7 @@ class OpenVinoRuntime:
         made: queue.Queue[int | BaseException | None] = queue.Queue()
 
         class Streamer(openvino_genai.StreamerBase):  # type: ignore[misc]
-            def write(self, token: int | Sequence[int]) -> Any:
+            def write(self, token: int | Sequence[int]) -> openvino_genai.StreamingStatus:
                 for one in [token] if isinstance(token, int) else token:
                     made.put(one)
                 return openvino_genai.StreamingStatus.RUNNING

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pydantic import BaseModel
-
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
 from phibuild.backends.common import copied_bytes, make_variant, missing_accelerator, undivided
 from phibuild.backends.openvino.layout import ROW, encoding
 from phibuild.backends.openvino.memory import build_memory, judge_memory
@@ -39,26 +37,23 @@ _LAYER_XML_BYTES = 70_000
 """Of a layer's nodes in the .xml: names and ports (60 to 90 kB)."""
 
 
-class OpenVinoSpec:
+class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
     """OpenVINO IR with tokenizers, for openvino-genai."""
 
     name = "openvino"
     title = "OpenVINO (openvino-genai)"
     format = "OpenVINO IR"
     library = "openvino"
-    copied: tuple[str, ...] = ()
-    options: type[BaseModel] = OpenVinoOptions
+    options = OpenVinoOptions
 
-    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+    def contradiction(self, precision: Precision, options: OpenVinoOptions) -> Contradiction | None:
         """Return a mode of another precision, or groups where there are none."""
-        assert isinstance(options, OpenVinoOptions)
         return contradiction(precision, options)
 
     def variant(
-        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+        self, precision: Precision, options: OpenVinoOptions, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return the variant, or why it would not work on this device or with this model."""
-        assert isinstance(options, OpenVinoOptions)
         needed = _ACCELERATOR[options.target]
         reason = missing_accelerator(
             device, needed, f"target {options.target} needs the accelerator {needed}"
@@ -128,10 +123,6 @@ class OpenVinoSpec:
     ) -> int:
         """Return a bound that holds the weights of the largest variant."""
         return judge_memory(arch, [variant.options for variant in variants], window_tokens)
-
-    def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
-        """Return None: a window is in the graph, as a mask."""
-        return None
 
     def judging(self, variant: Variant) -> Judging:
         """The CPU's plugin runs the IR, whatever device it is made for."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import openvino as ov
 import openvino_tokenizers
 from transformers import AutoTokenizer
 
-from phibuild.worker.tokenizer_check import Difference, Facts, check_tokenizer
+from phibuild.worker.tokenizer_check import Difference, Facts, TokenizerCheck, check_tokenizer
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _BYTE_NAMES = (
@@ -78,7 +77,7 @@ class GenaiTokenizer:
         return sorted(stops | {eos if eos != -1 else self._tokenizer.get_eos_token_id()} - {-1})
 
 
-def check(folder: Path, facts: Facts) -> dict[str, Any]:
+def check(folder: Path, facts: Facts) -> TokenizerCheck:
     """Compare an artifact's tokenizer with what Transformers makes of the probes.
 
     Raises WorkerError if it differs where OpenVINO could do as Transformers does.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -19,6 +18,7 @@ from phibuild.backends.openvino.layout import ROW, Part, encoding
 from phibuild.backends.openvino.nodes import Output, named, opset
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.floats import NUMPY_TYPES
+from phibuild.worker.requests import Options
 from phibuild.worker.safetensors import TensorInfo
 
 _ITEMS = {"f16": np.float16, "f32": np.float32, "i8": np.int8}
@@ -34,7 +34,7 @@ class Weights:
     """
 
     def __init__(
-        self, tensors: Mapping[str, TensorInfo], arch: Architecture, options: Mapping[str, Any]
+        self, tensors: Mapping[str, TensorInfo], arch: Architecture, options: Options
     ) -> None:
         self.names: dict[str, list[str]] = {}
         """By tensor: the constants that hold the parts of its encoding, to be written."""
@@ -77,12 +77,12 @@ class Weights:
         constant = named(opset.constant(stored), f"self.{name}")
         return self._decompressed(constant, f"self.{name}/Convert")
 
-    def _placeholder(self, name: str, part: Part) -> Any:
+    def _placeholder(self, name: str, part: Part) -> ov.Node:
         zeros = self._zeros[: part.nbytes].view(_ITEMS.get(part.kind, np.uint8))
         tensor = ov.Tensor(zeros, ov.Shape(part.shape), getattr(ov.Type, part.kind))
         return named(ov.op.Constant(tensor, shared_memory=True), name)
 
-    def _decompressed(self, node: Any, name: str) -> Output:
+    def _decompressed(self, node: ov.Node, name: str) -> Output:
         if node.get_element_type() == ov.Type.f32:
             return node.output(0)
         convert = self._decompressions.pop()
@@ -92,7 +92,7 @@ class Weights:
         return named(convert, name).output(0)
 
 
-def _dequantized(name: str, constants: list[Any], port: int) -> Any:
+def _dequantized(name: str, constants: list[ov.Node], port: int) -> ov.Node:
     """Return (weights - zero point) * scale in f16, as nodes that plugins look for; `constants`
     are the parts of integers, `port` the input that nncf found the weights at."""
     weights, *zero_point, scale = constants
@@ -103,7 +103,7 @@ def _dequantized(name: str, constants: list[Any], port: int) -> Any:
     return opset.multiply(weights, scale, name=f"{name}/fq_weights_{port}")
 
 
-def _decompression_nodes(count: int) -> list[Any]:
+def _decompression_nodes(count: int) -> list[ov.Node]:
     """Return Convert nodes to f32 that are marked as decompression.
 
     The mark is a C++ attribute that Python cannot set. OpenVINO's own fp16 compression makes

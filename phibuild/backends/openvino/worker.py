@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phibuild.backends.openvino import telemetry  # noqa: F401, off before openvino is imported
-from phibuild.worker.protocol import Report
+from phibuild.worker.protocol import Contents, Report
 from phibuild.worker.requests import BuildRequest
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def build(request: BuildRequest, report: Report) -> None:
     build_all(request, report, load)
 
 
-def inspect(folder: Path) -> dict[str, Any]:
+def inspect(folder: Path) -> Contents:
     """Return the types of an artifact's weights and their bytes, from its own files."""
     from phibuild.backends.openvino.inspect import inspect as run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from phibuild.backends.ort_genai.tensors import Streaming
 from phibuild.backends.ort_genai.tokenizer import adapt, check
 from phibuild.worker.building import Build, Check
 from phibuild.worker.costs import Output
+from phibuild.worker.protocol import Contents
 
 
 class OrtGenaiBuilder:
@@ -65,5 +65,5 @@ class OrtGenaiBuilder:
     def checker(self) -> Check:
         return check
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         return inspect(folder)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnx import TensorProto
 
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.protocol import Contents, WorkerError
 
 # Inputs that take cos and sin tables, which are not weights.
 _ROPE_INPUTS = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
@@ -25,8 +24,8 @@ _BITS = {
 }
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return {"types": {kind: parameters}, "weight_bytes": bytes with scales and zero points}.
+def inspect(folder: Path) -> Contents:
+    """Return what the artifact's files hold.
 
     A product that MatMulNBits or DequantizeLinear feeds counts as int4 or int8 with its own
     width times outputs; every other initializer counts by its type, but for rope tables.

@@ -9,7 +9,7 @@ bytes (ONNX Runtime, ContribOperators.md, com.microsoft.MatMulNBits).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from phibuild.backends.base import StoredTensor
 from phibuild.schema import Variant
@@ -62,9 +62,8 @@ def product_bits(variant: Variant, raised: bool) -> int:
 
 
 def _quantized_bytes(width: int, outputs: int, bits: int, variant: Variant) -> int:
-    options: Mapping[str, object] = variant.options
-    block = options["block_size"]
-    assert isinstance(block, int)
+    options = variant.options
+    block: int = options["block_size"]
     blocks = math.ceil(width / block)
     if options["provider"] == "trt_rtx":  # DequantizeLinear packs [K, N] with no padding
         packed = math.ceil(width * outputs * bits / 8)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx_ir as ir
 
 from phibuild.backends.ort_genai.tensors import QuantizedMatrix
 
 
 def quantized_product(
-    product: Any, matrix: QuantizedMatrix, parts: list[Any], accuracy_level: int
-) -> list[Any]:
+    product: ir.Node, matrix: QuantizedMatrix, parts: list[ir.Value], accuracy_level: int
+) -> list[ir.Node]:
     """Return what takes the place of a MatMul; the last node makes its output.
 
     `parts` are the values of the packed weight, the scales and, if there are any, the zero points.

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -29,9 +28,9 @@ from onnxruntime.quantization.neural_compressor.weight_only import (
     quant_tensor_k_quant_cpu,
 )
 
-from phibuild.worker.floats import pack_nibbles
+from phibuild.worker.floats import Bytes, pack_nibbles
 
-Array = NDArray[Any]
+Array = NDArray[np.number]
 
 # The largest float32 below a half: added before truncation it rounds halves away from zero, as
 # roundf does, and nothing else up.
@@ -66,9 +65,9 @@ class Rounding:
 class Blocks:
     """A quantized slab: bytes of packed weights, scales, bytes of zero points."""
 
-    packed: Array
+    packed: Bytes
     scales: Array
-    zero_points: Array | None
+    zero_points: Bytes | None
 
 
 def quantize(slab: torch.Tensor, rounding: Rounding) -> Blocks:
@@ -135,13 +134,13 @@ def _by_tensors(slab: torch.Tensor, rounding: Rounding) -> Blocks | None:
     )
 
 
-def _packed(codes: torch.Tensor, bits: int) -> Array:
+def _packed(codes: torch.Tensor, bits: int) -> Bytes:
     """Return codes [..., n], n even, as bytes: of two 4-bit codes the first is the low one."""
-    packed: Array = codes.numpy()
+    packed: Bytes = codes.numpy()
     return pack_nibbles(packed) if bits == 4 else packed
 
 
-def _packed_zero_points(codes: torch.Tensor, rounding: Rounding) -> Array:
+def _packed_zero_points(codes: torch.Tensor, rounding: Rounding) -> Bytes:
     if rounding.qdq:  # one stream of nibbles; only its end can be odd
         codes = torch.nn.functional.pad(codes.flatten(), (0, codes.numel() % 2))
     elif rounding.bits == 4:  # the kernel fills a row's last byte with its middle value

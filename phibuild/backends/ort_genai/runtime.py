@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime_genai as og
 from numpy.typing import NDArray
 
+from phibuild.worker.json_values import as_ids
 from phibuild.worker.plain_runtime import TokenizerJson
 
 Logits = NDArray[np.float32]
@@ -38,9 +38,8 @@ class OrtGenaiRuntime(TokenizerJson):
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
         self._model = og.Model(config)
         text = (folder / "genai_config.json").read_text(encoding="utf-8")
-        eos = json.loads(text)["model"]["eos_token_id"]
-        self._eos = set(eos) if isinstance(eos, list) else {eos}
-        self._generator: Any = None
+        self._eos = as_ids(json.loads(text)["model"]["eos_token_id"])
+        self._generator: og.Generator = None  # until there is a cache
         self._capacity = 0
         self._fed = np.empty(0, np.int32)
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from pydantic import BaseModel
-
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
 from phibuild.backends.common import copied_bytes, make_variant
 from phibuild.backends.ort_genai.layout import io_bytes, rope_cache_bytes, stored_tensors
 from phibuild.backends.ort_genai.limits import context, impossible
@@ -34,7 +32,7 @@ _RUNTIME: dict[Provider, str] = {
 }
 
 
-class OrtGenaiSpec:
+class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
     """ONNX + genai_config for cpu, cuda, dml, webgpu and trt_rtx."""
 
     name = "ort_genai"
@@ -42,19 +40,17 @@ class OrtGenaiSpec:
     format = "ONNX"
     library = "onnx"
     # onnx 1.21 and later takes external data with several hard links for an attack.
-    copied: tuple[str, ...] = ("*.onnx.data",)
-    options: type[BaseModel] = OrtGenaiOptions
+    copied = ("*.onnx.data",)
+    options = OrtGenaiOptions
 
-    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+    def contradiction(self, precision: Precision, options: OrtGenaiOptions) -> Contradiction | None:
         """Return options of quantization where nothing is quantized, or as it is already."""
-        assert isinstance(options, OrtGenaiOptions)
         return contradiction(precision, options)
 
     def variant(
-        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+        self, precision: Precision, options: OrtGenaiOptions, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return what to build, or why the builder or the provider cannot do it."""
-        assert isinstance(options, OrtGenaiOptions)
         reason = impossible(precision, options, device, arch)
         if reason:
             return Skip(reason=reason)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from phibuild.worker.tokenizer_check import AROUND, Difference, Facts, check_tokenizer
+from phibuild.worker.json_values import JsonDict, as_ids
+from phibuild.worker.tokenizer_check import (
+    AROUND,
+    Difference,
+    Facts,
+    TokenizerCheck,
+    check_tokenizer,
+)
 from phibuild.worker.tokenizer_texts import prefixes_every_text, spelled_out
 
 # onnxruntime-genai splits sentencepiece's text at spaces before it merges, which Transformers does
@@ -50,13 +56,13 @@ def adapt(folder: Path, facts: Facts) -> None:
         _write(path, settings)
     path = folder / "genai_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    if facts.stops and _ids(config["model"].get("eos_token_id")) != facts.stops:
+    if facts.stops and as_ids(config["model"].get("eos_token_id")) != facts.stops:
         stops = facts.stops
         config["model"]["eos_token_id"] = stops if len(stops) > 1 else stops[0]
         _write(path, config)
 
 
-def check(folder: Path, facts: Facts) -> dict[str, Any]:
+def check(folder: Path, facts: Facts) -> TokenizerCheck:
     """Compare an artifact's tokenizer with what Transformers makes of the probes.
 
     Raises WorkerError if it differs where onnxruntime-genai could do as Transformers does.
@@ -102,12 +108,6 @@ class GenaiTokenizer:
         return [int(token) for token in self._tokenizer.eos_token_ids]
 
 
-def _ids(value: object) -> list[int]:
-    if isinstance(value, list):
-        return value
-    return [value] if isinstance(value, int) else []
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(path: Path, document: JsonDict) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")

@@ -11,14 +11,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TypedDict
 
 import onnx_ir as ir
 import onnxruntime_genai.models  # puts the builder's own packages on sys.path
 import torch
 from onnxruntime_genai.models import builder
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from torch.nn import Linear
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from phibuild.backends.ort_genai.nodes import quantized_product
 from phibuild.backends.ort_genai.rounding import Rounding
@@ -32,6 +33,7 @@ from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import copy_companions
 from phibuild.worker.passes import find_tensors
 from phibuild.worker.protocol import WorkerError
+from phibuild.worker.requests import Options, VariantData
 
 _PROVIDERS = {"trt_rtx": "NvTensorRtRtx"}
 
@@ -50,6 +52,17 @@ def map_checkpoint(source: Path, arch: Architecture) -> dict[str, torch.Tensor]:
     return tensors
 
 
+class _QuantAttributes(TypedDict):
+    """How the builder's Model quantizes; the first fields mean what they mean in `Rounding`."""
+
+    bits: int
+    matmul_block_size: int
+    is_symmetric: bool
+    use_qdq: bool
+    accuracy_level: int
+    nodes_to_exclude: list[str]
+
+
 class _Streamed:
     """What the builder's Phi-3 classes get: the mapped weights, and tensors that stream."""
 
@@ -57,15 +70,15 @@ class _Streamed:
     streaming: Streaming
 
     # Of the builder's Model.
-    graph: Any
-    model: Any
+    graph: ir.Graph
+    model: ir.Model
     context_length: int
     window_size: int | None
-    quant_attrs: dict[str, Any]
+    quant_attrs: _QuantAttributes
     quantization_algo: str
     int4_customized_weight_config: dict[str, dict[str, int]]
 
-    def load_weights(self, input_path: str) -> Any:
+    def load_weights(self, input_path: str) -> PreTrainedModel:
         """Return the model's modules around the mapped weights; nothing is copied."""
         config = AutoConfig.from_pretrained(input_path, trust_remote_code=False)
         with torch.device("meta"):
@@ -87,18 +100,18 @@ class _Streamed:
         """
         return 0 < (self.window_size or 0) < self.context_length
 
-    def make_attention_unpacked_regular(self, *args: Any, **kwargs: Any) -> None:
+    def make_attention_unpacked_regular(self, *args: object, **kwargs: object) -> None:
         # The linear layers that it makes get views of weights; their own are never used.
         with torch.device("meta"):
             super().make_attention_unpacked_regular(*args, **kwargs)  # type: ignore[misc]
 
-    def make_mlp_unpacked_regular(self, *args: Any, **kwargs: Any) -> None:
+    def make_mlp_unpacked_regular(self, *args: object, **kwargs: object) -> None:
         with torch.device("meta"):
             super().make_mlp_unpacked_regular(*args, **kwargs)  # type: ignore[misc]
 
     def make_packed_matmul_float_class(
-        self, q_matmul: Any, k_matmul: Any, v_matmul: Any, **kwargs: Any
-    ) -> Any:
+        self, q_matmul: Linear, k_matmul: Linear, v_matmul: Linear, **kwargs: object
+    ) -> object:
         """Join query, key and value without a copy: they are views of one weight."""
         weights = [matmul.weight for matmul in (q_matmul, k_matmul, v_matmul)]
         offset = weights[0].storage_offset()
@@ -114,7 +127,7 @@ class _Streamed:
         return SimpleNamespace(weight=joined)
 
     def make_initializer(
-        self, tensor: Any, /, name: str, *, to: ir.DataType | None = None, raw: bool = False
+        self, tensor: object, /, name: str, *, to: ir.DataType | None = None, raw: bool = False
     ) -> None:
         """Register an initializer; a matrix that is cast becomes one that streams."""
         if to == ir.DataType.FLOAT16 and isinstance(tensor, torch.Tensor) and tensor.dim() == 1:
@@ -127,7 +140,7 @@ class _Streamed:
         value.const_value = streamed
         self.graph.register_initializer(value)
 
-    def to_nbits(self) -> Any:
+    def to_nbits(self) -> ir.Model:
         """Quantize every product of the graph, in the order in which the vendor's tool does."""
         for node in self.graph:
             if any(value.type == ir.AttributeType.GRAPH for value in node.attributes.values()):
@@ -159,7 +172,7 @@ class _Streamed:
             )
         return self.model
 
-    def _quantize(self, node: Any, rounding: Rounding) -> None:
+    def _quantize(self, node: ir.Node, rounding: Rounding) -> None:
         """Replace a MatMul by MatMulNBits, or its weight by DequantizeLinear, with the vendor's
         names and attributes."""
         weight = node.inputs[1]
@@ -192,7 +205,7 @@ def build(
     source: Path,
     arch: Architecture,
     checkpoint: Mapping[str, torch.Tensor],
-    variant: Mapping[str, Any],
+    variant: VariantData,
     output: Path,
     streaming: Streaming,
 ) -> None:
@@ -227,7 +240,7 @@ def _package_commit() -> str | None:
     return commit
 
 
-def _extra_options(precision: str, options: Mapping[str, Any], arch: Architecture) -> list[str]:
+def _extra_options(precision: str, options: Options, arch: Architecture) -> list[str]:
     """Return the builder's KEY=VALUE options. It ignores unknown ones without a word: every key
     here is one that it reads."""
     extra = ["hf_token=false", "hf_remote=false"]
@@ -252,7 +265,7 @@ def _extra_options(precision: str, options: Mapping[str, Any], arch: Architectur
     return extra
 
 
-def _complete_config(config: Any, arch: Architecture) -> None:
+def _complete_config(config: PretrainedConfig, arch: Architecture) -> None:
     """Give the configuration what the builder reads and not every spelling has."""
     config.original_max_position_embeddings = arch.original_max_positions
     if arch.rope.is_longrope:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from phibuild.backends.pytorch.layers import through_layers
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
@@ -42,7 +43,7 @@ def activations(request: ActivationsRequest, report: Report) -> None:
         report.item(request["item"], result)
 
 
-def _activations(request: ActivationsRequest, report: Report) -> dict[str, Any]:
+def _activations(request: ActivationsRequest, report: Report) -> Mapping[str, object]:
     started = time.perf_counter()
     source, output, item = Path(request["source"]), Path(request["output"]), request["item"]
     use_threads(request["threads"])
@@ -99,9 +100,9 @@ class _SquaredInputs:
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
 
-    def watch(self, number: int, layer: Any) -> None:
+    def watch(self, number: int, layer: torch.nn.Module) -> None:
         """Add up the inputs of this decoder layer's linear layers from now on, and of no other's:
         the same module serves for several layers."""
         for hook in self._hooks:
@@ -125,7 +126,7 @@ class _SquaredInputs:
         (folder / "model.safetensors").rename(folder / "activations.safetensors")
 
 
-def _adder(total: Tensor) -> Any:
+def _adder(total: Tensor) -> Callable[[object, tuple[Tensor]], None]:
     def add(_module: object, inputs: tuple[Tensor]) -> None:
         total.add_(inputs[0].flatten(0, -2).double().square_().sum(0))
 

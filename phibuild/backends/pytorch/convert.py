@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ from phibuild.worker.building import Build, Check
 from phibuild.worker.companions import complete_generation_config, copy_companions
 from phibuild.worker.costs import Output
 from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import SafetensorsWriter
 
 _STEPS = Steps(CHUNK_ELEMENTS, CHUNK_ROWS)
@@ -125,5 +124,5 @@ class PytorchBuilder:
 
         return check
 
-    def inspect(self, folder: Path) -> dict[str, Any]:
+    def inspect(self, folder: Path) -> Contents:
         return inspect(folder)

@@ -13,10 +13,11 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from phibuild.worker.config_keys import rope_objects
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.safetensors import INDEX, SINGLE, shard_paths
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
@@ -47,16 +48,15 @@ def cut_copy(source: Path, target: Path, layers: Sequence[int]) -> None:
             copy.symlink_to(path.absolute())
 
 
-def loadable(config: dict[str, Any]) -> dict[str, Any]:
+def loadable(config: JsonObject) -> JsonDict:
     """Return a config.json that Transformers can load: it knows longrope's first name, su, and then
     lacks the original positions, which it looks for before it has renamed it."""
-    for name in ("rope_scaling", "rope_parameters"):
-        scaling = config.get(name)
-        if isinstance(scaling, dict):
-            for key in ("type", "rope_type"):
-                if scaling.get(key) == "su":
-                    config = {**config, name: (scaling := {**scaling, key: "longrope"})}
-    return config
+    changed = dict(config)
+    for name, scaling in rope_objects(config):
+        for key in ("type", "rope_type"):
+            if scaling.get(key) == "su":
+                changed[name] = scaling = {**scaling, key: "longrope"}
+    return changed
 
 
 def fuse_copy(folder: Path) -> None:
@@ -90,8 +90,8 @@ def _renamed(name: str, places: dict[int, int]) -> str | None:
 def _cut_weights(path: Path, copy: Path, places: dict[int, int]) -> None:
     with path.open("rb") as file, copy.open("wb") as out:
         length = struct.unpack("<Q", file.read(8))[0]
-        header: dict[str, Any] = json.loads(file.read(length))
-        entries: dict[str, Any] = {}
+        header: JsonDict = json.loads(file.read(length))
+        entries: JsonDict = {}
         pieces: list[tuple[int, int]] = []
         end = 0
         for name, entry in header.items():

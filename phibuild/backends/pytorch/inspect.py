@@ -6,17 +6,17 @@ import json
 import struct
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from phibuild.backends.pytorch.layout import quantized_kind
-from phibuild.worker.protocol import WorkerError
+from phibuild.worker.json_values import JsonDict
+from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
 _PARTS = ("_packed", "_scale", "_shape", "_zero_point")
 
 
-def inspect(folder: Path) -> dict[str, Any]:
-    """Return {"types": {kind: weights of the original}, "weight_bytes": bytes of all tensors}.
+def inspect(folder: Path) -> Contents:
+    """Return what the artifact's files hold.
 
     Kinds are safetensors' dtypes and w4, w8, w4-asym, w8-asym. Raises WorkerError if
     config.json promises another quantization than the tensors have, ValueError if a file is
@@ -38,19 +38,19 @@ def inspect(folder: Path) -> dict[str, Any]:
     return {"types": dict(types), "weight_bytes": sum(info.nbytes for info in tensors.values())}
 
 
-def _promised(config: dict[str, Any]) -> dict[str, Any] | None:
+def _promised(config: JsonDict) -> JsonDict | None:
     """Return the weights' arguments of the one group in quantization_config."""
     if "quantization_config" not in config:
         return None
     groups = list(config["quantization_config"]["config_groups"].values())
     if len(groups) != 1:
         raise WorkerError(f"quantization_config has {len(groups)} groups of layers, 1 is due")
-    weights: dict[str, Any] = groups[0]["weights"]
+    weights: JsonDict = groups[0]["weights"]
     return weights
 
 
 def _quantized(
-    weight: str, tensors: dict[str, TensorInfo], promised: dict[str, Any] | None
+    weight: str, tensors: dict[str, TensorInfo], promised: JsonDict | None
 ) -> tuple[str, int]:
     """Return kind and number of weights of one packed layer."""
     parts = {part: tensors[weight + part] for part in _PARTS if weight + part in tensors}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from torch import Tensor
+from torch.nn import Module
 
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3, Positions
 from phibuild.backends.pytorch.memory import BATCH_TOKENS
@@ -15,7 +15,7 @@ def through_layers(
     model: LayerwisePhi3,
     states: Sequence[Tensor],
     rotations: Sequence[Positions],
-    enter: Callable[[int, Any], None] | None = None,
+    enter: Callable[[int, Module], None] | None = None,
 ) -> Iterator[int]:
     """Send `states`, each [W, T, hidden] and rotated by its own of `rotations`, through all layers
     in place; yield the number of each layer after it.

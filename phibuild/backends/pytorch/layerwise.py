@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from transformers.models.phi3.modeling_phi3 import (
 from phibuild.backends.pytorch.memory import HEAD_ELEMENTS
 from phibuild.backends.pytorch.stored_weights import WeightReader
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import WorkerError
 
 Positions = tuple[Tensor, Tensor]
@@ -44,7 +45,7 @@ class LayerwisePhi3:
         self, folder: Path, arch: Architecture | None = None, budget_bytes: int = 0
     ) -> None:
         config = own_config(folder) if arch is None else model_config(arch)
-        self.config: Any = config
+        self.config = config
         self._weights = WeightReader(folder)
         self._embedding = "model.embed_tokens.weight"
         self._head = self._embedding if config.tie_word_embeddings else "lm_head.weight"
@@ -181,7 +182,7 @@ def own_config(folder: Path) -> Phi3Config:
 
 def model_config(arch: Architecture) -> Phi3Config:
     """Return the configuration of Transformers' modules that an architecture means."""
-    rope: dict[str, Any] = {
+    rope: JsonDict = {
         "rope_type": "longrope" if arch.rope.is_longrope else "default",
         "rope_theta": arch.rope.theta,
         "partial_rotary_factor": arch.rope.partial,

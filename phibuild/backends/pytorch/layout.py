@@ -12,11 +12,10 @@ cols] with groups of g columns and b bits a weight
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.requests import Options
 from phibuild.worker.safetensors import FLOAT_DTYPES, ITEM_BYTES
 
 MAX_SHARD_BYTES = 5_000_000_000  # "5GB", the usual size of a shard on the Hub
@@ -43,7 +42,7 @@ class Scheme:
     quantization: GroupQuantization | None
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> Scheme:
+    def from_options(cls, options: Options) -> Scheme:
         """Return the scheme of a variant's complete options."""
         if "bits" not in options:
             return cls(options["dtype"], None)

@@ -15,7 +15,6 @@ import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,9 @@ from torch import Tensor
 from phibuild.backends.pytorch.dtypes import FLOATS
 from phibuild.backends.pytorch.layout import MAX_SHARD_BYTES
 from phibuild.backends.pytorch.memory import MERGED_ELEMENTS, MERGED_ROWS
+from phibuild.worker.adapter_merge import Changes
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.json_values import JsonObject
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import (
     ITEM_BYTES,
@@ -32,8 +33,6 @@ from phibuild.worker.safetensors import (
     read_checkpoint,
     read_header,
 )
-
-NO_ADAPTER: dict[str, Any] = {"deltas": {}, "replacements": {}}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Origin:
     weights: Path
     arch: Architecture
     fusing: Mapping[str, list[str]]
-    adapter: Mapping[str, Any] | None = None
+    adapter: JsonObject | None = None
 
 
 def write_canonical(
@@ -63,7 +62,7 @@ def write_canonical(
     """
     base, arch, adapter = read_checkpoint(origin.weights), origin.arch, origin.adapter
     added = read_header(Path(adapter["weights"])) if adapter else {}
-    changes = adapter or NO_ADAPTER
+    changes = Changes.from_json(adapter) if adapter else Changes({}, {})
     plan = []
     for name, shape in arch.tensors():
         sources = [_expected(base, part) for part in origin.fusing.get(name, (name,))]
@@ -121,27 +120,23 @@ def _rows(sources: list[TensorInfo], row: int, count: int) -> Tensor:
 
 
 def _change(
-    chunk: Tensor,
-    row: int,
-    changes: Mapping[str, Any],
-    added: Mapping[str, TensorInfo],
-    name: str,
+    chunk: Tensor, row: int, changes: Changes, added: Mapping[str, TensorInfo], name: str
 ) -> None:
     """Do what an adapter does to the rows of the tensor `name` that begin with number `row`."""
-    for part in changes["replacements"].get(name, ()):
-        inside, place = _overlap(part["first"], part["rows"], row, len(chunk))
+    for part in changes.replacements.get(name, ()):
+        inside, place = _overlap(part.first, part.rows, row, len(chunk))
         if inside is not None:
-            chunk[place] = _mapped(_expected(added, part["tensor"]))[inside].to(chunk.dtype)
-    for part in changes["deltas"].get(name, ()):
-        inside, place = _overlap(part["first"], part["rows"], row, len(chunk))
+            chunk[place] = _mapped(_expected(added, part.tensor))[inside].to(chunk.dtype)
+    for delta in changes.deltas.get(name, ()):
+        inside, place = _overlap(delta.first, delta.rows, row, len(chunk))
         if inside is None:
             continue
-        a, b = (_mapped(_expected(added, part[one])) for one in ("a", "b"))
-        if part["embedding"]:
-            delta = (b.float() @ a[:, inside].float()).T.mul_(part["scale"])
-            chunk[place] += delta.to(chunk.dtype)
+        a, b = (_mapped(_expected(added, one)) for one in (delta.a, delta.b))
+        if delta.embedding:
+            product = (b.float() @ a[:, inside].float()).T.mul_(delta.scale)
+            chunk[place] += product.to(chunk.dtype)
         else:
-            chunk[place] += (b[inside].float() @ a.float()).mul_(part["scale"])
+            chunk[place] += (b[inside].float() @ a.float()).mul_(delta.scale)
 
 
 def _overlap(

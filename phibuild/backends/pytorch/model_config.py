@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
 from phibuild.backends.pytorch.layout import GroupQuantization, Scheme
+from phibuild.worker.json_values import JsonDict
 
 
-def artifact_config(config: dict[str, Any], scheme: Scheme) -> dict[str, Any]:
+def artifact_config(config: JsonDict, scheme: Scheme) -> JsonDict:
     """Return the artifact's config.json: the checkpoint's, with the variant's dtype and, if it is
     quantized, the `quantization_config` that llm-compressor writes for the same scheme."""
     # The code that auto_map names is not part of the artifact; Phi-3 is native everywhere.
@@ -24,7 +24,7 @@ def artifact_config(config: dict[str, Any], scheme: Scheme) -> dict[str, Any]:
     return config
 
 
-def quantization_config(quantization: GroupQuantization) -> dict[str, Any]:
+def quantization_config(quantization: GroupQuantization) -> JsonDict:
     """Return compressed-tensors' description of a weight-only scheme of all linear layers."""
     return {
         "config_groups": {

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ def reference(request: ReferenceRequest, report: Report) -> None:
         report.item(request["item"], result)
 
 
-def _reference(request: ReferenceRequest, report: Report) -> dict[str, Any]:
+def _reference(request: ReferenceRequest, report: Report) -> Mapping[str, object]:
     started = time.perf_counter()
     source, output, item = Path(request["source"]), Path(request["output"]), request["item"]
     use_threads(request["threads"])

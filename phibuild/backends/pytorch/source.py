@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from phibuild.backends.pytorch.cut import cut_copy, fuse_copy, loadable
 from phibuild.backends.pytorch.merge import Origin, write_canonical
@@ -41,7 +40,7 @@ def source(request: SourceRequest, report: Report) -> None:
         report.item(request["item"], result)
 
 
-def _source(request: SourceRequest, report: Report) -> dict[str, Any]:
+def _source(request: SourceRequest, report: Report) -> Mapping[str, object]:
     started = time.perf_counter()
     original, view, output = (Path(request[key]) for key in ("original", "source", "output"))
     arch = Architecture.from_json(request["architecture"])

@@ -6,38 +6,33 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel
-
-from phibuild.backends.base import ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
 from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, undivided
 from phibuild.backends.pytorch.layout import Scheme, entry_bytes
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.backends.pytorch.options import BITS, CAST, PytorchOptions, contradiction
-from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
-class PytorchSpec:
+class PytorchSpec(BackendSpec[PytorchOptions]):
     """Safetensors that Transformers loads and vLLM serves; int8 and int4 by compressed-tensors."""
 
     name = "pytorch"
     title = "PyTorch (Transformers, vLLM)"
     format = "safetensors"
     library = "transformers"
-    copied: tuple[str, ...] = ()
-    options: type[BaseModel] = PytorchOptions
+    options = PytorchOptions
 
-    def contradiction(self, precision: Precision, options: BaseModel) -> Contradiction | None:
+    def contradiction(self, precision: Precision, options: PytorchOptions) -> Contradiction | None:
         """Return options of quantization where nothing is quantized."""
-        assert isinstance(options, PytorchOptions)
         return contradiction(precision, options)
 
     def variant(
-        self, precision: Precision, options: BaseModel, device: Device, arch: Architecture
+        self, precision: Precision, options: PytorchOptions, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return fp32, fp16, or a weight-only scheme by the name vLLM knows it by (w4a16-g128)."""
-        assert isinstance(options, PytorchOptions)
         if precision in CAST:
             return make_variant(self, precision, precision, {"dtype": CAST[precision]})
         dtype = arch.dtype if options.dtype == "auto" else options.dtype
@@ -92,14 +87,6 @@ class PytorchSpec:
         """Return a bound that grows with the width of a layer and the vocabulary alone, once the
         weights exceed what is kept of them."""
         return judge_memory(arch, window_tokens)
-
-    def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
-        """Return None: Transformers and vLLM have windows."""
-        return None
-
-    def judging(self, variant: Variant) -> Judging:
-        """Transformers' own modules load the files."""
-        return Judging()
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""

@@ -9,7 +9,6 @@ import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from compressed_tensors.compressors.pack_quantized import unpack_from_int32
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from phibuild.backends.pytorch.dtypes import DTYPES
 from phibuild.backends.pytorch.memory import CHUNK_ROWS, DEQUANTIZED_ELEMENTS
+from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
@@ -119,7 +119,7 @@ class WeightReader:
             raise WorkerError(f"{name} is {list(shape)}; the model needs {list(out.shape)}")
 
 
-def _quantization(config: dict[str, Any]) -> QuantizationArgs | None:
+def _quantization(config: JsonDict) -> QuantizationArgs | None:
     """Return how the linear layers are quantized: artifacts have one group of them."""
     if "quantization_config" not in config:
         return None

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, GenerationConfig
 
 from phibuild.backends.pytorch.tokenizing import load_tokenizer
-from phibuild.worker.tokenizer_check import Facts, check_tokenizer, nothing_to_explain
+from phibuild.worker.json_values import as_ids
+from phibuild.worker.tokenizer_check import (
+    Facts,
+    TokenizerCheck,
+    check_tokenizer,
+    nothing_to_explain,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
-def end_ids(folder: Path, config: Any) -> set[int]:
+def end_ids(folder: Path, config: PretrainedConfig) -> set[int]:
     """Return the ids that end a text, from where Transformers takes them: generation_config.json,
     else the model's configuration."""
     if (folder / "generation_config.json").exists():
         generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
     else:
         generation = GenerationConfig.from_model_config(config)
-    ends = generation.eos_token_id
-    if ends is None:
-        return set()
-    return set(ends) if isinstance(ends, list) else {ends}
+    return set(as_ids(generation.eos_token_id))
 
 
 class TransformersTokenizer:
@@ -42,7 +48,7 @@ class TransformersTokenizer:
         return sorted(self._ends)
 
 
-def check(folder: Path, facts: Facts) -> dict[str, Any]:
+def check(folder: Path, facts: Facts) -> TokenizerCheck:
     """Compare an artifact's tokenizer with what Transformers makes of the probes of the source.
 
     Raises WorkerError if they differ.

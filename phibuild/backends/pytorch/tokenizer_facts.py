@@ -10,14 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
 from phibuild.backends.pytorch.tokenizing import load_tokenizer
+from phibuild.worker.json_values import as_ids
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.tokenizer_check import PROBES, TOKENIZER
 from phibuild.worker.tokenizer_probes import CONVERSATION, Probe, probes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _WORD = "word"
@@ -68,12 +72,12 @@ def write_tokenizer_facts(source: Path, vocabulary: int, output: Path) -> None:
     (output / PROBES).write_text(text, encoding="utf-8")
 
 
-def _ids(tokenizer: Any, text: str, *, around: bool) -> list[int]:
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, *, around: bool) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=around, verbose=False).input_ids
     return ids
 
 
-def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """Return the ids that the tokenizer puts before and after a text by itself."""
     whole, text = (_ids(tokenizer, _WORD, around=around) for around in (True, False))
     for start in range(len(whole) - len(text) + 1):
@@ -83,7 +87,10 @@ def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def _differing(
-    path: Path, tokenizer: Any, tried: Sequence[Probe], found: Sequence[list[int]]
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    tried: Sequence[Probe],
+    found: Sequence[list[int]],
 ) -> str | None:
     """Return the first probe of which the file, read by the tokenizers library, makes other ids
     than the tokenizer in memory; None if there is none."""
@@ -112,7 +119,7 @@ def _keep_numbers(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _templates(tokenizer: Any) -> dict[str, str]:
+def _templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     """Return the chat templates by name, from wherever Transformers has taken them."""
     template = tokenizer.chat_template
     if template is None:
@@ -120,10 +127,9 @@ def _templates(tokenizer: Any) -> dict[str, str]:
     return dict(sorted(template.items())) if isinstance(template, dict) else {"default": template}
 
 
-def _chat(tokenizer: Any) -> str | None:
+def _chat(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return a conversation as the default chat template writes it; None if there is none."""
-    template = tokenizer.chat_template
-    if template is None or (isinstance(template, dict) and "default" not in template):
+    if "default" not in _templates(tokenizer):
         return None
     failure: Exception | None = None
     for messages in (CONVERSATION, CONVERSATION[1:]):
@@ -136,7 +142,7 @@ def _chat(tokenizer: Any) -> str | None:
     raise WorkerError(f"the chat template cannot write a conversation: {failure}")
 
 
-def _stops(source: Path, tokenizer: Any) -> list[int]:
+def _stops(source: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids that end generation: generation_config.json's, else config.json's, else the
     tokenizer's end of sequence."""
     for name in ("generation_config.json", "config.json"):
@@ -144,8 +150,6 @@ def _stops(source: Path, tokenizer: Any) -> list[int]:
         stops = None
         if path.is_file():
             stops = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        if isinstance(stops, int):
-            return [stops]
-        if stops:
-            return list(dict.fromkeys(stops))
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        if ids := as_ids(stops):
+            return list(dict.fromkeys(ids))
+    return as_ids(tokenizer.eos_token_id)

@@ -11,17 +11,16 @@ import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Phi3Config
 
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3, model_config
 from phibuild.backends.pytorch.memory import HEAD_ELEMENTS
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import WorkerError
-from phibuild.worker.safetensors import read_checkpoint
+from phibuild.worker.safetensors import TensorInfo, read_checkpoint, read_header
 
 LIMIT = 1e-5
 """How far the largest difference of two logits may be, relative to the largest logit."""
@@ -47,7 +46,7 @@ class Testimony:
     that decide the arithmetic, and the names of tensors that were not used."""
 
     logits: Tensor
-    config: dict[str, Any]
+    config: dict[str, object]
     unused: tuple[str, ...]
 
 
@@ -102,7 +101,7 @@ def _starts(arch: Architecture) -> tuple[int, ...]:
 
 def _transformers(folder: Path, ids: Tensor, starts: tuple[int, ...]) -> Testimony:
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=_widest(folder),
             attn_implementation="sdpa",
@@ -155,9 +154,7 @@ def _widest(folder: Path) -> torch.dtype:
     )
 
 
-def _header(path: Path) -> Iterator[Any]:
-    from phibuild.worker.safetensors import read_header
-
+def _header(path: Path) -> Iterator[TensorInfo]:
     yield from read_header(path).values()
 
 
@@ -167,7 +164,7 @@ def _product(hidden: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([hidden @ rows.float().T for rows in weight.split(step)], dim=1)
 
 
-def _deciding(config: Any) -> dict[str, Any]:
+def _deciding(config: Phi3Config) -> dict[str, object]:
     found = {key: getattr(config, key, None) for key in _DECIDING}
     rope = config.rope_parameters
     found |= {f"rope {key}": rope.get(key) for key in _ROPE}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from phibuild.worker.protocol import Report
+from phibuild.worker.protocol import Contents, Report
 from phibuild.worker.requests import (
     ActivationsRequest,
     BuildRequest,
@@ -44,7 +44,7 @@ def build(request: BuildRequest, report: Report) -> None:
     build_all(request, report, load)
 
 
-def inspect(folder: Path) -> dict[str, Any]:
+def inspect(folder: Path) -> Contents:
     """Return the stored types and bytes of a finished artifact."""
     from phibuild.backends.pytorch.inspect import inspect as run
 

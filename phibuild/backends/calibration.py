@@ -1,18 +1,23 @@
-"""Calibration texts: what a variant's activations are taken from, found and named by content."""
+"""Calibration texts, found and named by content, and the options of what is calibrated on them."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
-from phibuild.schema import Calibration
+from phibuild.backends.common import chosen, joined
+from phibuild.schema import Calibration, Contradiction, Frozen, Precision, Variant
+from phibuild.worker.grids import Grid
 
 CHUNK_TOKENS = 512
 """Tokens that the original sees at a time, as llama-imatrix has it by default."""
+TOKENS = 16384
+"""Tokens of a calibration text that are used, by default."""
 _EMBEDDED = "embedded"
 _EMBEDDED_TEXT = (
     Path(__file__).resolve().parents[1] / "data" / "phi3-tiny-trained" / "calibration.txt"
@@ -49,3 +54,71 @@ def _check(text: str) -> str:
 
 CalibrationText = Annotated[str, AfterValidator(_check)]
 """The type of an option that names a calibration text."""
+
+
+class GptqOptions(Frozen):
+    """Options of backends whose int4 weights GPTQ can round."""
+
+    method: Literal["nearest", "gptq"] | None = None
+    """int4 only: how weights are rounded. nearest (the default): as the vendor's tool does; gptq:
+    by error feedback over a calibration text, of the same size and closer to the original."""
+    text: CalibrationText | None = None
+    """gptq only: the calibration text, a UTF-8 file; the one that ships with phibuild (`embedded`)
+    by default."""
+    tokens: Annotated[int, Field(ge=CHUNK_TOKENS)] | None = None
+    """gptq only: tokens of that text, in chunks of 512 that are evenly spaced over it; 16384 by
+    default."""
+
+    @property
+    def is_gptq(self) -> bool:
+        return self.method == "gptq"
+
+
+def gptq_contradiction(
+    precision: Precision, options: GptqOptions, *besides: str
+) -> Contradiction | None:
+    """Return options of GPTQ where there is none, and those that it does not go with: `besides`,
+    where they are set."""
+    if not options.is_gptq:
+        wrong = tuple(name for name in chosen(options) if name in ("text", "tokens"))
+        if not wrong:
+            return None
+        return Contradiction(
+            reason=f"without method gptq there is nothing that {joined(wrong)} would calibrate",
+            options=wrong,
+            remedy=f"set method to gptq, or remove {joined(wrong)}",
+        )
+    if precision != "int4":
+        return Contradiction(
+            reason=f"GPTQ rounds int4 weights; {precision} loses next to nothing as it is",
+            options=("method",),
+            remedy="remove method, or ask for int4",
+        )
+    wrong = tuple(name for name in chosen(options) if name in besides)
+    if wrong:
+        return Contradiction(
+            reason=f"method gptq chooses codes and scales itself, without {joined(wrong)}",
+            options=("method", *wrong),
+            remedy=f"remove {joined(wrong)}, or method",
+        )
+    return None
+
+
+def calibrated_variant(variant: Variant, options: GptqOptions, grid: Grid) -> Variant:
+    """Return the variant whose weights GPTQ puts on a grid."""
+    calibration = replace(
+        make_calibration(options.text or _EMBEDDED, options.tokens or TOKENS), grid=grid
+    )
+    content = {
+        "method": "gptq",
+        "text": calibration.sha256,
+        "tokens": calibration.tokens,
+        "grid": grid.to_json(),
+    }
+    return variant.model_copy(
+        update={
+            "name": f"{variant.name}-gptq",
+            "options": {**variant.options, **content},
+            "calibration": calibration,
+        }
+    )

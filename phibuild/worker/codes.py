@@ -11,13 +11,15 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.worker.floats import NUMPY_TYPES, Floats, cast, pack_nibbles
+from phibuild.worker.floats import NUMPY_TYPES, AnyFloats, Floats, cast, pack_nibbles
 from phibuild.worker.grids import Grid
 from phibuild.worker.protocol import WorkerError
+from phibuild.worker.requests import BuildItem
 from phibuild.worker.safetensors import (
     ITEM_BYTES,
     SINGLE,
@@ -59,7 +61,7 @@ class CodeWriter:
         if grid.zero == "bias":
             self._put(f"{name}.biases", first, cast(np.ascontiguousarray(zeros), "F32", grid.scale))
 
-    def _put(self, name: str, first: int, rows: NDArray[np.generic]) -> None:
+    def _put(self, name: str, first: int, rows: NDArray[Any]) -> None:
         self._writer.write(name, rows.data, first * (rows.nbytes // len(rows)))
 
     def finish(self) -> None:
@@ -79,8 +81,8 @@ class CodedRows:
     (as numpy holds it), zeros uint8 [R, G] or biases like scales, None where all are the middle."""
 
     codes: Codes
-    scales: NDArray[np.generic]
-    zeros: NDArray[np.generic] | None
+    scales: AnyFloats
+    zeros: NDArray[Any] | None
 
 
 class CodedWeights:
@@ -109,7 +111,7 @@ class CodedWeights:
         zeros = self._read(f"{name}.{suffix}", first, count) if suffix else None
         return CodedRows(codes, scales, zeros)
 
-    def _read(self, name: str, first: int, count: int) -> NDArray[np.generic]:
+    def _read(self, name: str, first: int, count: int) -> NDArray[Any]:
         info = self._tensors.get(name)
         if info is None:
             raise WorkerError(f"{name} is not among the weights that were quantized")
@@ -117,6 +119,14 @@ class CodedWeights:
         data = self._files[info.path][info.offset + first * row :][: count * row]
         kind = NUMPY_TYPES.get(info.dtype, np.uint8)
         return np.array(data).view(kind).reshape(count, *info.shape[1:])
+
+
+def coded_weights(item: BuildItem) -> CodedWeights | None:
+    """Return the weights that an artifact is made of, None where it is made of the checkpoint's."""
+    folder = item.get("codes")
+    if folder is None:
+        return None
+    return CodedWeights(Path(folder), Grid.from_json(item["variant"]["options"]["grid"]))
 
 
 def _entries(

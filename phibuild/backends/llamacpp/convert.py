@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from phibuild.backends.llamacpp import ggml
+from phibuild.backends.llamacpp.coded import q4_0_blocks
 from phibuild.backends.llamacpp.files import GgufFile
 from phibuild.backends.llamacpp.imatrix import check_importance, read_importance
 from phibuild.backends.llamacpp.inspect import inspect, model_file
@@ -25,6 +26,7 @@ from phibuild.backends.llamacpp.quantizer import Quantize, choose
 from phibuild.backends.llamacpp.tokenizer import check
 from phibuild.backends.llamacpp.vocabulary import Vocabulary, read_vocabulary
 from phibuild.worker.building import Build, Check
+from phibuild.worker.codes import coded_weights
 from phibuild.worker.companions import read_json
 from phibuild.worker.costs import Output
 from phibuild.worker.json_values import JsonObject
@@ -74,6 +76,7 @@ class LlamaCppBuilder:
                 f"{ROPE_FACTORS}short.weight": build.arch.rope.short,
             },
             importance.columns if importance is not None else {},
+            coded_weights(output.request),
         )
         file.open()
         return file
@@ -138,7 +141,11 @@ class _Encoder:
         # Files that weigh a matrix's errors alike hold the same array.
         alike: dict[tuple[str, int], list[Opened]] = {}
         for output, file in self._outputs:
-            if output.error is None:
+            if output.error is None and file.coded is not None and source.name in file.coded:
+                with self._build.costs.of(output):
+                    coded = file.coded.rows(source.name, chunk.first, chunk.rows)
+                    file.write_rows(source.name, chunk.first, q4_0_blocks(coded).data)
+            elif output.error is None:
                 weighed = id(file.importance.get(source.name))
                 kind = file.tensor(source.name).kind
                 alike.setdefault((kind, weighed), []).append((output, file))

@@ -11,6 +11,7 @@ import numpy as np
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.header import Value, data_bytes, data_offsets, encode_header
 from phibuild.backends.llamacpp.layout import Tensor, row_bytes
+from phibuild.worker.codes import CodedWeights
 from phibuild.worker.direct_io import OutputFile
 from phibuild.worker.protocol import WorkerError
 
@@ -19,13 +20,14 @@ from phibuild.worker.protocol import WorkerError
 class GgufFile:
     """A file to write. `constants` are the tensors that come from no checkpoint; `importance` has
     the weights of the columns [columns] of those tensors, by their name in the checkpoint, that are
-    quantized with some."""
+    quantized with some; `coded` those that are on Q4_0's grid already."""
 
     path: Path
     values: Sequence[Value]
     tensors: Sequence[Tensor]
     constants: Mapping[str, Sequence[float]]
     importance: Mapping[str, ggml.Floats] = field(default_factory=dict)
+    coded: CodedWeights | None = None
     _file: OutputFile | None = None
     _places: dict[str, tuple[Tensor, int]] = field(default_factory=dict)
 

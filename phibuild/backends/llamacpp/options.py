@@ -6,9 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from phibuild.backends.calibration import CHUNK_TOKENS, CalibrationText
+from phibuild.backends.calibration import (
+    CHUNK_TOKENS,
+    CalibrationText,
+    GptqOptions,
+    gptq_contradiction,
+)
 from phibuild.backends.common import chosen, joined
-from phibuild.schema import Contradiction, Frozen, Precision
+from phibuild.schema import Contradiction, Precision
 
 GgufType = Literal["Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS", "Q8_0", "F16", "F32"]
 
@@ -20,8 +25,9 @@ TYPES: dict[Precision, tuple[GgufType, ...]] = {
 }
 
 
-class LlamaCppOptions(Frozen):
-    """Options of the llamacpp backend; None stands for the default of the precision."""
+class LlamaCppOptions(GptqOptions):
+    """Options of the llamacpp backend; None stands for the default of the precision. GPTQ makes
+    Q4_0: the scales of K-quants are ggml's own affair."""
 
     type: GgufType | None = None
     """GGUF type. int4: Q4_K_M (the usual choice), Q4_0 (the layout that Arm CPUs repack), Q5_K_M
@@ -42,7 +48,15 @@ def contradiction(precision: Precision, options: LlamaCppOptions) -> Contradicti
             options=("type",),
             remedy=f"{precision} has {', '.join(allowed)}",
         )
-    wrong = chosen(options, "type") if precision != "int4" else ()
+    if options.is_gptq and options.type not in (None, "Q4_0"):
+        return Contradiction(
+            reason=f"method gptq makes Q4_0, not {options.type}",
+            options=("method", "type"),
+            remedy="set type to Q4_0 or null, or remove method",
+        )
+    if found := gptq_contradiction(precision, options, "imatrix", "imatrix_tokens"):
+        return found
+    wrong = chosen(options, "type", "method") if precision != "int4" else ()
     if wrong:
         return Contradiction(
             reason=f"an importance matrix guides the search for 4-bit values; {precision} has none",

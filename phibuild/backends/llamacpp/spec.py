@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.calibration import make_calibration
+from phibuild.backends.calibration import calibrated_variant, make_calibration
 from phibuild.backends.common import make_variant, window_limit
 from phibuild.backends.llamacpp.layout import FILE_TYPES, variant_tensors
 from phibuild.backends.llamacpp.memory import build_memory, judge_memory
 from phibuild.backends.llamacpp.options import TYPES, LlamaCppOptions, contradiction
 from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.grids import Grid
 
 _SMALLEST_BLOCK = 32  # weights of a row; below, llama.cpp silently stores the matrix as F16
 # Of a token or a merge: before its text, and beside it.
@@ -35,7 +36,7 @@ class LlamaCppSpec(BackendSpec[LlamaCppOptions]):
         self, precision: Precision, options: LlamaCppOptions, device: Device, arch: Architecture
     ) -> Variant | Skip:
         """Return the variant, or why this type cannot be had at this shape."""
-        type = options.type or TYPES[precision][0]
+        type = "Q4_0" if options.is_gptq else options.type or TYPES[precision][0]
         widths = sorted({arch.hidden_size, arch.intermediate_size})
         odd = [width for width in widths if width % _SMALLEST_BLOCK]
         if odd and FILE_TYPES[type].quantized:
@@ -44,6 +45,8 @@ class LlamaCppSpec(BackendSpec[LlamaCppOptions]):
                 f"rows of {odd[0]}: llama.cpp would store them as F16"
             )
         variant = make_variant(self, precision, type, {"type": type})
+        if options.is_gptq:
+            return calibrated_variant(variant, options, Grid(4, 32, "middle", "F16"))
         if options.imatrix is None:
             return variant
         calibration = make_calibration(options.imatrix, options.imatrix_tokens)

@@ -17,6 +17,7 @@ class Block:
     """Rows of the tensor `name` as the checkpoint has them, in the safetensors type `dtype`."""
 
     def __init__(self, name: str, rows: AnyFloats, dtype: str) -> None:
+        self.rows = len(rows)
         self._name = name
         self._dtype = dtype
         self._as_type = {dtype: rows}

@@ -23,11 +23,13 @@ from phibuild.backends.mlx.layout import (
 )
 from phibuild.backends.mlx.malloc import keep_freed
 from phibuild.backends.mlx.model_config import write_config
+from phibuild.backends.mlx.packing import pack
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
+from phibuild.worker.codes import CodedRows, CodedWeights, coded_weights
 from phibuild.worker.companions import complete_generation_config, copy_companions
 from phibuild.worker.costs import Output
-from phibuild.worker.floats import NUMPY_TYPES
+from phibuild.worker.floats import NUMPY_TYPES, AnyFloats
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
 from phibuild.worker.protocol import Contents
 from phibuild.worker.requests import Options
@@ -42,9 +44,11 @@ MAX_SHARD_BYTES = 5 << 30  # mlx_lm.utils.MAX_FILE_SIZE_GB
 class WeightFiles:
     """One artifact's weights while they are written."""
 
-    def __init__(self, folder: Path, arch: Architecture, options: Options) -> None:
+    def __init__(
+        self, folder: Path, arch: Architecture, options: Options, coded: CodedWeights | None
+    ) -> None:
         self.dtype = FLOAT_DTYPES[options["dtype"]]
-        self._folder, self._parameters = folder, arch.parameters
+        self._folder, self._parameters, self._coded = folder, arch.parameters, coded
         self._stored = {
             name: stored_arrays(name, shape, arch.layers, options)
             for name, shape in module_order(arch)
@@ -66,6 +70,10 @@ class WeightFiles:
             index=True,
         )
 
+    def is_coded(self, name: str) -> bool:
+        """Return whether the tensor `name` is on its grid already."""
+        return self._coded is not None and name in self._coded
+
     def quantization_of(self, name: str) -> MlxQuantization | None:
         """Return how the tensor `name` is quantized, None if it is cast."""
         return self._quantization.get(name)
@@ -74,7 +82,11 @@ class WeightFiles:
         """Store a block of the tensor `name`, from its row `row` on. Raises WorkerError if a weight
         cannot be stored so."""
         how = self.quantization_of(name)
-        parts = block.quantized(self.dtype, how) if how else (block.as_type(self.dtype),)
+        if how and self.is_coded(name):
+            assert self._coded is not None
+            parts = _from_codes(self._coded.rows(name, row, block.rows), how.bits)
+        else:
+            parts = block.quantized(self.dtype, how) if how else (block.as_type(self.dtype),)
         for place, part in zip(self._stored[name], parts, strict=True):
             self._writer.write(place.name, part.data, row * (part.nbytes // len(part)))
 
@@ -91,6 +103,12 @@ class WeightFiles:
         path.write_text(json.dumps(index, indent=4), encoding="utf-8")
 
 
+def _from_codes(rows: CodedRows, bits: int) -> Sequence[AnyFloats]:
+    """Return what `Block.quantized` does of rows that are on a grid already."""
+    assert rows.zeros is not None  # the grid has biases
+    return pack(rows.codes, bits), rows.scales, rows.zeros
+
+
 Opened = tuple[Output, WeightFiles]
 
 
@@ -105,7 +123,7 @@ class MlxBuilder:
         write_config(build.source, output.folder, build.arch, options, build.facts.stops)
         copy_companions(build.source, output.folder)
         complete_generation_config(output.folder, build.facts.stops)
-        return WeightFiles(output.folder, build.arch, options)
+        return WeightFiles(output.folder, build.arch, options, coded_weights(output.request))
 
     def convert(self, build: Build[WeightFiles], outputs: Sequence[Opened]) -> None:
         tensors = find_tensors(build.source, module_order(build.arch), NUMPY_TYPES)
@@ -146,7 +164,7 @@ def _shared(
     for output, files in outputs:
         casts.setdefault(files.dtype, []).append(output)
         how = files.quantization_of(name)
-        if how and how.mode == "affine":
+        if how and how.mode == "affine" and not files.is_coded(name):
             groups.setdefault((files.dtype, how.group_size), []).append(output)
     return [
         *((partial(block.as_type, dtype), some) for dtype, some in casts.items()),

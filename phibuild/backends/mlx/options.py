@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from phibuild.backends.calibration import GptqOptions, gptq_contradiction
 from phibuild.backends.common import plain_weights
-from phibuild.schema import Contradiction, Frozen, Precision
+from phibuild.schema import Contradiction, Precision
 
 # Weights of one row that can share a scale, by mode; the first is the mode's default (the table
 # of quantization modes in the documentation of mx.quantize).
@@ -19,7 +20,7 @@ BITS: dict[Precision, dict[str, tuple[int, ...]]] = {
 CAST: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
 
 
-class MlxOptions(Frozen):
+class MlxOptions(GptqOptions):
     """Options of the mlx backend; None stands for the default of the precision or the mode."""
 
     mode: Literal["affine", "mxfp4", "mxfp8"] | None = None
@@ -42,6 +43,14 @@ def contradiction(precision: Precision, options: MlxOptions) -> Contradiction | 
         return plain_weights(precision, options)
     modes = BITS[precision]
     mode = options.mode or "affine"
+    if found := gptq_contradiction(precision, options, "recipe"):
+        return found
+    if options.is_gptq and mode != "affine":
+        return Contradiction(
+            reason=f"method gptq needs mode affine, not {mode}",
+            options=("method", "mode"),
+            remedy="use mode affine, or remove method",
+        )
     if options.recipe:
         mixed = _unmixed(precision, mode, options)
         if mixed:

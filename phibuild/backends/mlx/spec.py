@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.calibration import calibrated_variant
 from phibuild.backends.common import (
     copied_bytes,
     kv_bytes,
@@ -30,6 +31,7 @@ from phibuild.backends.mlx.options import (
 )
 from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.grids import Grid
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
@@ -92,7 +94,12 @@ class MlxSpec(BackendSpec[MlxOptions]):
             name += f"-g{group_size}"
         if dtype != arch.dtype:
             name += f"-{dtype}"
-        return make_variant(self, precision, name, complete)
+        variant = make_variant(self, precision, name, complete)
+        if not options.is_gptq:
+            return variant
+        # The embedding of a tied model is lm_head too.
+        grid = Grid(bits, group_size, "bias", FLOAT_DTYPES[dtype], head=True)
+        return calibrated_variant(variant, options, grid)
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return every weight; a quantized one with the bytes of its scales and biases."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from phibuild.backends.openvino.compression import note_compression
-from phibuild.backends.openvino.encode import Rows, encode
+from phibuild.backends.openvino.encode import Rows, encode, from_codes
 from phibuild.backends.openvino.files import IrFiles
 from phibuild.backends.openvino.inspect import MODEL_XML, inspect
 from phibuild.backends.openvino.ir import build_model
@@ -20,6 +20,7 @@ from phibuild.backends.openvino.tokenizer import check, convert_tokenizer, copy_
 from phibuild.backends.openvino.weights import Weights
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
+from phibuild.worker.codes import CodedWeights, coded_weights
 from phibuild.worker.companions import (
     GENERATION_FILES,
     TOKENIZER_FILES,
@@ -49,8 +50,9 @@ class Ir:
         tensors: Mapping[str, TensorInfo],
         arch: Architecture,
         options: Options,
+        coded: CodedWeights | None,
     ) -> None:
-        self._options = options
+        self._options, self._coded = options, coded
         weights = Weights(tensors, arch, options)
         model = build_model(arch, weights)
         model.set_rt_info(
@@ -68,7 +70,11 @@ class Ir:
     def write(self, tensor: TensorInfo, rows: Rows, first: int) -> None:
         """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
         stored so."""
-        parts = encode(rows, encoding(tensor.name, tensor.shape, self._options))
+        how = encoding(tensor.name, tensor.shape, self._options)
+        if self._coded is not None and tensor.name in self._coded:
+            parts = from_codes(self._coded.rows(tensor.name, first, len(rows.values)), how)
+        else:
+            parts = encode(rows, how)
         for name, data in zip(self._names[tensor.name], parts, strict=True):
             self._files.write(name, data, first, tensor.shape[0])
 
@@ -103,7 +109,8 @@ class OpenVinoBuilder:
         build.report.stage("laying out the graph", item=output.item)
         options = output.request["variant"]["options"]
         try:
-            return Ir(output.folder, self._tensors, build.arch, options)
+            coded = coded_weights(output.request)
+            return Ir(output.folder, self._tensors, build.arch, options, coded)
         finally:
             gc.collect()  # nodes of a graph hold each other
 

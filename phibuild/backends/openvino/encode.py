@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.openvino.layout import ROW, Encoding
+from phibuild.worker.codes import CodedRows
 from phibuild.worker.floats import FLOAT16_END, AnyFloats, Bytes, Floats, cast, pack_nibbles, widen
 from phibuild.worker.protocol import WorkerError
 
@@ -46,6 +47,18 @@ def encode(rows: Rows, how: Encoding) -> tuple[Numbers, ...]:
     if how.quantized:
         return _integers(rows, how)
     return (rows.wide if how.kind == "f32" else to_float16(rows),)
+
+
+def from_codes(rows: CodedRows, how: Encoding) -> tuple[Numbers, ...]:
+    """Return the bytes of each part for rows that are on a grid of 4 bits already."""
+    codes = rows.codes.reshape(-1)
+    if not how.asymmetric:
+        return pack_nibbles(codes ^ np.uint8(8)), rows.scales.reshape(-1)  # two's complement
+    assert rows.zeros is not None  # the grid has codes of zero
+    zeros = rows.zeros.reshape(-1)
+    if zeros.size % 2:
+        zeros = np.append(zeros, np.uint8(0))
+    return pack_nibbles(codes), pack_nibbles(zeros), rows.scales.reshape(-1)
 
 
 def _integers(rows: Rows, how: Encoding) -> tuple[Numbers, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from phibuild.backends.calibration import GptqOptions, gptq_contradiction
 from phibuild.backends.common import plain_weights
-from phibuild.schema import Contradiction, Frozen, Precision
+from phibuild.schema import Contradiction, Precision
 
 Mode = Literal["int4_asym", "int4_sym", "int8_asym", "int8_sym"]
 
@@ -15,7 +16,7 @@ MODES: dict[Precision, tuple[Mode, ...]] = {
 }
 
 
-class OpenVinoOptions(Frozen):
+class OpenVinoOptions(GptqOptions):
     """Options of the openvino backend; None stands for the default of the precision or mode."""
 
     mode: Mode | None = None
@@ -43,4 +44,10 @@ def contradiction(precision: Precision, options: OpenVinoOptions) -> Contradicti
             options=("group_size",),
             remedy="remove group_size, or ask for int4",
         )
-    return None
+    if options.is_gptq and options.group_size == -1:
+        return Contradiction(
+            reason="method gptq needs groups within a row",
+            options=("method", "group_size"),
+            remedy="use group_size 32, 64 or 128",
+        )
+    return gptq_contradiction(precision, options)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
+from phibuild.backends.calibration import calibrated_variant
 from phibuild.backends.common import copied_bytes, make_variant, missing_accelerator, undivided
 from phibuild.backends.openvino.layout import ROW, encoding
 from phibuild.backends.openvino.memory import build_memory, judge_memory
@@ -21,6 +22,7 @@ from phibuild.schema import (
     Variant,
 )
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.grids import Grid, Zero
 
 _GROUP_SIZE = {"int4_asym": 64, "int4_sym": 128}
 _NPU_GROUP_SIZES = (128, ROW)
@@ -88,12 +90,16 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
                 "scale for each row"
             )
         groups = "cw" if group_size == ROW else f"g{group_size}"
-        return self._variant(
+        variant = self._variant(
             "int4",
             f"{mode.replace('_', '-')}-{groups}",
             {"mode": mode, "group_size": group_size},
             options.target,
         )
+        if not options.is_gptq:
+            return variant
+        zero: Zero = "code" if mode == "int4_asym" else "middle"
+        return calibrated_variant(variant, options, Grid(4, group_size, zero, "F16"))
 
     def _variant(self, precision: Precision, name: str, options: Options, target: str) -> Variant:
         return make_variant(self, precision, name, {**options, "target": target})

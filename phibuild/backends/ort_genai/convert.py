@@ -13,6 +13,7 @@ from phibuild.backends.ort_genai.inspect import inspect
 from phibuild.backends.ort_genai.tensors import Streaming
 from phibuild.backends.ort_genai.tokenizer import adapt, check
 from phibuild.worker.building import Build, Check
+from phibuild.worker.codes import coded_weights
 from phibuild.worker.costs import Output
 from phibuild.worker.protocol import Contents
 
@@ -56,6 +57,7 @@ class OrtGenaiBuilder:
             output.request["variant"],
             output.folder,
             Streaming(build.threads, progress),
+            coded_weights(output.request),
         )
         adapt(output.folder, build.facts)
 

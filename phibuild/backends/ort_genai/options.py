@@ -6,14 +6,15 @@ from typing import Literal
 
 from pydantic import StrictBool, field_validator
 
+from phibuild.backends.calibration import GptqOptions, gptq_contradiction
 from phibuild.backends.common import plain_weights
-from phibuild.schema import Contradiction, Frozen, Precision
+from phibuild.schema import Contradiction, Precision
 
 Provider = Literal["cpu", "cuda", "dml", "webgpu", "trt_rtx"]
 QUANTIZED: tuple[Precision, ...] = ("int4", "int8")
 
 
-class OrtGenaiOptions(Frozen):
+class OrtGenaiOptions(GptqOptions):
     """Options of ort_genai; the names that the builder gives them are in brackets."""
 
     provider: Provider = "cpu"
@@ -48,4 +49,10 @@ def contradiction(precision: Precision, options: OrtGenaiOptions) -> Contradicti
             options=("int8_matmuls",),
             remedy="remove int8_matmuls",
         )
-    return None
+    if options.is_gptq and options.algorithm != "default":
+        return Contradiction(
+            reason=f"method gptq rounds weights itself, without algorithm {options.algorithm}",
+            options=("method", "algorithm"),
+            remedy="remove algorithm, or method",
+        )
+    return gptq_contradiction(precision, options)

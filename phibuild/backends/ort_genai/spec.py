@@ -9,7 +9,8 @@ import json
 from collections.abc import Sequence
 
 from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.common import copied_bytes, make_variant
+from phibuild.backends.calibration import calibrated_variant
+from phibuild.backends.common import copied_bytes, make_variant, undivided
 from phibuild.backends.ort_genai.layout import io_bytes, rope_cache_bytes, stored_tensors
 from phibuild.backends.ort_genai.limits import context, impossible
 from phibuild.backends.ort_genai.memory import build_memory, judge_memory
@@ -21,6 +22,7 @@ from phibuild.backends.ort_genai.options import (
 )
 from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.grids import Grid
 
 # What has to be installed to run an artifact.
 _RUNTIME: dict[Provider, str] = {
@@ -66,7 +68,27 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
                 "accuracy_level": level,
                 "int8_matmuls": list(options.int8_matmuls),
             }
-        return make_variant(self, precision, _variant_name(precision, options), chosen)
+        variant = make_variant(self, precision, _variant_name(precision, options), chosen)
+        return self._calibrated(variant, options, arch) if options.is_gptq else variant
+
+    def _calibrated(
+        self, variant: Variant, options: OrtGenaiOptions, arch: Architecture
+    ) -> Variant | Skip:
+        if options.provider == "trt_rtx":
+            return Skip(
+                reason="GPTQ's codes go with MatMulNBits, which TensorRT-RTX's graph has not; "
+                "remove method"
+            )
+        if reason := undivided(arch, options.block_size):
+            return Skip(reason=f"{reason}, which method gptq needs; use a smaller block_size")
+        grid = Grid(
+            4,
+            options.block_size,
+            "middle" if options.symmetric else "code",
+            "F32" if options.provider == "cpu" else "F16",
+            head="last_matmul" not in options.int8_matmuls,
+        )
+        return calibrated_variant(variant, options, grid)
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return the initializers of the graph that hold weights."""

@@ -20,6 +20,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import to_torch_dtype
 
+from phibuild.backends.ort_genai.coded import CodedProduct
 from phibuild.backends.ort_genai.rounding import Array, Blocks, Rounding, quantize
 from phibuild.worker.protocol import WorkerError
 
@@ -114,8 +115,10 @@ class QuantizedMatrix:
     """A product's weight [K, N], quantized when its packed bits are written; the scales and zero
     points are kept until they are written, which the file's order makes the next thing."""
 
-    def __init__(self, weight: StreamedMatrix, rounding: Rounding) -> None:
-        self._weight = weight
+    def __init__(
+        self, weight: StreamedMatrix, rounding: Rounding, coded: CodedProduct | None = None
+    ) -> None:
+        self._weight, self._coded = weight, coded
         self.rounding = rounding
         self._kept: dict[str, list[Array]] = {}
         self.width, self.outputs = (int(size) for size in weight.source.shape)
@@ -154,6 +157,8 @@ class QuantizedMatrix:
 
     def _quantize(self, slab: slice) -> Blocks:
         weight, rounding = self._weight, self.rounding
+        if self._coded is not None:
+            return self._coded.blocks(slab)
         values = weight.rows(slab) if rounding.qdq else weight.columns(slab)
         if not torch.isfinite(torch.stack(torch.aminmax(values))).all():
             raise WorkerError(f"{weight.name} holds NaN or infinity, for which there are no codes")

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch.nn import Linear
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from phibuild.backends.ort_genai.coded import find_coded
 from phibuild.backends.ort_genai.nodes import quantized_product
 from phibuild.backends.ort_genai.rounding import Rounding
 from phibuild.backends.ort_genai.tensors import (
@@ -30,6 +31,7 @@ from phibuild.backends.ort_genai.tensors import (
     checked_cast,
 )
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.codes import CodedWeights
 from phibuild.worker.companions import copy_companions
 from phibuild.worker.passes import find_tensors
 from phibuild.worker.protocol import WorkerError
@@ -68,6 +70,7 @@ class _Streamed:
 
     checkpoint: Mapping[str, torch.Tensor] = {}
     streaming: Streaming
+    coded: CodedWeights | None = None
 
     # Of the builder's Model.
     graph: ir.Graph
@@ -176,7 +179,10 @@ class _Streamed:
         """Replace a MatMul by MatMulNBits, or its weight by DequantizeLinear, with the vendor's
         names and attributes."""
         weight = node.inputs[1]
-        matrix = QuantizedMatrix(weight.const_value, rounding)
+        coded = None
+        if self.coded is not None and rounding.bits == self.coded.grid.bits:
+            coded = find_coded(weight.const_value.source, self.checkpoint, self.coded)
+        matrix = QuantizedMatrix(weight.const_value, rounding, coded)
         parts = []
         for tensor in matrix.tensors:
             # The embedding of a tied model may refer to the product's weight already.
@@ -208,8 +214,10 @@ def build(
     variant: VariantData,
     output: Path,
     streaming: Streaming,
+    coded: CodedWeights | None,
 ) -> None:
-    """Make one artifact, of a `variant` as JSON, in the folder `output`.
+    """Make one artifact, of a `variant` as JSON, in the folder `output`; `coded` are weights that
+    are on its grid already.
 
     Raises WorkerError if the builder would reach for the network; passes on what it raises.
     """
@@ -217,7 +225,7 @@ def build(
         raise WorkerError(f"{source} is not a checkpoint folder")
     precision, options = variant["precision"], variant["options"]
     provider = _PROVIDERS.get(options["provider"], options["provider"])
-    _Streamed.checkpoint, _Streamed.streaming = checkpoint, streaming
+    _Streamed.checkpoint, _Streamed.streaming, _Streamed.coded = checkpoint, streaming, coded
     builder.Phi3MiniModel, builder.Phi3MiniLongRoPEModel = _Phi, _LongRopePhi
     builder.Model.get_genai_commit = staticmethod(_package_commit)
     with tempfile.TemporaryDirectory(prefix="phibuild-ort-", ignore_cleanup_errors=True) as folder:

@@ -19,6 +19,7 @@ from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
+from phibuild.worker.codes import CodedRows, CodedWeights, coded_weights
 from phibuild.worker.companions import complete_generation_config, copy_companions
 from phibuild.worker.costs import Output
 from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
@@ -31,8 +32,10 @@ _STEPS = Steps(CHUNK_ELEMENTS, CHUNK_ROWS)
 class WeightFiles:
     """The weights of one variant on their way to disk."""
 
-    def __init__(self, folder: Path, scheme: Scheme, arch: Architecture) -> None:
-        self._scheme = scheme
+    def __init__(
+        self, folder: Path, scheme: Scheme, arch: Architecture, coded: CodedWeights | None
+    ) -> None:
+        self._scheme, self._coded = scheme, coded
         self._dtype: torch.dtype = getattr(torch, scheme.dtype)
         self._writer = SafetensorsWriter(
             folder,
@@ -63,7 +66,10 @@ class WeightFiles:
             return
         if row == 0:
             self._put(f"{name}_shape", torch.tensor(shape, dtype=torch.int64), 0)
-        codes, scale, zero_point = quantize(weights, quantization)
+        if self._coded is not None and name in self._coded:
+            codes, scale, zero_point = _from_codes(self._coded.rows(name, row, len(chunk)))
+        else:
+            codes, scale, zero_point = quantize(weights, quantization)
         self._put(f"{name}_packed", pack(codes, quantization.bits), row)
         self._put(f"{name}_scale", scale, row)
         if zero_point is not None:
@@ -82,6 +88,15 @@ class WeightFiles:
             self._writer.close()
 
 
+def _from_codes(rows: CodedRows) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return what `quantize` does of rows that are on a grid already."""
+    scales = torch.from_numpy(rows.scales)
+    if scales.dtype == torch.uint16:  # numpy lacks bfloat16
+        scales = scales.view(torch.bfloat16)
+    zeros = None if rows.zeros is None else torch.from_numpy(rows.zeros)
+    return torch.from_numpy(rows.codes), scales, zeros
+
+
 class PytorchBuilder:
     """See phibuild.worker.building.Builder."""
 
@@ -95,7 +110,7 @@ class PytorchBuilder:
         (output.folder / "config.json").write_text(text + "\n", encoding="utf-8")
         copy_companions(build.source, output.folder)
         complete_generation_config(output.folder, build.facts.stops)
-        return WeightFiles(output.folder, scheme, build.arch)
+        return WeightFiles(output.folder, scheme, build.arch, coded_weights(output.request))
 
     def convert(
         self, build: Build[WeightFiles], outputs: Sequence[tuple[Output, WeightFiles]]

@@ -6,14 +6,15 @@ from typing import Literal
 
 from pydantic import StrictBool
 
+from phibuild.backends.calibration import GptqOptions, gptq_contradiction
 from phibuild.backends.common import plain_weights
-from phibuild.schema import Contradiction, Frozen, Precision
+from phibuild.schema import Contradiction, Precision
 
 BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
 CAST: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
 
 
-class PytorchOptions(Frozen):
+class PytorchOptions(GptqOptions):
     """Options of the int4 and int8 variants; fp16 and fp32 have none."""
 
     group_size: Literal["auto", 32, 64, 128] = "auto"
@@ -28,4 +29,6 @@ class PytorchOptions(Frozen):
 
 def contradiction(precision: Precision, options: PytorchOptions) -> Contradiction | None:
     """Return options of quantization where nothing is quantized."""
-    return plain_weights(precision, options) if precision in CAST else None
+    if precision in CAST:
+        return plain_weights(precision, options)
+    return gptq_contradiction(precision, options)

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
+from phibuild.backends.calibration import calibrated_variant
 from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, undivided
 from phibuild.backends.pytorch.layout import Scheme, entry_bytes
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.backends.pytorch.options import BITS, CAST, PytorchOptions, contradiction
 from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.grids import Grid, Zero
 from phibuild.worker.safetensors import FLOAT_DTYPES
 
 
@@ -46,7 +48,7 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
             return group_size
         bits = BITS[precision]
         kind = "" if options.symmetric else "asym-"
-        return make_variant(
+        variant = make_variant(
             self,
             precision,
             f"w{bits}a16-{kind}g{group_size}",
@@ -57,6 +59,12 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
                 "symmetric": options.symmetric,
             },
         )
+        if not options.is_gptq:
+            return variant
+        zero: Zero = "middle" if options.symmetric else "code"
+        # Kernels for compressed-tensors expect scales as its own observers make them: positive.
+        grid = Grid(bits, group_size, zero, FLOAT_DTYPES[dtype], negative=False)
+        return calibrated_variant(variant, options, grid)
 
     def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
         """Return every weight as safetensors stores it."""

@@ -106,9 +106,8 @@ def gptq_contradiction(
 
 def calibrated_variant(variant: Variant, options: GptqOptions, grid: Grid) -> Variant:
     """Return the variant whose weights GPTQ puts on a grid."""
-    calibration = replace(
-        make_calibration(options.text or _EMBEDDED, options.tokens or TOKENS), grid=grid
-    )
+    text = make_calibration(options.text or _EMBEDDED, options.tokens or TOKENS)
+    calibration = replace(text, grid=grid)
     content = {
         "method": "gptq",
         "text": calibration.sha256,

@@ -163,7 +163,7 @@ SHAPES: Mapping[str, type] = {
 
 def item_names(request: Request) -> list[str]:
     """Return what a request asks for, by the names that the events about it have."""
-    if request["verb"] in ("build", "judge", "quantize"):
+    if request["verb"] == "build" or request["verb"] == "judge" or request["verb"] == "quantize":
         return [one["item"] for one in request["items"]]
     return ["generate"] if request["verb"] == "generate" else [request["item"]]
 

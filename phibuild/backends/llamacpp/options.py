@@ -54,7 +54,7 @@ def contradiction(precision: Precision, options: LlamaCppOptions) -> Contradicti
             options=("method", "type"),
             remedy="set type to Q4_0 or null, or remove method",
         )
-    if found := gptq_contradiction(precision, options, "imatrix", "imatrix_tokens"):
+    if found := gptq_contradiction(precision, options, "imatrix"):
         return found
     wrong = chosen(options, "type", "method") if precision != "int4" else ()
     if wrong:

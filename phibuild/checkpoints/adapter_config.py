@@ -106,7 +106,7 @@ def read_adapter_config(folder: Path, where: str | None) -> AdapterConfig:
         raise SourceError(Problem(f"{found} not supported, only LORA", place("peft_type"), MERGE))
     problems = [*_variants(config, place), *_wrong_values(config, place)]
     if problems:
-        raise SourceError(problems)
+        raise SourceError(*problems)
     targets = config.get("target_modules")
     layers = config.get("layers_to_transform")  # 0 is the first layer alone
     everywhere = (layers is None or layers == []) and not config.get("exclude_modules")

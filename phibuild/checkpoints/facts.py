@@ -108,7 +108,7 @@ def load_checkpoint(
     if too_many:
         problems.append(too_many)
     if problems:
-        raise SourceError(problems)
+        raise SourceError(*problems)
     links = _links(folder, tokenizer)
     return Checkpoint(
         name=name,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from phibuild.checkpoints.json_files import read_json_object
 from phibuild.checkpoints.refused_formats import refused_format
 from phibuild.checkpoints.tensors import FETCH
 from phibuild.errors import Problem, SourceError
 from phibuild.worker.architecture import Architecture, read_architecture
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.safetensors import TensorInfo
 from phibuild.worker.unfused import LLAMA_FIED, canonical_config
 
@@ -29,7 +29,7 @@ _UNSUPPORTED = {
 _CLASSES = {"phi3": "Phi3ForCausalLM", **LLAMA_FIED}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonDict:
     """Return the content of a folder's config.json. Raises SourceError."""
     path = folder / CONFIG
     if not path.is_file():
@@ -42,11 +42,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_architecture(
-    config: Mapping[str, Any],
+    config: JsonObject,
     where: Callable[[str], str],
     tensors: Mapping[str, TensorInfo] | None = None,
     folder: str = "",
-) -> tuple[Architecture, dict[str, Any]]:
+) -> tuple[Architecture, JsonDict]:
     """Return the architecture of a config.json, and the config.json in Phi-3's words; raises
     SourceError if it is none of ours.
 
@@ -88,7 +88,7 @@ def check_architecture(
         raise SourceError(Problem(str(error), where(key), _ORIGINAL_CONFIG)) from error
 
 
-def _with_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+def _with_dtype(config: JsonObject, tensors: Mapping[str, TensorInfo]) -> JsonDict:
     """Give a config.json that names no dtype the one that the weights have."""
     if config.get("torch_dtype") or config.get("dtype") or not tensors:
         return dict(config)

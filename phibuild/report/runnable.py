@@ -11,6 +11,7 @@ from phibuild.backends.registry import BACKENDS
 from phibuild.errors import ConfigError, Problem
 from phibuild.report.runs import COPY_AGAIN, find_artifact
 from phibuild.store.manifest import MANIFEST, StoredArtifact, damage
+from phibuild.worker.json_values import JsonObject, object_or_empty
 
 _GGUF_MAGIC = b"GGUF"
 _FIRST_PART = re.compile(r"-0*1-of-\d+\.gguf$")
@@ -74,13 +75,11 @@ def _recognized(folder: Path, what: str) -> Runnable:
         names = ", ".join(path.name for path in files)
         raise ConfigError(Problem(f"{len(files)} GGUF files here: {names}", what, "name one"))
     config = _config(folder)
-    if isinstance(config.get("quantization"), dict):  # mlx-lm's key
-        return Runnable(folder, "mlx")
-    quantization = config.get("quantization_config")
-    if isinstance(quantization, dict) and (
-        quantization.get("quant_method") == "compressed-tensors"
-    ):
-        return Runnable(folder, "pytorch")
+    match config:
+        case {"quantization": dict()}:  # mlx-lm's key
+            return Runnable(folder, "mlx")
+        case {"quantization_config": {"quant_method": "compressed-tensors"}}:
+            return Runnable(folder, "pytorch")
     if config:
         raise ConfigError(
             Problem(
@@ -92,12 +91,12 @@ def _recognized(folder: Path, what: str) -> Runnable:
     raise ConfigError(Problem(f"no phibuild artifact (no {MANIFEST})", what, _GIVE))
 
 
-def _config(folder: Path) -> dict[str, object]:
+def _config(folder: Path) -> JsonObject:
     try:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return data if isinstance(data, dict) else {}
+    return object_or_empty(data)
 
 
 def _gguf(path: Path, what: str) -> Path:

@@ -33,11 +33,8 @@ def read_config(folder: Path) -> JsonDict:
     """Return the content of a folder's config.json. Raises SourceError."""
     path = folder / CONFIG
     if not path.is_file():
-        raise SourceError(
-            Problem(
-                "config.json is missing", str(folder), "is this a Hugging Face checkpoint folder?"
-            )
-        )
+        remedy = "is this a Hugging Face checkpoint folder?"
+        raise SourceError(Problem("config.json is missing", str(folder), remedy))
     return read_json_object(path, FETCH)
 
 
@@ -60,29 +57,18 @@ def check_architecture(
     names = names if isinstance(names, list) else [names]
     kind = str(config.get("model_type", ""))
     if kind in _UNSUPPORTED:
-        raise SourceError(
-            Problem(
-                f"{_UNSUPPORTED[kind]} is not supported yet (model_type {kind!r})",
-                where("model_type"),
-                _SUPPORTED,
-            )
-        )
+        what = f"{_UNSUPPORTED[kind]} is not supported yet (model_type {kind!r})"
+        raise SourceError(Problem(what, where("model_type"), _SUPPORTED))
     if kind not in _CLASSES or (names and _CLASSES[kind] not in names):
         found = ", ".join(map(str, names)) or kind or "no model_type"
-        raise SourceError(
-            Problem(
-                f"not a Phi-3-architecture model ({found})",
-                where("architectures" if names else "model_type"),
-                _SUPPORTED,
-            )
-        )
+        place = where("architectures" if names else "model_type")
+        raise SourceError(Problem(f"not a Phi-3-architecture model ({found})", place, _SUPPORTED))
     try:
         canonical = _with_dtype(canonical_config(config), tensors or {})
         return read_architecture(canonical), canonical
     except KeyError as error:
-        raise SourceError(
-            Problem(f"key {error.args[0]!r} is missing", where(""), _ORIGINAL_CONFIG)
-        ) from error
+        what = f"key {error.args[0]!r} is missing"
+        raise SourceError(Problem(what, where(""), _ORIGINAL_CONFIG)) from error
     except (TypeError, ValueError) as error:
         key = str(error).split(maxsplit=1)[0]
         raise SourceError(Problem(str(error), where(key), _ORIGINAL_CONFIG)) from error

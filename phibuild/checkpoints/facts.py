@@ -82,11 +82,8 @@ def load_checkpoint(
     elif not any(folder.iterdir()):
         wrong = "the folder is empty"
     if wrong:
-        raise SourceError(
-            Problem(
-                f"{wrong}: {folder}", where, "give a checkpoint folder, a model name or org/name"
-            )
-        )
+        remedy = "give a checkpoint folder, a model name or org/name"
+        raise SourceError(Problem(f"{wrong}: {folder}", where, remedy))
     config = read_config(folder)
     problems: list[Problem] = []
     tensors = read_tensors(folder, problems)

@@ -180,21 +180,16 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise SourceError(
-            Problem("access to this model is gated", name, "accept its terms, then: hf auth login")
-        ) from error
+        what, remedy = "access to this model is gated", "accept its terms, then: hf auth login"
+        raise SourceError(Problem(what, name, remedy)) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(Problem("no such revision on the Hub", name)) from error
     except errors.RepositoryNotFoundError as error:
-        raise SourceError(
-            Problem(
-                "no such model on the Hub, or it is private", name, "check the name; hf auth login"
-            )
-        ) from error
+        what, remedy = "no such model on the Hub, or it is private", "check the name; hf auth login"
+        raise SourceError(Problem(what, name, remedy)) from error
     except errors.RemoteEntryNotFoundError as error:
-        raise SourceError(
-            Problem("the repository has no config.json", name, "is this a checkpoint's repository?")
-        ) from error
+        what, remedy = "the repository has no config.json", "is this a checkpoint's repository?"
+        raise SourceError(Problem(what, name, remedy)) from error
     except Exception as error:
         problem = _failure(name, error)
         if problem is None:

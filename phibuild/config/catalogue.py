@@ -137,9 +137,8 @@ class Catalogue:
         for key, value in data.items():
             where = locate([file], (key,))
             if key not in PRECISIONS:
-                problems.append(
-                    Problem(f"unknown precision {key!r}", where, suggest(key, PRECISIONS))
-                )
+                near = suggest(key, PRECISIONS)
+                problems.append(Problem(f"unknown precision {key!r}", where, near))
             elif value is not None and not isinstance(value, dict):
                 problems.append(Problem(f"options of {key} must be a mapping", where))
         if problems:
@@ -163,9 +162,8 @@ def _load(file: YamlFile, kind: type[M], name: str) -> M:
     try:
         return kind.model_validate({**data, "name": name})
     except ValidationError as error:
-        problems = validation_problems(
-            error, kind, lambda path: locate([file], path) or f"{file.shown}:1"
-        )
+        first = f"{file.shown}:1"
+        problems = validation_problems(error, kind, lambda path: locate([file], path) or first)
         raise ConfigError(*problems) from error
 
 

@@ -108,17 +108,11 @@ def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
             elif entry in (current, *above):
                 problems.append(Problem(f"recipe {entry!r} contains itself", where))
             elif entry != "_self_" and entry not in catalogue.recipe_files:
-                problems.append(
-                    Problem(
-                        f"unknown recipe {entry!r} in the defaults list",
-                        where,
-                        suggest(entry, catalogue.recipe_files),
-                    )
-                )
+                what = f"unknown recipe {entry!r} in the defaults list"
+                problems.append(Problem(what, where, suggest(entry, catalogue.recipe_files)))
             elif entry != "_self_" and entry in found:
-                problems.append(
-                    Problem(f"recipe {entry!r} comes twice", where, "remove it from one list")
-                )
+                what, remedy = f"recipe {entry!r} comes twice", "remove it from one list"
+                problems.append(Problem(what, where, remedy))
             elif entry != "_self_":
                 visit(entry, (*above, current))
             seen.add(entry or "")

@@ -46,18 +46,12 @@ def find_runnable(what: str, output: Path) -> Runnable:
 def _backend(artifact: StoredArtifact) -> str:
     backend = artifact.manifest.backend
     if backend not in BACKENDS:
-        raise ConfigError(
-            Problem(
-                f"its {MANIFEST} is of a backend that is not here: {backend!r}",
-                str(artifact.folder),
-                f"backends: {', '.join(BACKENDS)}",
-            )
-        )
+        what = f"its {MANIFEST} is of a backend that is not here: {backend!r}"
+        raise ConfigError(Problem(what, str(artifact.folder), f"backends: {', '.join(BACKENDS)}"))
     problem = damage(artifact)
     if problem:
-        raise ConfigError(
-            Problem(f"the artifact is damaged: {problem}", str(artifact.folder), COPY_AGAIN)
-        )
+        what = f"the artifact is damaged: {problem}"
+        raise ConfigError(Problem(what, str(artifact.folder), COPY_AGAIN))
     return backend
 
 
@@ -81,13 +75,9 @@ def _recognized(folder: Path, what: str) -> Runnable:
         case {"quantization_config": {"quant_method": "compressed-tensors"}}:
             return Runnable(folder, "pytorch")
     if config:
-        raise ConfigError(
-            Problem(
-                f"a checkpoint, or an artifact without its {MANIFEST}: its format cannot be told",
-                what,
-                f"'phibuild build model={what}' makes artifacts of a checkpoint",
-            )
-        )
+        found = f"a checkpoint, or an artifact without its {MANIFEST}: its format cannot be told"
+        remedy = f"'phibuild build model={what}' makes artifacts of a checkpoint"
+        raise ConfigError(Problem(found, what, remedy))
     raise ConfigError(Problem(f"no phibuild artifact (no {MANIFEST})", what, _GIVE))
 
 

@@ -238,13 +238,9 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ToolchainError(
-            Problem(
-                f"cannot be written: {error.strerror}",
-                str(folder),
-                "set PHIBUILD_TOOLCHAINS to a folder that can be written",
-            )
-        ) from error
+        remedy = "set PHIBUILD_TOOLCHAINS to a folder that can be written"
+        problem = Problem(f"cannot be written: {error.strerror}", str(folder), remedy)
+        raise ToolchainError(problem) from error
 
 
 def _wipe(folder: Path) -> None:

@@ -15,7 +15,7 @@ from phibuild.worker.json_values import (
     object_or_empty,
 )
 
-NO_OBJECTS = (None, [], "text", 1, True)
+NO_OBJECTS: tuple[object, ...] = (None, [], "text", 1, True)
 
 
 def test_an_object_is_a_mapping() -> None:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from phibuild import __version__
 from phibuild.commands.arguments import DEFAULT_VERB, VERBS
@@ -51,7 +51,7 @@ class _Verbs(argparse._SubParsersAction):  # type: ignore[type-arg]  # generic f
         self,
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,
+        values: str | Sequence[object] | None,
         option_string: str | None = None,
     ) -> None:
         setattr(namespace, self.dest, values)

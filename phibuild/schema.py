@@ -21,6 +21,7 @@ from pydantic import (
 
 from phibuild.units import format_size, parse_size
 from phibuild.worker.grids import Grid
+from phibuild.worker.json_values import JsonDict, is_number
 
 Precision = Literal["int4", "int8", "fp16", "fp32"]
 PRECISIONS: tuple[Precision, ...] = ("int4", "int8", "fp16", "fp32")
@@ -30,7 +31,7 @@ Accelerator = Literal[
     "hexagon_npu", "xdna_npu", "neural_engine",
 ]  # fmt: skip
 Size = Annotated[int, BeforeValidator(parse_size)]
-Options = dict[str, Any]
+Options = JsonDict
 
 
 _LEAST_MEMORY, _MOST_MEMORY = 1 << 20, 1 << 50
@@ -153,7 +154,7 @@ def _limit(value: object) -> object:
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from error
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise ValueError("a limit is a number, or a mapping of precisions to numbers")
     if not 0 < value < float("inf"):
         raise ValueError("a limit must be greater than 0")

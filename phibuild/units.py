@@ -20,21 +20,24 @@ def parse_size(value: object) -> int:
 
     Raises ValueError for anything else: negative numbers, unknown units, booleans, 8 EiB and more.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    found = None
+    match value:
+        case bool():
+            pass
+        case int() | float():
+            if not 0 <= value < float("inf") or value != int(value):
+                raise ValueError(f"a size is a whole number of bytes, zero or more, not {value!r}")
+            return _bounded(int(value))
+        case str():
+            found = _SIZE.match(value)
+    if not found:
         raise ValueError(f"{value!r} is not a size; write for example '8 GiB'")
-    if isinstance(value, (int, float)):
-        if not 0 <= value < float("inf") or value != int(value):
-            raise ValueError(f"a size is a whole number of bytes, zero or more, not {value!r}")
-        return _bounded(int(value))
-    match = _SIZE.match(value)
-    if not match:
-        raise ValueError(f"{value!r} is not a size; write for example '8 GiB'")
-    unit = match[2].upper()
+    unit = found[2].upper()
     if unit not in _UNITS:
         raise ValueError(
-            f"unknown unit {match[2]!r} in {value!r}; use B, KB, MB, GB, KiB, MiB, GiB"
+            f"unknown unit {found[2]!r} in {value!r}; use B, KB, MB, GB, KiB, MiB, GiB"
         )
-    return _bounded(round(Fraction(match[1]) * _UNITS[unit]))
+    return _bounded(round(Fraction(found[1]) * _UNITS[unit]))
 
 
 def _bounded(size: int) -> int:

@@ -82,7 +82,7 @@ def load_adapted(
     problems += first_problems([*overlaps(deltas, weights), *overlaps(replacements, weights)])
     problems += incomplete(modules, known, config, weights)
     if problems:
-        raise SourceError(problems)
+        raise SourceError(*problems)
     tied = arch.tied and _stays_tied(modules, config, weights)
     fusing, weight_bytes = base.fusing, base.weight_bytes
     if tied:
@@ -164,5 +164,5 @@ def _own_tokenizer(folder: Path, embeddings: int) -> TokenizerFiles | None:
     too_many = too_many_ids(found, embeddings, folder)
     problems = [*found.problems, *([too_many] if too_many else [])]
     if problems:
-        raise SourceError(problems)
+        raise SourceError(*problems)
     return found

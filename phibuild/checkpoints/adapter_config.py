@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from phibuild.checkpoints.json_files import json_place, read_json_object
 from phibuild.errors import Problem, SourceError
 from phibuild.worker.adapter_merge import ADAPTER_CONFIG
+from phibuild.worker.json_values import JsonObject, is_number, is_texts, is_whole_number
 
 SAVE_AGAIN = "save the adapter again with PEFT's save_pretrained"
 MERGE = "merge it with the tool that trained it and give the merged checkpoint"
@@ -106,7 +106,7 @@ def read_adapter_config(folder: Path, where: str | None) -> AdapterConfig:
         raise SourceError(Problem(f"{found} not supported, only LORA", place("peft_type"), MERGE))
     problems = [*_variants(config, place), *_wrong_values(config, place)]
     if problems:
-        raise SourceError(problems)
+        raise SourceError(*problems)
     targets = config.get("target_modules")
     layers = config.get("layers_to_transform")  # 0 is the first layer alone
     everywhere = (layers is None or layers == []) and not config.get("exclude_modules")
@@ -125,7 +125,7 @@ def read_adapter_config(folder: Path, where: str | None) -> AdapterConfig:
     )
 
 
-def _variants(config: Mapping[str, Any], where: Callable[[str], str]) -> Iterator[Problem]:
+def _variants(config: JsonObject, where: Callable[[str], str]) -> Iterator[Problem]:
     """Yield what is not plain LoRA."""
     for key, name in VARIANTS.items():
         if config.get(key):
@@ -153,7 +153,7 @@ def _variants(config: Mapping[str, Any], where: Callable[[str], str]) -> Iterato
             )
 
 
-def _wrong_values(config: Mapping[str, Any], where: Callable[[str], str]) -> Iterator[Problem]:
+def _wrong_values(config: JsonObject, where: Callable[[str], str]) -> Iterator[Problem]:
     for key, good, what in (
         ("r", _is_rank, "a whole number greater than 0"),
         ("lora_alpha", _is_number, "a number"),
@@ -175,16 +175,15 @@ def _wrong_values(config: Mapping[str, Any], where: Callable[[str], str]) -> Ite
             except re.error as error:
                 what = f"{key}: {pattern!r} is no regular expression: {error}"
                 yield Problem(what, where(key), SAVE_AGAIN)
-    saved = config.get("modules_to_save") or []
-    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+    if not is_texts(config.get("modules_to_save") or []):
         yield Problem(
             "modules_to_save must be a list of names", where("modules_to_save"), SAVE_AGAIN
         )
 
 
 def _is_rank(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 31
+    return is_whole_number(value) and 0 < value < 1 << 31
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
+    return is_number(value) and abs(value) < 1e30

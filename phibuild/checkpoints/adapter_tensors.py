@@ -59,7 +59,7 @@ def read_adapter_tensors(folder: Path, known: Mapping[str, Place]) -> Modules:
         raise SourceError(Problem(str(error), str(path), FETCH)) from error
     problems = list(_wrong_tensors(tensors, known, str(path)))
     if problems:
-        raise SourceError(problems)
+        raise SourceError(*problems)
     modules: Modules = {}
     for name, info in tensors.items():
         if match := _NAME.fullmatch(name):
@@ -128,7 +128,7 @@ def module_changes(
         scale = config.scale_of(module)
         delta = Delta(a.name, b.name, rank, scale, place.first, rows, embedding)
     if problems:
-        raise SourceError(problems)
+        raise SourceError(*problems)
     return replacement, delta
 
 

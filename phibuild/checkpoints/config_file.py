@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from phibuild.checkpoints.json_files import read_json_object
 from phibuild.checkpoints.refused_formats import refused_format
 from phibuild.checkpoints.tensors import FETCH
 from phibuild.errors import Problem, SourceError
 from phibuild.worker.architecture import Architecture, read_architecture
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.safetensors import TensorInfo
 from phibuild.worker.unfused import LLAMA_FIED, canonical_config
 
@@ -29,24 +29,21 @@ _UNSUPPORTED = {
 _CLASSES = {"phi3": "Phi3ForCausalLM", **LLAMA_FIED}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> JsonDict:
     """Return the content of a folder's config.json. Raises SourceError."""
     path = folder / CONFIG
     if not path.is_file():
-        raise SourceError(
-            Problem(
-                "config.json is missing", str(folder), "is this a Hugging Face checkpoint folder?"
-            )
-        )
+        remedy = "is this a Hugging Face checkpoint folder?"
+        raise SourceError(Problem("config.json is missing", str(folder), remedy))
     return read_json_object(path, FETCH)
 
 
 def check_architecture(
-    config: Mapping[str, Any],
+    config: JsonObject,
     where: Callable[[str], str],
     tensors: Mapping[str, TensorInfo] | None = None,
     folder: str = "",
-) -> tuple[Architecture, dict[str, Any]]:
+) -> tuple[Architecture, JsonDict]:
     """Return the architecture of a config.json, and the config.json in Phi-3's words; raises
     SourceError if it is none of ours.
 
@@ -60,35 +57,24 @@ def check_architecture(
     names = names if isinstance(names, list) else [names]
     kind = str(config.get("model_type", ""))
     if kind in _UNSUPPORTED:
-        raise SourceError(
-            Problem(
-                f"{_UNSUPPORTED[kind]} is not supported yet (model_type {kind!r})",
-                where("model_type"),
-                _SUPPORTED,
-            )
-        )
+        what = f"{_UNSUPPORTED[kind]} is not supported yet (model_type {kind!r})"
+        raise SourceError(Problem(what, where("model_type"), _SUPPORTED))
     if kind not in _CLASSES or (names and _CLASSES[kind] not in names):
         found = ", ".join(map(str, names)) or kind or "no model_type"
-        raise SourceError(
-            Problem(
-                f"not a Phi-3-architecture model ({found})",
-                where("architectures" if names else "model_type"),
-                _SUPPORTED,
-            )
-        )
+        place = where("architectures" if names else "model_type")
+        raise SourceError(Problem(f"not a Phi-3-architecture model ({found})", place, _SUPPORTED))
     try:
         canonical = _with_dtype(canonical_config(config), tensors or {})
         return read_architecture(canonical), canonical
     except KeyError as error:
-        raise SourceError(
-            Problem(f"key {error.args[0]!r} is missing", where(""), _ORIGINAL_CONFIG)
-        ) from error
+        what = f"key {error.args[0]!r} is missing"
+        raise SourceError(Problem(what, where(""), _ORIGINAL_CONFIG)) from error
     except (TypeError, ValueError) as error:
         key = str(error).split(maxsplit=1)[0]
         raise SourceError(Problem(str(error), where(key), _ORIGINAL_CONFIG)) from error
 
 
-def _with_dtype(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+def _with_dtype(config: JsonObject, tensors: Mapping[str, TensorInfo]) -> JsonDict:
     """Give a config.json that names no dtype the one that the weights have."""
     if config.get("torch_dtype") or config.get("dtype") or not tensors:
         return dict(config)

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from phibuild.backends.base import SourceFiles
 from phibuild.checkpoints.config_file import CONFIG, check_architecture, read_config
@@ -22,6 +21,7 @@ from phibuild.errors import Problem, SourceError
 from phibuild.worker.adapter_merge import ADAPTER, Adapter
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import GENERATION_FILES
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.safetensors import INDEX, SINGLE, TensorInfo, shard_paths
 from phibuild.worker.source_config import view_config
 from phibuild.worker.unfused import (
@@ -57,7 +57,7 @@ class Checkpoint:
     commit: str | None = None
     pinned: bool = True
     links: Mapping[str, Path] = field(default_factory=dict)
-    config: Mapping[str, Any] | None = None
+    config: JsonObject | None = None
     notes: tuple[str, ...] = ()
     adapter: Adapter | None = None
     fusing: Fusing | None = None
@@ -82,11 +82,8 @@ def load_checkpoint(
     elif not any(folder.iterdir()):
         wrong = "the folder is empty"
     if wrong:
-        raise SourceError(
-            Problem(
-                f"{wrong}: {folder}", where, "give a checkpoint folder, a model name or org/name"
-            )
-        )
+        remedy = "give a checkpoint folder, a model name or org/name"
+        raise SourceError(Problem(f"{wrong}: {folder}", where, remedy))
     config = read_config(folder)
     problems: list[Problem] = []
     tensors = read_tensors(folder, problems)
@@ -108,7 +105,7 @@ def load_checkpoint(
     if too_many:
         problems.append(too_many)
     if problems:
-        raise SourceError(problems)
+        raise SourceError(*problems)
     links = _links(folder, tokenizer)
     return Checkpoint(
         name=name,
@@ -125,7 +122,7 @@ def load_checkpoint(
 
 
 def _fusing(
-    config: Mapping[str, Any], tensors: Mapping[str, TensorInfo], architecture: Architecture
+    config: JsonObject, tensors: Mapping[str, TensorInfo], architecture: Architecture
 ) -> Fusing | None:
     """Return what is to be fused: all that Llama's and Mistral's classes hold apart, and whatever
     lies apart in a Phi-3's files."""
@@ -148,7 +145,7 @@ def _untied(
     return replace(architecture, tied=False)
 
 
-def _notes(config: Mapping[str, Any], fusing: Fusing | None, folder: Path) -> list[str]:
+def _notes(config: JsonObject, fusing: Fusing | None, folder: Path) -> list[str]:
     notes = []
     if fusing is not None:
         kind = str((config.get("architectures") or ["a Phi-3"])[0])
@@ -191,7 +188,7 @@ def source_files(links: Mapping[str, Path], tokenizer: TokenizerFiles) -> Source
 def catalogue_checkpoint(
     name: str,
     reference: str,
-    config: Mapping[str, Any],
+    config: JsonObject,
     tokenizer_bytes: int,
     license: str,
     where: Callable[[str], str],
@@ -221,7 +218,7 @@ def catalogue_checkpoint(
     )
 
 
-def _with_factors(config: Mapping[str, Any]) -> dict[str, Any]:
+def _with_factors(config: JsonObject) -> JsonDict:
     """Give a longrope entry of the catalogue factor lists of the right length: sizes depend on
     their number, not on their values, and nothing is built from them."""
     scaling = dict(config.get("rope_scaling") or {})

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phibuild.checkpoints.config_file import check_architecture
 from phibuild.checkpoints.facts import LICENSE_NAMES
 from phibuild.checkpoints.hub_download import AGAIN, content_error, download
 from phibuild.errors import Problem, SourceError
 from phibuild.worker.companions import GENERATION_FILES, TOKENIZER_FILES
+from phibuild.worker.json_values import JsonDict
 from phibuild.worker.safetensors import INDEX, SINGLE, shard_paths
 
 if TYPE_CHECKING:
@@ -37,19 +38,24 @@ def cached(repo: str, revision: str | None) -> Path | None:
     """Return the folder of a model that was fetched completely before, None if there is none."""
     if not (cache_folder() / f"models--{repo.replace('/', '--')}").is_dir():
         return None  # the Hub client, which takes half a second to import, would say the same
-    from huggingface_hub import try_to_load_from_cache
-
     try:
-        config = try_to_load_from_cache(repo, "config.json", revision=revision)
+        config = _cached_config(repo, revision)
     except ValueError:
         return None
-    if not isinstance(config, str):
+    if config is None:
         return None
-    folder = Path(config).parent
+    folder = config.parent
     # Other programs fetch weights, or a tokenizer, alone. What is complete is said here: to
     # snapshot_download of huggingface_hub 2 it is all files of the repository, or nothing.
     complete = all((folder / name).exists() for name in _NEEDED) and _weights_complete(folder)
     return folder if complete else None
+
+
+def _cached_config(repo: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(repo, "config.json", revision=revision)
+    return Path(path) if isinstance(path, str) else None  # it may also know that there is none
 
 
 def cache_folder() -> Path:
@@ -130,23 +136,23 @@ def _is_intact(path: Path, listed: RepoSibling) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() == listed.blob_id
 
 
-def config(repo: str, revision: str | None) -> dict[str, Any]:
+def config(repo: str, revision: str | None) -> JsonDict:
     """Return the config.json of a model on the Hub."""
     return _read_config(_config_file(repo, revision), repo)
 
 
 def _config_file(repo: str, revision: str | None) -> Path:
     """Download config.json alone and return its path, in the folder of the revision's commit."""
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, hf_hub_download
 
     with _explained(repo, revision):
-        if not isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
+        if _cached_config(repo, revision) is None:
             # This fails at once where the download would try for 25 seconds.
             HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT)
         return Path(hf_hub_download(repo, "config.json", revision=revision))
 
 
-def _read_config(path: Path, repo: str) -> dict[str, Any]:
+def _read_config(path: Path, repo: str) -> JsonDict:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -174,21 +180,16 @@ def _explained(repo: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        raise SourceError(
-            Problem("access to this model is gated", name, "accept its terms, then: hf auth login")
-        ) from error
+        what, remedy = "access to this model is gated", "accept its terms, then: hf auth login"
+        raise SourceError(Problem(what, name, remedy)) from error
     except errors.RevisionNotFoundError as error:
         raise SourceError(Problem("no such revision on the Hub", name)) from error
     except errors.RepositoryNotFoundError as error:
-        raise SourceError(
-            Problem(
-                "no such model on the Hub, or it is private", name, "check the name; hf auth login"
-            )
-        ) from error
+        what, remedy = "no such model on the Hub, or it is private", "check the name; hf auth login"
+        raise SourceError(Problem(what, name, remedy)) from error
     except errors.RemoteEntryNotFoundError as error:
-        raise SourceError(
-            Problem("the repository has no config.json", name, "is this a checkpoint's repository?")
-        ) from error
+        what, remedy = "the repository has no config.json", "is this a checkpoint's repository?"
+        raise SourceError(Problem(what, name, remedy)) from error
     except Exception as error:
         problem = _failure(name, error)
         if problem is None:
@@ -204,19 +205,21 @@ def _failure(name: str, error: Exception) -> Problem | None:
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
         chain.append(cause)
     for link in chain:
-        if isinstance(link, errors.HFValidationError):
-            return Problem("not a name that the Hub allows", name, "org/name or org/name@revision")
-        if isinstance(link, errors.HfHubHTTPError):
-            answer = f"{link.response.status_code} {link.response.reason_phrase}"
-            return Problem(
-                f"the Hub answered {answer}", name, "try again later, or check HF_ENDPOINT"
-            )
+        match link:
+            case errors.HFValidationError():
+                remedy = "org/name or org/name@revision"
+                return Problem("not a name that the Hub allows", name, remedy)
+            case errors.HfHubHTTPError(response=response):
+                what = f"the Hub answered {response.status_code} {response.reason_phrase}"
+                return Problem(what, name, "try again later, or check HF_ENDPOINT")
     network = (ConnectionError, TimeoutError, errors.LocalEntryNotFoundError)
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, network):
-        return Problem(f"cannot be put into the Hub's cache: {error.strerror}", name)
-    # The Hub client lets its HTTP library's errors through, and changed that library once.
-    if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
-        return None
+    match error:
+        case OSError(strerror=reason):
+            if reason and not isinstance(error, network):
+                return Problem(f"cannot be put into the Hub's cache: {reason}", name)
+        # The Hub client lets its HTTP library's errors through, and changed that library once.
+        case _ if not type(error).__module__.startswith("httpx"):
+            return None
     reason = " ".join(str(chain[-1]).split())[:160]
     return Problem(
         f"the Hub cannot be reached and the model is not in its cache ({reason})",

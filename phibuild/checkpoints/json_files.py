@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from phibuild.errors import Problem, SourceError
+from phibuild.worker.json_values import JsonDict
 
 
-def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+def read_json_object(path: Path, remedy: str) -> JsonDict:
     """Return the object that a JSON file holds. Raises SourceError with the place and `remedy`."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

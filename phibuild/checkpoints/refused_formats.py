@@ -6,11 +6,11 @@ Transformers' words; `quantization`, in MLX's), or the tensors' names do where i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection
 
 from phibuild.checkpoints.tensors import first_names
 from phibuild.errors import Problem
+from phibuild.worker.json_values import JsonObject, object_or_empty
 
 # quant_method -> name.
 _METHODS = {
@@ -91,7 +91,7 @@ _WRAPPERS = {
 
 
 def refused_format(
-    config: Mapping[str, Any],
+    config: JsonObject,
     tensors: Collection[str],
     where: Callable[[str], str],
     folder: str,
@@ -102,7 +102,7 @@ def refused_format(
 
 
 def _quantized(
-    config: Mapping[str, Any],
+    config: JsonObject,
     tensors: Collection[str],
     where: Callable[[str], str],
     folder: str,
@@ -113,7 +113,7 @@ def _quantized(
         settings = config.get(key)
         if not settings:
             continue
-        problem = _problem(_method(settings) or unnamed.get(key, ""), f"{where(key)}")
+        problem = _problem(_method(settings) or unnamed.get(key, ""), where(key))
         if tensors and not found:
             extra = f"; if the weights are plain (merged after training), remove {key}"
             return Problem(problem.what, problem.where, f"{problem.remedy}{extra}")
@@ -133,10 +133,9 @@ def _marked(tensors: Collection[str]) -> tuple[list[str], str]:
     return [], ""
 
 
-def _method(settings: object) -> str:
+def _method(found: object) -> str:
     """Return the quant_method of a quantization_config, in lower case."""
-    if not isinstance(settings, Mapping):
-        return ""
+    settings = object_or_empty(found)
     if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
         return "bitsandbytes"  # written so before there was a quant_method
     return str(settings.get("quant_method") or "").lower()

@@ -6,14 +6,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from phibuild.checkpoints.facts import Checkpoint, catalogue_checkpoint, load_checkpoint
-from phibuild.config.catalogue import DATA, Catalogue, ModelEntry, locate
+from phibuild.config.catalogue import DATA, Catalogue, locate
 from phibuild.config.model_choice import ModelChoice
-from phibuild.config.yamlfile import YamlFile
 from phibuild.errors import Problem, SourceError, suggest
 from phibuild.system.places import as_path, is_folder
 
@@ -76,37 +75,14 @@ def resolve_model(
     that is not there has its facts from the catalogue, or from its config.json on the Hub. Raises
     SourceError.
     """
-    name = model_name(choice)
+    resolver = _Resolver(model_name(choice), catalogue, fetch)
     if choice.path is not None:
-        found = _resolve(choice.path, name, catalogue, where("path"), fetch)
-        return replace(found, name=name)
+        found = resolver.resolve(choice.path, where("path"))
+        return replace(found, name=resolver.name)
     assert choice.base is not None
     assert choice.adapter is not None
     folder = _folder(choice.adapter, where("adapter"))
-    return _adapted(choice.base, folder, name, choice.reference, catalogue, where, fetch)
-
-
-def _adapted(
-    base: str,
-    folder: Path,
-    name: str,
-    reference: str,
-    catalogue: Catalogue,
-    where: Where,
-    fetch: Fetch,
-) -> Checkpoint:
-    """Return an adapter's folder on its base, which is no adapter itself."""
-    if _is_path(base) and _is_adapter(_folder(base, where("base"))):
-        what = f"the base {base!r} is an adapter itself"
-        remedy = "merge it into its own base first, and give that as base"
-        raise SourceError(Problem(what, where("base"), remedy))
-    if not folder.is_dir():
-        remedy = "an adapter is a folder that PEFT saved, with adapter_config.json in it"
-        raise SourceError(Problem(f"no such folder: {folder}", where("adapter"), remedy))
-    from phibuild.checkpoints.adapter import load_adapted
-
-    original = _resolve(base, name, catalogue, where("base"), fetch)
-    return load_adapted(original, folder, name, reference, where("adapter"))
+    return resolver.adapted(choice.base, folder, choice.reference, where)
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -128,78 +104,105 @@ def _folder(reference: str, where: str | None) -> Path:
     return folder
 
 
-def _resolve(
-    reference: str, name: str, catalogue: Catalogue, where: str | None, fetch: Fetch
-) -> Checkpoint:
-    """Return the checkpoint that a reference means."""
-    if not reference.strip():
-        raise SourceError(Problem("model needs a name", where, _FORMS))
-    if reference in catalogue.model_files:
-        return _from_catalogue(reference, catalogue, fetch=fetch)
-    if _is_path(reference):
-        folder = _folder(reference, where)
-        if _is_adapter(folder):
-            from phibuild.checkpoints.adapter import base_reference
+@dataclass(frozen=True)
+class _Resolver:
+    """What references mean, for a choice that is called `name`."""
 
-            base = base_reference(folder, where)
-            return _adapted(base, folder, name, reference, catalogue, lambda key: where, fetch)
-        return load_checkpoint(folder, name, reference, where)
-    hub = _HUB.match(reference)
-    if not hub:
-        near = suggest(reference, catalogue.model_files)
-        remedy = f"{near}; or ./folder, or org/name@revision"
-        raise SourceError(Problem(f"unknown model {reference!r}", where, remedy))
-    return _from_hub(name, reference, hub[1], hub[2], fetch=fetch)
+    name: str
+    catalogue: Catalogue
+    fetch: Fetch
+
+    def resolve(self, reference: str, where: str | None) -> Checkpoint:
+        """Return the checkpoint that a reference means."""
+        if not reference.strip():
+            raise SourceError(Problem("model needs a name", where, _FORMS))
+        if reference in self.catalogue.model_files:
+            return self._from_catalogue(reference)
+        if _is_path(reference):
+            folder = _folder(reference, where)
+            if _is_adapter(folder):
+                from phibuild.checkpoints.adapter import base_reference
+
+                base = base_reference(folder, where)
+                return self.adapted(base, folder, reference, lambda key: where)
+            return load_checkpoint(folder, self.name, reference, where)
+        match = _HUB.match(reference)
+        if not match:
+            near = suggest(reference, self.catalogue.model_files)
+            remedy = f"{near}; or ./folder, or org/name@revision"
+            raise SourceError(Problem(f"unknown model {reference!r}", where, remedy))
+        if snapshot := self._snapshot(match[1], match[2], self.name, reference):
+            return snapshot
+        return _published(match[1], match[2], self.name, reference)
+
+    def adapted(self, base: str, folder: Path, reference: str, where: Where) -> Checkpoint:
+        """Return an adapter's folder on its base, which is no adapter itself."""
+        if _is_path(base) and _is_adapter(_folder(base, where("base"))):
+            what = f"the base {base!r} is an adapter itself"
+            remedy = "merge it into its own base first, and give that as base"
+            raise SourceError(Problem(what, where("base"), remedy))
+        if not folder.is_dir():
+            remedy = "an adapter is a folder that PEFT saved, with adapter_config.json in it"
+            raise SourceError(Problem(f"no such folder: {folder}", where("adapter"), remedy))
+        from phibuild.checkpoints.adapter import load_adapted
+
+        original = self.resolve(base, where("base"))
+        return load_adapted(original, folder, self.name, reference, where("adapter"))
+
+    def _from_catalogue(self, name: str) -> Checkpoint:
+        entry = self.catalogue.model(name)
+        file = self.catalogue.model_files[name]
+        if entry.builtin:
+            where = locate([file], ("builtin",))
+            found = load_checkpoint(DATA / entry.builtin, name, name, where)
+            return replace(found, license=entry.license)
+        if not entry.repo:
+            remedy = "write repo: org/name of the Hub"
+            raise SourceError(Problem("key 'repo' is missing", f"{file.shown}:1", remedy))
+        if snapshot := self._snapshot(entry.repo, entry.revision, name, name):
+            return replace(snapshot, license=entry.license)
+        size, license = entry.tokenizer_bytes, entry.license
+        if not entry.config:
+            return _published(entry.repo, entry.revision, name, name, size, license)
+        # The catalogue has figures alone: every one of its models is of this architecture.
+        config = {"model_type": "phi3", **entry.config}
+        return catalogue_checkpoint(
+            name, name, config, size, license,
+            lambda key: locate([file], ("config", key)) or file.shown,
+        )  # fmt: skip
+
+    def _snapshot(
+        self, repo: str, revision: str | None, name: str, reference: str
+    ) -> Checkpoint | None:
+        """Return a Hub model that is here, or is fetched; None for one that is not to be."""
+        from phibuild.checkpoints import hub
+
+        folder = hub.cached(repo, revision) if self.fetch != "always" else None
+        if folder is None and self.fetch != "never":
+            folder = hub.fetch(repo, revision)
+        if folder is None:
+            return None
+        commit = folder.name  # so are the folders of the Hub's cache called
+        checkpoint = load_checkpoint(folder, name, reference)
+        return replace(checkpoint, commit=commit, pinned=revision == commit)
 
 
-def _from_catalogue(name: str, catalogue: Catalogue, *, fetch: Fetch) -> Checkpoint:
-    entry = catalogue.model(name)
-    file = catalogue.model_files[name]
-    if entry.builtin:
-        checkpoint = load_checkpoint(DATA / entry.builtin, name, name, locate([file], ("builtin",)))
-        return replace(checkpoint, license=entry.license)
-    if not entry.repo:
-        raise SourceError(
-            Problem("key 'repo' is missing", f"{file.shown}:1", "write repo: org/name of the Hub")
-        )
-    return _from_hub(name, name, entry.repo, entry.revision, entry, file, fetch=fetch)
-
-
-def _from_hub(
-    name: str,
-    reference: str,
+def _published(
     repo: str,
     revision: str | None,
-    entry: ModelEntry | None = None,
-    file: YamlFile | None = None,
-    *,
-    fetch: Fetch,
+    name: str,
+    reference: str,
+    tokenizer_bytes: int = 4_000_000,
+    license: str = "see the model card",
 ) -> Checkpoint:
+    """Return the facts of a Hub model that is not here, by its config.json on the Hub."""
     from phibuild.checkpoints import hub
 
-    folder = hub.cached(repo, revision) if fetch != "always" else None
-    if folder is None and fetch != "never":
-        folder = hub.fetch(repo, revision)
-    if folder is not None:
-        checkpoint = load_checkpoint(folder, name, reference)
-        commit = folder.name  # so are the folders of the Hub's cache called
-        checkpoint = replace(checkpoint, commit=commit, pinned=revision == commit)
-        return replace(checkpoint, license=entry.license) if entry else checkpoint
-    if entry and entry.config and file:
-        # The catalogue has figures alone: every one of its models is of this architecture.
-        return catalogue_checkpoint(
-            name,
-            reference,
-            {"model_type": "phi3", **entry.config},
-            entry.tokenizer_bytes,
-            entry.license,
-            lambda key: locate([file], ("config", key)) or file.shown,
-        )
     return catalogue_checkpoint(
         name,
         reference,
         hub.config(repo, revision),
-        entry.tokenizer_bytes if entry else 4_000_000,
-        entry.license if entry else "see the model card",
+        tokenizer_bytes,
+        license,
         lambda key: f"config.json of {repo}",
     )

@@ -22,10 +22,11 @@ def read_tensors(folder: Path, problems: list[Problem]) -> dict[str, TensorInfo]
     if one of them cannot be read, or if two hold the same tensor."""
     try:
         paths = shard_paths(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        named = isinstance(error, ValueError) and not isinstance(error, json.JSONDecodeError)
-        what = f"the index is damaged: {error}" if named else "the index is damaged"
-        problems.append(Problem(what, str(folder / INDEX), FETCH))
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError, RecursionError):
+        problems.append(Problem("the index is damaged", str(folder / INDEX), FETCH))
+        return {}
+    except ValueError as error:  # which says what it has found
+        problems.append(Problem(f"the index is damaged: {error}", str(folder / INDEX), FETCH))
         return {}
     if not paths:
         problems.append(_no_weights(folder))

@@ -10,14 +10,14 @@ tokenizer.model, which has the scores of sentencepiece that GGUF needs. Standard
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from phibuild.errors import Problem
+from phibuild.checkpoints.json_files import read_json_object
+from phibuild.errors import Problem, SourceError
 from phibuild.worker.companions import SPECIAL_TOKENS, TEMPLATES
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.sentencepiece_model import read_pieces
 
 _REMEDY = "copy the tokenizer files of the original checkpoint into the folder"
@@ -49,7 +49,7 @@ def read_tokenizer(folder: Path) -> TokenizerFiles:
     problems: list[Problem] = []
     names = ["tokenizer.json", "tokenizer_config.json"]
     tokenizer, settings = (_read(folder, name, problems, required=True) for name in names)
-    legacy: list[dict[str, Any]] = [{}, {}]
+    legacy: list[JsonDict] = [{}, {}]
     if "added_tokens_decoder" not in settings:
         names += [name for name in _LEGACY if (folder / name).is_file()]
         legacy = [_read(folder, name, problems, required=False) for name in _LEGACY]
@@ -86,9 +86,9 @@ def too_many_ids(found: TokenizerFiles, embeddings: int, where: Path) -> Problem
 
 
 def token_ids(
-    tokenizer: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    special_map: Mapping[str, Any],
+    tokenizer: JsonObject,
+    settings: JsonObject,
+    special_map: JsonObject,
     added_tokens: Mapping[str, int],
 ) -> dict[str, int]:
     """Return every token and its id, as Transformers numbers them: those of the model's own
@@ -124,7 +124,7 @@ def token_ids(
     return ids
 
 
-def _special(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> Iterable[str]:
+def _special(settings: JsonObject, special_map: JsonObject) -> Iterable[str]:
     """Yield the texts of the tokens that have a role, those that have none last."""
     merged = {**settings, **special_map}
     roles = {name: merged[name] for name in SPECIAL_TOKENS if merged.get(name)}
@@ -148,19 +148,18 @@ def _special(settings: Mapping[str, Any], special_map: Mapping[str, Any]) -> Ite
 
 def _content(token: object) -> str:
     """Return the text of a token that is written as text or as an object."""
-    if isinstance(token, Mapping):
-        token = token["content"]
-    if not isinstance(token, str):
-        raise TypeError(f"no token: {token!r}")
-    return token
+    match token:
+        case {"content": str(text)} | str(text):
+            return text
+    raise TypeError(f"no token: {token!r}")
 
 
 def _counted(
     folder: Path,
     names: list[str],
-    tokenizer: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    special_map: Mapping[str, Any],
+    tokenizer: JsonObject,
+    settings: JsonObject,
+    special_map: JsonObject,
     added_tokens: Mapping[str, int],
 ) -> TokenizerFiles:
     ids = token_ids(tokenizer, settings, special_map, added_tokens)
@@ -181,7 +180,7 @@ def _counted(
     )
 
 
-def _is_its_model(path: Path, model: Mapping[str, Any]) -> bool:
+def _is_its_model(path: Path, model: JsonObject) -> bool:
     """Return whether a tokenizer.model is that of the tokenizer.json beside it, not one that was
     left of another: it is of sentencepiece, and each piece has its id there."""
     if not model.get("byte_fallback") or not path.is_file():
@@ -194,25 +193,15 @@ def _is_its_model(path: Path, model: Mapping[str, Any]) -> bool:
     return all(vocabulary.get(piece.text) == number for number, piece in enumerate(pieces))
 
 
-def _read(folder: Path, name: str, problems: list[Problem], *, required: bool) -> dict[str, Any]:
+def _read(folder: Path, name: str, problems: list[Problem], *, required: bool) -> JsonDict:
     """Return the content of a JSON file, {} with the problem if it is not usable."""
     path = folder / name
     if not path.is_file():
         if required:
             problems.append(Problem(f"{name} is missing", str(folder), _REMEDY))
         return {}
-    where, what = str(path), "not valid JSON: damaged, or not text"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        where, what = f"{path}:{error.lineno}", f"not valid JSON: {error.msg}"
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}"
-    except (ValueError, RecursionError):
-        pass
-    else:
-        if isinstance(data, dict):
-            return data
-        where, what = f"{path}:1", "must be a JSON object"
-    problems.append(Problem(what, where, _REMEDY))
-    return {}
+        return read_json_object(path, _REMEDY)
+    except SourceError as error:
+        problems += [replace(problem, remedy=_REMEDY) for problem in error.problems]
+        return {}

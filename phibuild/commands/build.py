@@ -11,7 +11,6 @@ from pathlib import Path
 
 from phibuild.commands.common import Prepared, compose, prepare
 from phibuild.config.compose import Composition
-from phibuild.config.executors import ExecutorSettings
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_GATE_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from phibuild.execute.context import Listener
 from phibuild.execute.local.executor import Execution, run_plan
@@ -69,7 +68,7 @@ def _executor(composition: Composition) -> Callable[[Prepared, Path, Listener], 
     """Return what runs a plan, once it is known to work here. Raises ConfigError if not."""
     recipe = composition.recipes[0]
     settings = recipe.config.executor
-    if isinstance(settings, ExecutorSettings):
+    if settings.kind == "local":
         return lambda prepared, logs, listener: run_plan(
             prepared.plan, prepared.store, settings, logs, listener
         )

@@ -138,7 +138,7 @@ def _check_texts(matrix: Matrix, composition: Composition) -> None:
             )
             problems[problem] = None
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
 
 
 @cache
@@ -169,13 +169,13 @@ def _check_refusals(plan: Plan) -> None:
         for cell in artifact.cells
     ]
     raise ConfigError(
-        [Problem("nothing is left to build: no step has the memory", COMMAND_LINE), *problems]
+        Problem("nothing is left to build: no step has the memory", COMMAND_LINE), *problems
     )
 
 
 def _memory_limit(settings: ExecutorSettings | SlurmSettings) -> int | None:
     """Return the most memory that a step can be given, None if that is not known."""
-    if isinstance(settings, SlurmSettings):
+    if settings.kind == "slurm":
         from phibuild.execute.slurm.submit import memory_limit
 
         return memory_limit(settings)

@@ -50,14 +50,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _cell(key: str, value: object) -> str:
     """Return a value as people read it."""
-    if value is None:
-        return "-"
-    if key in _BYTES and isinstance(value, int):
-        return format_size(value)
-    if isinstance(value, Mapping):
-        chosen = [f"{name}: {option}" for name, option in value.items() if option]
-        return ", ".join(chosen) or "default"
-    return ", ".join(value) if isinstance(value, list) else str(value)
+    match value:
+        case None:
+            return "-"
+        case int() if key in _BYTES:
+            return format_size(value)
+        case Mapping():
+            chosen = [f"{name}: {option}" for name, option in value.items() if option]
+            return ", ".join(chosen) or "default"
+        case list():
+            return ", ".join(value)
+    return str(value)
 
 
 def _recipes(catalogue: Catalogue) -> RecipeList:
@@ -67,13 +70,12 @@ def _recipes(catalogue: Catalogue) -> RecipeList:
 
 
 def _recipe(name: str, file: YamlFile) -> RecipeRow:
-    data: object = None
+    text = None
     try:
         wrong = [str(problem) for problem in file.check()]
-        data = file.data() if not wrong else None
+        text = file.data().get("description") if not wrong else None
     except ConfigError as error:
         wrong = [str(problem) for problem in error.problems]
-    text = data.get("description") if isinstance(data, dict) else None
     return RecipeRow(
         recipe=name,
         description=None if text is None else str(text),

@@ -57,18 +57,19 @@ def _generate(runnable: Runnable, python: Path, request: Mapping[str, object], l
     failures: list[Failed] = []
 
     def show(event: Event) -> None:
-        if isinstance(event, Text):
-            print(event.text, end="", flush=True)
-        elif isinstance(event, Stage):
-            complain(event.stage)
-        elif isinstance(event, Failed):
-            failures.append(event)
-        elif isinstance(event, Item):
-            print(flush=True)
-            try:
-                complain(_speed(read_result(event.result, GenerateResult)))
-            except BadResult as error:
-                failures.append(Failed(event="failed", item=event.item, error=str(error)))
+        match event:
+            case Text(text=text):
+                print(text, end="", flush=True)
+            case Stage(stage=stage):
+                complain(stage)
+            case Failed():
+                failures.append(event)
+            case Item(item=item, result=result):
+                print(flush=True)
+                try:
+                    complain(_speed(read_result(result, GenerateResult)))
+                except BadResult as error:
+                    failures.append(Failed(event="failed", item=item, error=str(error)))
 
     name = runnable.backend
     runner = Runner(python, name, log, _TIMEOUT, mount=plugin(name).mount)

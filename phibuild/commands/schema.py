@@ -88,15 +88,13 @@ def schema_text(name: str) -> str:
     return json.dumps(_on_one_line(full), indent=2, ensure_ascii=False) + "\n"
 
 
-def _on_one_line(value: JsonValue) -> JsonValue:
-    """Return a schema whose descriptions have no line ends."""
-    if isinstance(value, list):
-        return [_on_one_line(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: " ".join(one.split())
-        if key == "description" and isinstance(one, str)
-        else _on_one_line(one)
-        for key, one in value.items()
-    }
+def _on_one_line(value: JsonValue, key: str = "") -> JsonValue:
+    """Return a schema, or what stands at a key of it, whose descriptions have no line ends."""
+    match value:
+        case str() if key == "description":
+            return " ".join(value.split())
+        case list():
+            return [_on_one_line(one) for one in value]
+        case dict():
+            return {name: _on_one_line(one, name) for name, one in value.items()}
+    return value

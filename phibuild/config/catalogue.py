@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from phibuild.config.yamlfile import KeyPath, YamlFile, show_path
 from phibuild.errors import ConfigError, Problem, suggest
-from phibuild.schema import PRECISIONS, Device, Frozen, Size
+from phibuild.schema import PRECISIONS, Device, Frozen, Options, Size
 from phibuild.system.plugins import plugin
+from phibuild.worker.json_values import JsonDict
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 DATA = _PACKAGE / "data"
@@ -52,7 +54,7 @@ class ModelEntry(Frozen):
     repo: str | None = None
     revision: str | None = None
     license: str
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: JsonDict = Field(default_factory=dict)
     tokenizer_bytes: Annotated[Size, Field(gt=0)] = 4_000_000
 
 
@@ -125,24 +127,22 @@ class Catalogue:
             self.backend_files[name] = YamlFile(path, show_path(path))
         return self.backend_files[name]
 
-    def backend_defaults(self, name: str) -> dict[str, dict[str, Any]]:
+    def backend_defaults(self, name: str) -> dict[str, Options]:
         """Return precision -> options of a backend's file. Raises BackendError as above."""
         file = self.backend_file(name)
         if file is None:
             return {}
         problems = file.check()
         data = file.data() if not problems else {}
-        assert isinstance(data, dict)
         for key, value in data.items():
             where = locate([file], (key,))
             if key not in PRECISIONS:
-                problems.append(
-                    Problem(f"unknown precision {key!r}", where, suggest(key, PRECISIONS))
-                )
+                near = suggest(key, PRECISIONS)
+                problems.append(Problem(f"unknown precision {key!r}", where, near))
             elif value is not None and not isinstance(value, dict):
                 problems.append(Problem(f"options of {key} must be a mapping", where))
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(*problems)
         return {key: dict(value or {}) for key, value in data.items()}
 
 
@@ -154,23 +154,17 @@ def _existing(folders: Iterable[Path]) -> tuple[Path, ...]:
 def _load(file: YamlFile, kind: type[M], name: str) -> M:
     problems = file.check()
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     data = file.data()
-    assert isinstance(data, dict)
     if "name" in data:
-        raise ConfigError(
-            Problem(
-                "unknown key 'name'",
-                locate([file], ("name",)),
-                "the file's name is the name; remove it",
-            )
-        )
+        where, remedy = locate([file], ("name",)), "the file's name is the name; remove it"
+        raise ConfigError(Problem("unknown key 'name'", where, remedy))
     try:
         return kind.model_validate({**data, "name": name})
     except ValidationError as error:
-        raise ConfigError(
-            validation_problems(error, kind, lambda path: locate([file], path) or f"{file.shown}:1")
-        ) from error
+        first = f"{file.shown}:1"
+        problems = validation_problems(error, kind, lambda path: locate([file], path) or first)
+        raise ConfigError(*problems) from error
 
 
 def validation_problems(
@@ -180,11 +174,7 @@ def validation_problems(
     problems = []
     for detail in error.errors(include_url=False):
         # A union's branches stand in the location under their type names; one line is enough.
-        path = tuple(
-            part
-            for part in detail["loc"]
-            if part != "[key]" and not (isinstance(part, str) and _is_branch(part))
-        )
+        path = tuple(part for part in detail["loc"] if not _is_branch(str(part)))
         value = detail["input"]
         if isinstance(value, dict) and path:
             # A check of the whole mapping that found fault with one of its keys, or with two that
@@ -224,26 +214,31 @@ def explain(detail: ErrorDetails) -> tuple[str, str | None]:
 
 
 def _is_branch(part: str) -> bool:
-    return part in ("float", "int", "str", "bool") or part.startswith(("dict[", "constrained-"))
+    types = ("[key]", "float", "int", "str", "bool")
+    return part in types or part.startswith(("dict[", "constrained-"))
 
 
 def nested_fields(kind: type[BaseModel], path: KeyPath) -> list[str]:
     """Return the field names of the model at `path` inside `kind`, [] if it is not a model."""
-    current: Any = kind
+    current: object = kind
     for part in path:
-        field = current.model_fields.get(part) if hasattr(current, "model_fields") else None
+        field = _fields(current).get(str(part))
         current = field.annotation if field else None
-    return _keys(current) if hasattr(current, "model_fields") else []
+    return _keys(current)
 
 
-def _keys(kind: type[BaseModel]) -> list[str]:
+def _keys(kind: object) -> list[str]:
     """Return the keys as they are written in a file; a name that must be is the file's own."""
-    fields = kind.model_fields
     return [
         field.alias or key
-        for key, field in fields.items()
+        for key, field in _fields(kind).items()
         if key != "name" or not field.is_required()
     ]
+
+
+def _fields(kind: object) -> dict[str, FieldInfo]:
+    """Return the fields of a type that is a model, {} of any other."""
+    return getattr(kind, "model_fields", {})
 
 
 def locate(files: Iterable[YamlFile], path: KeyPath) -> str | None:

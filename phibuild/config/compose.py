@@ -9,19 +9,19 @@ file of `recipes/`; `model`, `device`, `backend` and `precision` select from wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from phibuild.config.catalogue import Catalogue, locate, shipped_root, validation_problems
-from phibuild.config.copies import read_copy, recipe_copies
+from phibuild.config.copies import plain, read_copy, recipe_copies
 from phibuild.config.edits import COMMAND_LINE, apply_edit
 from phibuild.config.model_choice import ModelChoice
 from phibuild.config.overrides import AXES, GROUPS, Model, Words, read_words
@@ -33,7 +33,7 @@ from phibuild.config.recipe import (
     recipe_chain,
     validate_recipe,
 )
-from phibuild.config.yamlfile import KeyPath, YamlFile
+from phibuild.config.yamlfile import Data, KeyPath, YamlFile
 from phibuild.errors import ConfigError, Problem, suggest
 
 _DEFAULT_RECIPE = "quickstart"
@@ -72,11 +72,11 @@ class Composition:
     def yaml(self) -> str:
         """Return the configuration, resolved, as YAML (`--cfg job`)."""
         if self.problems:
-            raise ConfigError(self.problems)
+            raise ConfigError(*self.problems)
         parts = []
         for recipe in self.recipes:
             data = recipe.config.model_dump(mode="json", exclude_none=True)
-            axes: dict[str, Any] = {key: list(names) for key, names in self.axes.items()}
+            axes: Data = {key: list(names) for key, names in self.axes.items()}
             axes.pop("recipe", None)
             if self.models:
                 axes["model"] = [choice.model_dump() for choice in self.models]
@@ -101,7 +101,7 @@ def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) ->
             complete = False
             found.update(dict.fromkeys(error.problems))
     if not complete:
-        raise ConfigError(found)
+        raise ConfigError(*found)
     return Composition(
         tuple(recipes),
         sorted_words.axes,
@@ -130,7 +130,7 @@ def _swept_models(words: Words) -> tuple[ModelChoice, ...]:
             wrong = validation_problems(error, BuildConfig, lambda path: where)
             problems.update(dict.fromkeys(wrong))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return tuple(choices)
 
 
@@ -161,7 +161,7 @@ def _group_files(words: Words, catalogue: Catalogue) -> dict[str, YamlFile]:
             what = f"a file of conf/{key} has no defaults list"
             problems.append(Problem(what, where, "write the keys themselves"))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return files
 
 
@@ -172,7 +172,7 @@ def _compose_recipe(name: str, words: Words, catalogue: Catalogue) -> tuple[Reci
     files = tuple(chain.values())
     unmergeable = list(clashes((*files, *groups.values())))
     if unmergeable:
-        raise ConfigError(unmergeable)
+        raise ConfigError(*unmergeable)
     written: dict[KeyPath, str] = {}
     draft = Recipe(
         name, BuildConfig(model=NO_MODEL, devices={}), files, written, tuple(groups.values())
@@ -182,19 +182,18 @@ def _compose_recipe(name: str, words: Words, catalogue: Catalogue) -> tuple[Reci
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(_composition_problem(error, draft)) from error
     if len(words.models) == 1:
-        model = words.models[0]
-        data["model"] = dict(model) if isinstance(model, dict) else model
+        data["model"] = copy(words.models[0])
         written[("model",)] = words.axis_words["model"]
     problems = _apply(words, data, written)
     try:
-        data = _container(OmegaConf.create(data), resolve=True)
+        data = plain(OmegaConf.create(data), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise ConfigError([*problems, _composition_problem(error, draft)]) from error
+        raise ConfigError(*problems, _composition_problem(error, draft)) from error
     config, wrong = validate_recipe(data, draft)
     return replace(draft, config=config), problems + wrong
 
 
-def _hydra_compose(chain: dict[str, YamlFile], groups: dict[str, YamlFile]) -> dict[str, Any]:
+def _hydra_compose(chain: dict[str, YamlFile], groups: dict[str, YamlFile]) -> Data:
     """Return what Hydra makes of a recipe and the chosen groups, with `${key}` left as it is."""
     store = ConfigStore.instance()
     for safe, data in recipe_copies(chain).items():
@@ -205,10 +204,10 @@ def _hydra_compose(chain: dict[str, YamlFile], groups: dict[str, YamlFile]) -> d
     shipped = str(shipped_root("conf").resolve())
     with initialize_config_dir(shipped, job_name="phibuild", version_base="1.3"):
         config = compose("phibuild", overrides=["recipes@_global_=r0", *chosen])
-    return _container(config, resolve=False)
+    return plain(config, resolve=False)
 
 
-def _apply(words: Words, data: dict[str, Any], written: dict[KeyPath, str]) -> list[Problem]:
+def _apply(words: Words, data: Data, written: dict[KeyPath, str]) -> list[Problem]:
     """Apply the words to the composed data, note where each went; return what is wrong."""
     problems: list[Problem] = []
     for edit in words.edits:
@@ -228,12 +227,6 @@ def _apply(words: Words, data: dict[str, Any], written: dict[KeyPath, str]) -> l
         if not edit.delete:
             written[path] = edit.line
     return problems
-
-
-def _container(config: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    data = OmegaConf.to_container(config, resolve=resolve)
-    assert isinstance(data, dict)
-    return {str(key): value for key, value in data.items()}
 
 
 def _composition_problem(error: Exception, recipe: Recipe) -> Problem:

@@ -4,22 +4,26 @@ precisions is a mapping, so that all of them merge. Lines for errors come from t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from phibuild.config.edits import as_mappings, is_names, is_precisions
-from phibuild.config.yamlfile import KeyPath, YamlFile
+from phibuild.config.yamlfile import Data, KeyPath, YamlFile
 
 
-def read_copy(file: YamlFile) -> dict[str, Any]:
-    """Return a checked file as OmegaConf reads it, interpolations unresolved."""
-    data = OmegaConf.to_container(OmegaConf.load(file.path), resolve=False)
+def plain(config: DictConfig | ListConfig, *, resolve: bool) -> Data:
+    """Return a mapping of OmegaConf's as plain data; `resolve` puts in what `${key}` stands for."""
+    data = OmegaConf.to_container(config, resolve=resolve)
     assert isinstance(data, dict)
     return {str(key): value for key, value in data.items()}
 
 
-def recipe_copies(chain: Mapping[str, YamlFile]) -> dict[str, dict[str, Any]]:
+def read_copy(file: YamlFile) -> Data:
+    """Return a checked file as OmegaConf reads it, interpolations unresolved."""
+    return plain(OmegaConf.load(file.path), resolve=False)
+
+
+def recipe_copies(chain: Mapping[str, YamlFile]) -> dict[str, Data]:
     """Return the recipes of a chain, its first the one asked for, under names that are no numbers
     in any grammar ("r0", "r1", ...): what Hydra composes as the recipe is "r0".
 
@@ -58,20 +62,17 @@ def _merge_order(name: str, chain: Mapping[str, YamlFile]) -> list[str]:
     return order
 
 
-def _model_text(model: Any, file: YamlFile) -> Any:
+def _model_text(model: object, file: YamlFile) -> object:
     """Return a model with every name as it was written: 2024.10 is one, and no number."""
     if isinstance(model, dict):
-        return {
-            key: value if isinstance(value, (dict, list)) else file.text_at(("model", key), value)
-            for key, value in model.items()
-        }
-    return model if isinstance(model, list) else file.text_at(("model",), model)
+        return {key: file.text_at(("model", key), value) for key, value in model.items()}
+    return file.text_at(("model",), model)
 
 
-def _only_listed(data: dict[str, Any], lists: dict[KeyPath, set[str]]) -> None:
+def _only_listed(data: Data, lists: dict[KeyPath, set[str]]) -> None:
     """Take what a later list does not name out of a recipe, and note the recipe's own lists."""
 
-    def visit(node: Any, path: KeyPath) -> None:
+    def visit(node: object, path: KeyPath) -> None:
         if not isinstance(node, dict):
             return
         for key, value in node.items():
@@ -82,12 +83,8 @@ def _only_listed(data: dict[str, Any], lists: dict[KeyPath, set[str]]) -> None:
             listed = lists.get(here)
             if is_names(value):
                 lists.setdefault(here, set(value))
-            if listed is None:
-                continue
-            if is_names(value):
-                node[key] = {name: {} for name in value if name in listed}
-            elif isinstance(value, dict):
-                node[key] = {name: child for name, child in value.items() if name in listed}
+            if listed is not None and isinstance(own := as_mappings(value, here), dict):
+                node[key] = {name: child for name, child in own.items() if name in listed}
 
     for key in ("devices", "backends"):
         visit(data.get(key), (key,))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
-from phibuild.config.yamlfile import KeyPath
+from phibuild.config.yamlfile import Data, KeyPath
 from phibuild.errors import ConfigError, Problem
+from phibuild.worker.json_values import is_texts
 
 COMMAND_LINE = "command line"
 
@@ -32,9 +33,14 @@ class Edit:
         return f"{COMMAND_LINE}: {self.line}"
 
 
-def kind_of(value: object) -> str:
-    """Say what a container is."""
-    return "a list" if isinstance(value, list) else "a mapping"
+def kind_of(value: object) -> str | None:
+    """Say what a container is; None if it is none."""
+    match value:
+        case list():
+            return "a list"
+        case dict():
+            return "a mapping"
+    return None
 
 
 def is_precisions(path: KeyPath) -> bool:
@@ -42,24 +48,25 @@ def is_precisions(path: KeyPath) -> bool:
     return bool(path) and len(path) == {"devices": 3, "backends": 2}.get(str(path[0]))
 
 
-def is_names(value: object) -> bool:
+def is_names(value: object) -> TypeGuard[list[str]]:
     """Say whether a value is a list that can be a mapping: texts, one at least."""
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+    return is_texts(value) and bool(value)
 
 
 def as_mappings(value: Any, path: KeyPath = ()) -> Any:
     """Return a value of a configuration with each list of precisions below it as a mapping."""
-    if is_precisions(path):
-        if is_names(value):
-            return {name: {} for name in value}
-        if isinstance(value, Mapping):
+    precisions = is_precisions(path)
+    if precisions and is_names(value):
+        return {name: {} for name in value}
+    match value:
+        case Mapping() if precisions:
             return {key: {} if child is None else child for key, child in value.items()}
-    elif isinstance(value, Mapping):
-        return {key: as_mappings(child, (*path, key)) for key, child in value.items()}
+        case Mapping():
+            return {key: as_mappings(child, (*path, key)) for key, child in value.items()}
     return value
 
 
-def apply_edit(data: dict[str, Any], edit: Edit) -> KeyPath:
+def apply_edit(data: Data, edit: Edit) -> KeyPath:
     """Set or delete a key in place; return its path in the data. Raises ConfigError where there is
     nothing to delete, or no mapping to set it in."""
     path = _path(data, edit.key)
@@ -96,12 +103,15 @@ def _nothing_to_delete(edit: Edit) -> ConfigError:
 
 def _holds(value: object, key: str | int, *, new: bool) -> bool:
     """Say whether a value has the key, or may be given it (`new`)."""
-    if isinstance(value, list):
-        return isinstance(key, int) and key < len(value)
-    return isinstance(value, dict) and (new or key in value)
+    match value, key:
+        case list() as entries, int() as number:
+            return number < len(entries)
+        case dict() as children, _:
+            return new or key in children
+    return False
 
 
-def _path(data: dict[str, Any], key: str) -> KeyPath:
+def _path(data: Data, key: str) -> KeyPath:
     """Return the keys that a dotted text means: a name with dots in it, where the data has one,
     and the numbers of a list's entries."""
     remaining, path = key.split("."), list[str | int]()
@@ -109,12 +119,13 @@ def _path(data: dict[str, Any], key: str) -> KeyPath:
     while remaining:
         size = 1
         part: str | int = remaining[0]
-        if isinstance(node, dict):
-            lengths = [1, *range(len(remaining), 1, -1)]
-            size = next((n for n in lengths if ".".join(remaining[:n]) in node), 1)
-            part = ".".join(remaining[:size])
-        elif isinstance(node, list) and remaining[0].isdecimal() and len(remaining[0]) < 10:
-            part = int(remaining[0])
+        match node:
+            case dict():
+                lengths = [1, *range(len(remaining), 1, -1)]
+                size = next((n for n in lengths if ".".join(remaining[:n]) in node), 1)
+                part = ".".join(remaining[:size])
+            case list() if remaining[0].isdecimal() and len(remaining[0]) < 10:
+                part = int(remaining[0])
         path.append(part)
         del remaining[:size]
         node = node[part] if _holds(node, part, new=False) else None
@@ -123,12 +134,10 @@ def _path(data: dict[str, Any], key: str) -> KeyPath:
 
 def _merged(old: Any, value: Any, path: KeyPath) -> Any:
     """Return a value of the command line merged over what stood at its path."""
+    before = old if isinstance(old, dict) else {}
     if is_precisions(path) and is_names(value):
-        merged = old if isinstance(old, dict) else {}
-        return {name: merged.get(name, {}) for name in value}
+        return {name: before.get(name, {}) for name in value}
     if not isinstance(value, dict):
         return value
-    merged = dict(old) if isinstance(old, dict) else {}
-    for key, child in value.items():
-        merged[key] = _merged(merged.get(key), child, (*path, key))
-    return as_mappings(merged, path)
+    given = {key: _merged(before.get(key), child, (*path, key)) for key, child in value.items()}
+    return as_mappings({**before, **given}, path)

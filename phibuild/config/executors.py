@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -26,7 +26,7 @@ def _sbatch_word(value: str) -> str:
     return value
 
 
-def _sbatch_options(value: dict[str, Any]) -> dict[str, Any]:
+def _sbatch_options(value: Options) -> Options:
     """Check options of sbatch: known form, none that phibuild itself sets."""
     for key, given in value.items():
         if not re.fullmatch(r"[a-z][a-z-]*", key):

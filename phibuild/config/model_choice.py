@@ -20,11 +20,12 @@ class ModelChoice(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, value: object) -> object:
-        if isinstance(value, str):
-            return {"path": value}
-        if not isinstance(value, (dict, ModelChoice)):
-            raise ValueError("must be text or a mapping")
-        return value
+        match value:
+            case str():
+                return {"path": value}
+            case dict() | ModelChoice():
+                return value
+        raise ValueError("must be text or a mapping")
 
     @model_validator(mode="after")
     def _check(self) -> ModelChoice:

@@ -65,7 +65,7 @@ def read_words(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) -> Wo
             what = f"unknown recipe {name!r}"
             problems.append(Problem(what, where, suggest(name, catalogue.recipe_files)))
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return found
 
 
@@ -142,7 +142,7 @@ def _read_edit(word: str, key: str, text: str, catalogue: Catalogue) -> Edit:
     if not override.key_or_group:
         raise ConfigError(Problem("not an override: no key", where, FORMS))
     if problems := tuple(_check_plain(override, where)):
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     value = None if override.is_sweep_override() else override.value()
     return Edit(override.key_or_group, value, word, override.is_delete())
 

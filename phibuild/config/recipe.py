@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -14,7 +13,7 @@ from phibuild.config.edits import COMMAND_LINE, is_names, is_precisions, kind_of
 from phibuild.config.executors import ExecutorSettings, SlurmSettings
 from phibuild.config.model_choice import ModelChoice
 from phibuild.config.overrides import GROUPS
-from phibuild.config.yamlfile import KeyPath, YamlFile
+from phibuild.config.yamlfile import Data, KeyPath, YamlFile
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import Evaluation, Frozen, Gates
 
@@ -33,8 +32,8 @@ class BuildConfig(Frozen):
     description: str = ""
     model: ModelChoice
     allow_nonfinite: bool = False
-    devices: dict[str, dict[str, Any]]
-    backends: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    devices: dict[str, dict[str, object]]
+    backends: dict[str, dict[str, object]] = Field(default_factory=dict)
     gates: Gates = Gates()
     evaluation: Evaluation = Field(default_factory=Evaluation)
     executor: ExecutorSettings | SlurmSettings = Field(default_factory=ExecutorSettings)
@@ -109,24 +108,18 @@ def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
             elif entry in (current, *above):
                 problems.append(Problem(f"recipe {entry!r} contains itself", where))
             elif entry != "_self_" and entry not in catalogue.recipe_files:
-                problems.append(
-                    Problem(
-                        f"unknown recipe {entry!r} in the defaults list",
-                        where,
-                        suggest(entry, catalogue.recipe_files),
-                    )
-                )
+                what = f"unknown recipe {entry!r} in the defaults list"
+                problems.append(Problem(what, where, suggest(entry, catalogue.recipe_files)))
             elif entry != "_self_" and entry in found:
-                problems.append(
-                    Problem(f"recipe {entry!r} comes twice", where, "remove it from one list")
-                )
+                what, remedy = f"recipe {entry!r} comes twice", "remove it from one list"
+                problems.append(Problem(what, where, remedy))
             elif entry != "_self_":
                 visit(entry, (*above, current))
             seen.add(entry or "")
 
     visit(name, ())
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(*problems)
     return found
 
 
@@ -136,11 +129,12 @@ def clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
     kinds: dict[KeyPath, tuple[str, str]] = {(key,): ("a mapping", "") for key in _MAPPINGS}
 
     def visit(value: object, path: KeyPath, file: YamlFile) -> Iterator[Problem]:
-        if not isinstance(value, (dict, list)) or path == ("model",):
-            return
         if is_precisions(path) and is_names(value):
             value = {}
-        kind, where = kind_of(value), locate([file], path) or file.shown
+        kind = kind_of(value)
+        if kind is None or path == ("model",):
+            return
+        where = locate([file], path) or file.shown
         known, other = kinds.setdefault(path, (kind, where))
         if kind != known:
             as_in = f" as in {other}" if other else ""
@@ -154,7 +148,7 @@ def clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
         yield from visit(file.data(), file.prefix, file)
 
 
-def validate_recipe(data: dict[str, Any], draft: Recipe) -> tuple[BuildConfig, list[Problem]]:
+def validate_recipe(data: Data, draft: Recipe) -> tuple[BuildConfig, list[Problem]]:
     """Return the configuration without what is wrong with it, and that."""
     problems: list[Problem] = []
     for file in draft.files:
@@ -182,28 +176,29 @@ def validate_recipe(data: dict[str, Any], draft: Recipe) -> tuple[BuildConfig, l
         config = kind.model_validate({"model": NO_MODEL, "devices": {}, **data})
         return config, problems + _text_problems(config, draft)
     except ValidationError as error:
-        raise ConfigError(problems) from error
+        raise ConfigError(*problems) from error
 
 
-def _executor_kind(data: dict[str, Any], draft: Recipe, problems: list[Problem]) -> str:
+def _executor_kind(data: Data, draft: Recipe, problems: list[Problem]) -> str:
     """Return the kind of executor that the chosen file of conf/executor is of. Nothing else may
     choose it: the keys of that file would not fit."""
-    chosen: Any = next((f.data() for f in draft.group_files if f.prefix == ("executor",)), {})
-    kind = chosen.get("kind", "local")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        what, kind = f"executor.kind: unknown kind {kind!r}", "local"
-        problems.append(
-            Problem(what, draft.where(("executor", "kind")), f"known: {', '.join(_KINDS)}")
-        )
+    chosen = next((f.data() for f in draft.group_files if f.prefix == ("executor",)), {})
+    written = chosen.get("kind", "local")
+    kind = next((known for known in _KINDS if known == written), None)
+    where = draft.where(("executor", "kind"))
+    if kind is None:
+        what = f"executor.kind: unknown kind {written!r}"
+        problems.append(Problem(what, where, f"known: {', '.join(_KINDS)}"))
         data["executor"] = {}
-    elif isinstance(data.get("executor"), dict) and data["executor"].get("kind", kind) != kind:
-        where = draft.where(("executor", "kind"))
-        problems.append(Problem("executor.kind cannot be set", where, "choose executor=NAME"))
-        data["executor"]["kind"] = kind
+        return "local"
+    match data.get("executor"):
+        case {"kind": other} if other != kind:
+            problems.append(Problem("executor.kind cannot be set", where, "choose executor=NAME"))
+            data["executor"]["kind"] = kind
     return kind
 
 
-def _prune(data: Any, path: KeyPath) -> None:
+def _prune(data: object, path: KeyPath) -> None:
     """Delete the deepest key of `path` that the data has."""
     last = None
     for key in path:

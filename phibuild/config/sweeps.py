@@ -34,8 +34,8 @@ def function_values(
         raise ConfigError(Problem(f"not an override: {error}", where, remedy)) from error
     value = override.value()
     if not override.is_sweep_override():
-        if isinstance(value, (list, dict)):
-            what = f"{key} takes one name, not {kind_of(value)}"
+        if kind := kind_of(value):
+            what = f"{key} takes one name, not {kind}"
             raise ConfigError(Problem(what, where, f"to sweep: -m {key}=a,b"))
         if value is None or value == "":
             raise ConfigError(Problem(f"{key} needs a name", where))

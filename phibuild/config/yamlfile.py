@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -33,6 +34,8 @@ _MAX_ENTRIES = 100_000
 
 KeyPath = tuple[str | int, ...]
 """Where a value lies: keys of mappings and numbers of list entries, from the root on."""
+Data = dict[str, Any]
+"""Configuration as it was read or composed, before it is validated."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,9 @@ class YamlFile:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise ConfigError(
-                Problem(
-                    f"is not UTF-8 text (byte 0x{data[error.start]:02x})",
-                    self._line_at(data, error.start),
-                    "save it as UTF-8",
-                )
-            ) from error
+            what = f"is not UTF-8 text (byte 0x{data[error.start]:02x})"
+            where = self._line_at(data, error.start)
+            raise ConfigError(Problem(what, where, "save it as UTF-8")) from error
         try:
             return yaml.compose(text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
@@ -68,13 +67,8 @@ class YamlFile:
                 Problem(f"not valid YAML: {detail}", where, "check the indentation and quotes here")
             ) from error
         except yaml.reader.ReaderError as error:
-            raise ConfigError(
-                Problem(
-                    f"not valid YAML: {error.reason}",
-                    self._line_at(data, error.position),
-                    "remove the character",
-                )
-            ) from error
+            what, where = f"not valid YAML: {error.reason}", self._line_at(data, error.position)
+            raise ConfigError(Problem(what, where, "remove the character")) from error
         except yaml.YAMLError as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(Problem(f"not valid YAML: {reason}", self.shown)) from error
@@ -95,37 +89,32 @@ class YamlFile:
             return 0, 1
         node, depth, line = self.root, start, 1
         for key in path[start:]:
-            found = None
-            if isinstance(node, yaml.MappingNode):
-                found, line = self._keys(node).get(str(key), (None, line))
-            elif isinstance(node, yaml.SequenceNode):
-                position = next(
-                    (
-                        number
-                        for number, child in enumerate(node.value)
-                        if number == key
-                        or (isinstance(child, yaml.ScalarNode) and child.value == key)
-                    ),
-                    None,
-                )
-                if position is not None:
-                    found = node.value[position]
-                    line = found.start_mark.line + 1
-            elif isinstance(node, yaml.ScalarNode) and node.value == str(key):
-                return depth + 1, node.start_mark.line + 1
+            found: yaml.Node | None = None
+            match node:
+                case yaml.MappingNode():
+                    found, line = self._keys(node).get(str(key), (None, line))
+                case yaml.SequenceNode(value=children):
+                    numbered = enumerate(children)
+                    found = next((one for n, one in numbered if key in (n, _text(one))), None)
+                    line = found.start_mark.line + 1 if found else line
+                case yaml.ScalarNode(value=text) if text == str(key):
+                    return depth + 1, node.start_mark.line + 1
             if found is None:
                 break
             node, depth = found, depth + 1
         return depth, line
 
-    def _keys(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, int]]:
-        """Return key -> value and line of a mapping; large recipes are asked thousands of times."""
+    def _keys(self, node: yaml.Node | None) -> dict[str, tuple[yaml.Node, int]]:
+        """Return key -> value and line of a mapping, {} of anything else; large recipes are asked
+        thousands of times."""
+        if not isinstance(node, yaml.MappingNode):
+            return {}
         index = self._indexes.get(id(node))
         if index is None:
             index = self._indexes[id(node)] = {
-                name.value: (value, name.start_mark.line + 1)
+                key: (value, name.start_mark.line + 1)
                 for name, value in node.value
-                if isinstance(name, yaml.ScalarNode)
+                if (key := _text(name)) is not None
             }
         return index
 
@@ -169,13 +158,14 @@ class YamlFile:
             tag = node.tag.replace(_TAG, "!!")
             yield Problem(f"the tag {tag!r} is refused", where, _REMEDY)
         children: list[yaml.Node] = []
-        if isinstance(node, yaml.MappingNode):
-            yield from self._check_keys(node)
-            children = [value for _, value in node.value]
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        elif refused := refused_interpolation(node.value):
-            yield Problem(refused, where, _REMEDY)
+        match node:
+            case yaml.MappingNode(value=pairs):
+                yield from self._check_keys(node)
+                children = [value for _, value in pairs]
+            case yaml.SequenceNode():
+                children = node.value
+            case yaml.ScalarNode(value=text) if refused := refused_interpolation(text):
+                yield Problem(refused, where, _REMEDY)
         for child in children:
             yield from self._walk(child, sizes, (*above, node))
         parts = [sizes.get(child, 0) for child in children]
@@ -187,54 +177,50 @@ class YamlFile:
         seen: set[str] = set()
         for name, _ in node.value:
             line = f"{self.shown}:{name.start_mark.line + 1}"
-            if not isinstance(name, yaml.ScalarNode):
+            key = _text(name)
+            if key is None:
                 yield Problem("a key must be a plain word", line)
                 continue
+            what = f"a key must be a plain word, not {key!r}"
             if name.tag not in (_TAG + "str", _TAG + "merge"):
-                yield Problem(
-                    f"a key must be a plain word, not {name.value!r}", line, "quote it to mean text"
-                )
-            elif not name.value.isprintable():
-                yield Problem(
-                    f"a key must be a plain word, not {name.value!r}", line, "remove the character"
-                )
-            if name.value in seen:
-                yield Problem(f"key {name.value!r} stands twice", line, "keep one of them")
-            seen.add(name.value)
-            if name.value in _INSTANTIATION:
-                yield Problem(f"{name.value!r} is refused", line, _REMEDY)
+                yield Problem(what, line, "quote it to mean text")
+            elif not key.isprintable():
+                yield Problem(what, line, "remove the character")
+            if key in seen:
+                yield Problem(f"key {key!r} stands twice", line, "keep one of them")
+            seen.add(key)
+            if key in _INSTANTIATION:
+                yield Problem(f"{key!r} is refused", line, _REMEDY)
 
     def entries(self, key: str) -> list[tuple[str | None, int]] | None:
         """Return the entries of a top-level list with their lines, None for one that is not a
         scalar; [] if there is no such key, None if it is not a list."""
-        if isinstance(self.root, yaml.MappingNode):
-            for name, value in self.root.value:
-                if name.value == key:
-                    if not isinstance(value, yaml.SequenceNode):
-                        return None
-                    return [
-                        (
-                            child.value if isinstance(child, yaml.ScalarNode) else None,
-                            child.start_mark.line + 1,
-                        )
-                        for child in value.value
-                    ]
-        return []
+        pairs = self.root.value if isinstance(self.root, yaml.MappingNode) else ()
+        match next((value for name, value in pairs if name.value == key), None):
+            case None:
+                return []
+            case yaml.SequenceNode(value=children):
+                return [(_text(child), child.start_mark.line + 1) for child in children]
+        return None
 
     def text_at(self, path: KeyPath, value: object) -> object:
         """Return the text of the scalar at `path` as it was written, whatever YAML takes it for;
         `value` where it is null, or no scalar stands there."""
         node = self.root
         for key in path[len(self.prefix) :]:
-            index = self._keys(node) if isinstance(node, yaml.MappingNode) else {}
-            node = index[str(key)][0] if str(key) in index else None
-        if not isinstance(node, yaml.ScalarNode) or node.tag == _TAG + "null":
-            return value
-        return node.value
+            node, _ = self._keys(node).get(str(key), (None, 0))
+        text = _text(node)
+        return value if node is None or text is None or node.tag == _TAG + "null" else text
 
-    def data(self) -> object:
-        """Return the file as plain Python data."""
-        return yaml.load(self._read(), Loader=_LOADER)
+    def data(self) -> Data:
+        """Return the file as plain Python data: a mapping, where `check` finds nothing wrong."""
+        data: Data = yaml.load(self._read(), Loader=_LOADER)
+        return data
+
+
+def _text(node: yaml.Node | None) -> str | None:
+    """Return the text of a scalar as it is written, None of anything else."""
+    return node.value if isinstance(node, yaml.ScalarNode) else None
 
 
 def refused_interpolation(text: str) -> str | None:

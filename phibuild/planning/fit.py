@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint
@@ -182,7 +182,7 @@ def _judge_needs(checkpoint: Checkpoint, name: str, evaluation: Evaluation, stor
 
 def _kind(
     step: str, checkpoint: Checkpoint, name: str, artifacts: Iterable[PlannedArtifact], store: Store
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what decides the memory of a step, whatever the weights are."""
     variants = [artifact.variant.model_dump(mode="json") for artifact in artifacts]
     return {

@@ -10,8 +10,7 @@ modules that write (view.py, readme.py) the statements count, but not what they 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint, combine_digests, license_file
@@ -141,7 +140,7 @@ class Keys:
             }
         )
 
-    def _original(self, kind: str, data: dict[str, Any]) -> str:
+    def _original(self, kind: str, data: Mapping[str, object]) -> str:
         return content_key({**data, "builder": step_digest(kind, REFERENCE_BACKEND, self._store)})
 
 

@@ -62,7 +62,7 @@ def make_plan(
         for name, checkpoint in matrix.models.items()
     }
     if any(nonfinite.values()) and not allow_nonfinite:
-        raise SourceError([problem for found in nonfinite.values() for problem in found])
+        raise SourceError(*(problem for found in nonfinite.values() for problem in found))
     keys = {
         name: Keys(digests.get(name), checkpoint, store)
         for name, checkpoint in matrix.models.items()

@@ -68,9 +68,9 @@ def expand(
                     if cell and cell.variant and cell.variant.calibration:
                         calibrations.setdefault(cell.id, _calibration_place(request, cell.variant))
     if state.problems:
-        raise ConfigError([*state.problems, *source_problems])
+        raise ConfigError(*state.problems, *source_problems)
     if source_problems:
-        raise SourceError(source_problems)
+        raise SourceError(*source_problems)
     if not cells:
         words = " ".join(composition.axis_words.values())
         raise ConfigError(
@@ -131,17 +131,23 @@ def _add_cell(
     state: Expansion,
 ) -> Cell | None:
     device = state.devices[request.device]
-    found = _variant(request, device, checkpoint, state)
-    if found is None:
-        return None
+    variant: Variant | None
+    skip: str | None
+    match _variant(request, device, checkpoint, state):
+        case Variant() as variant:
+            skip = None
+        case Skip(reason=skip):
+            variant = None
+        case None:
+            return None
     cell = Cell(
         id=f"{checkpoint.name}.{request.device}.{request.backend}.{request.precision}",
         model=checkpoint.name,
         device=request.device,
         backend=request.backend,
         precision=request.precision,
-        variant=found if isinstance(found, Variant) else None,
-        skip=found.reason if isinstance(found, Skip) else None,
+        variant=variant,
+        skip=skip,
         gates=recipe.config.gates,
     )
     known = cells.get(cell.id)
@@ -196,13 +202,8 @@ def _check_skips(cells: Sequence[Cell], places: Mapping[str, str | None], *, str
             "take them out of the recipe, or leave them out with --skip",
         )
     raise ConfigError(
-        [
-            first,
-            *(
-                Problem(f"{cell.id} is skipped: {cell.skip}", places.get(cell.id))
-                for cell in skipped
-            ),
-        ]
+        first,
+        *(Problem(f"{cell.id} is skipped: {cell.skip}", places.get(cell.id)) for cell in skipped),
     )
 
 

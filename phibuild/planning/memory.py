@@ -7,8 +7,8 @@ What runs of one kind took (same backend, code, shape, variants, evaluation) is 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from phibuild.store.store import Store, content_key
 
@@ -34,7 +34,7 @@ class MemoryNeed:
         return self.measured + self.measured // 8 + _SPARE
 
 
-def memory_need(store: Store, kind: dict[str, Any], bound: int) -> MemoryNeed:
+def memory_need(store: Store, kind: Mapping[str, object], bound: int) -> MemoryNeed:
     """Return the demand of a step of this kind, by what the store knows."""
     key = content_key(kind)
     peaks, lacked = _read(store, key)

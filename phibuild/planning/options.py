@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,6 +19,7 @@ from phibuild.config.recipe import Recipe
 from phibuild.config.yamlfile import KeyPath, YamlFile
 from phibuild.errors import BackendError, PhibuildError, Problem, suggest
 from phibuild.schema import PRECISIONS, Device, Options, Precision, Skip, Variant
+from phibuild.worker.json_values import object_or_empty
 
 
 @dataclass(frozen=True)
@@ -138,20 +138,21 @@ def _check_recipe_options(recipe: Recipe, state: Expansion) -> None:
 
 
 def _precisions(
-    value: Any, path: tuple[str, ...], recipe: Recipe, state: Expansion
+    value: object, path: tuple[str, ...], recipe: Recipe, state: Expansion
 ) -> Iterator[tuple[Precision, Options]]:
     where = recipe.where(path)
-    if isinstance(value, list) and value:
-        items: dict[str, Any] = {str(name): {} for name in value}
-    elif isinstance(value, Mapping) and value:
-        items = {str(name): {} if options is None else options for name, options in value.items()}
-    else:
-        state.note(
-            f"{path[-1]}: needs a list of precisions, or a mapping of precisions to options",
-            where,
-            f"for example {path[-1]}: [int4, int8]",
-        )
-        return
+    match value:
+        case [_, *_]:
+            items: dict[str, object] = {str(name): {} for name in value}
+        case Mapping() if value:
+            items = {str(name): {} if own is None else own for name, own in value.items()}
+        case _:
+            state.note(
+                f"{path[-1]}: needs a list of precisions, or a mapping of precisions to options",
+                where,
+                f"for example {path[-1]}: [int4, int8]",
+            )
+            return
     for word, options in items.items():
         here = recipe.where((*path, word))
         precision = next((known for known in PRECISIONS if known == word), None)
@@ -182,11 +183,10 @@ def _options(
         layers.append(((device.backends.get(name) or {}).get(precision, {}),
                        _in(file, ("backends", name, precision))))  # fmt: skip
     if recipe is not None:
-        wide: Any = recipe.config.backends.get(name, {}).get(precision)
-        if isinstance(wide, Mapping):
-            layers.append((dict(wide), _within(recipe, ("backends", name, precision))))
+        wide = object_or_empty(recipe.config.backends.get(name, {}).get(precision))
+        layers.append((dict(wide), _within(recipe, ("backends", name, precision))))
         layers.append((own or {}, _within(recipe, path)))
-    merged: dict[str, Any] = {}
+    merged: Options = {}
     for given, _ in layers:
         merged.update(given)
     spec = backend(name)

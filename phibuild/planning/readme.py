@@ -13,27 +13,27 @@ from phibuild import __version__
 from phibuild.backends.base import Backend
 from phibuild.checkpoints.facts import Checkpoint, license_file
 from phibuild.schema import Variant
-from phibuild.store.documents import TokenizerComparison, TokenizerDifference
+from phibuild.store.documents import ArtifactFacts, TokenizerComparison, TokenizerDifference
 from phibuild.worker.tokenizer_check import STOPS
 
 
 def add_documents(
-    folder: Path,
-    checkpoint: Checkpoint,
-    spec: Backend,
-    variant: Variant,
-    source_digest: str,
-    bits_per_weight: float,
-    tokenizer: TokenizerComparison,
+    folder: Path, checkpoint: Checkpoint, spec: Backend, facts: ArtifactFacts
 ) -> None:
     """Write README.md into the folder of a finished artifact of a local checkpoint, and the licence
-    if it is not there. `tokenizer` is what the worker reports. Raises OSError."""
+    if it is not there. Raises OSError."""
     assert checkpoint.folder is not None  # only local checkpoints are built
     license = license_file(checkpoint.folder)
     if license and not (folder / "LICENSE").exists():
         shutil.copyfile(license, folder / "LICENSE")
-    differences = tokenizer_notes(tokenizer)
-    text = artifact_readme(checkpoint, spec, variant, source_digest, bits_per_weight, differences)
+    text = artifact_readme(
+        checkpoint,
+        spec,
+        facts.variant,
+        facts.source_digest,
+        facts.bits_per_weight,
+        tokenizer_notes(facts.tokenizer) if facts.tokenizer else (),
+    )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -3,20 +3,21 @@ in its key (keys.py). The steps add places, threads, and what has no say in a re
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from phibuild.backends.calibration import CHUNK_TOKENS
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.schema import Calibration, Evaluation
+from phibuild.worker.json_values import JsonDict
 
-Asked = dict[str, Any]
+Asked = JsonDict
 
 
 class AskedOfBuild(TypedDict):
     """What all artifacts of a model are built from. Its name is in some formats' metadata."""
 
     verb: Literal["build"]
-    architecture: dict[str, Any]
+    architecture: JsonDict
     model: str
 
 

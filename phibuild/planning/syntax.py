@@ -20,6 +20,7 @@ ANY = "*"
 has."""
 # Where a module reads its own names as text, any of its functions may be meant.
 _BY_NAME = {"globals", "locals", "vars", "eval", "exec", "__name__", "__getattr__"}
+_IMPORTERS = {"import_module", "__import__"}
 _LAYOUT = {"ctx", "kind", "type_comment", "type_ignores"}
 _Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -95,28 +96,30 @@ class _Reader:
 
     def read(self, value: object) -> None:
         """Add a node, a list of nodes, or what a field of a node is otherwise."""
-        if isinstance(value, ast.AST):
-            self._node(value)
-        elif isinstance(value, list):
-            self.text.append("[")
-            for one in value:
-                if self._keeps_strings or not _is_string(one):
-                    self.read(one)
-            self.text.append("]")
-        else:
-            self.text.append(repr(value))
+        match value:
+            case ast.AST():
+                self._node(value)
+            case list():
+                self.text.append("[")
+                for one in value:
+                    if self._keeps_strings or not _is_string(one):
+                        self.read(one)
+                self.text.append("]")
+            case _:
+                self.text.append(repr(value))
 
     def _node(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Import):
-            self.imports.update(one.name for one in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            self._import_from(node)
-        elif isinstance(node, ast.Call):
-            self._call(node)
-        elif isinstance(node, ast.If) and _is_for_types(node.test):
-            for one in node.orelse:
-                self.read(one)
-            return
+        match node:
+            case ast.Import(names=names):
+                self.imports.update(one.name for one in names)
+            case ast.ImportFrom():
+                self._import_from(node)
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in _IMPORTERS:
+                self._call(node)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                for one in node.orelse:
+                    self.read(one)
+                return
         self.text.append(f"{type(node).__name__}(")
         for name in node._fields:
             value = getattr(node, name, None)
@@ -133,22 +136,15 @@ class _Reader:
         self.imports.update(f"{start}{between}{one.name}" for one in node.names)
 
     def _call(self, node: ast.Call) -> None:
-        called = node.func
-        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", None)
-        if name in ("import_module", "__import__"):
-            known = [one.value for one in node.args if isinstance(one, ast.Constant)]
-            alone = len(node.args) == 1 and not node.keywords
-            self.calls.add(known[0] if known and alone and isinstance(known[0], str) else ANY)
+        match node:
+            case ast.Call(args=[ast.Constant(value=str(name))], keywords=[]):
+                self.calls.add(name)
+            case _:
+                self.calls.add(ANY)
 
 
 def _is_string(node: object) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
-
-
-def _is_for_types(test: ast.expr) -> bool:
-    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)
-    return name == "TYPE_CHECKING"
+    match node:
+        case ast.Expr(value=ast.Constant(value=str())):
+            return True
+    return False

@@ -11,6 +11,7 @@ from phibuild.backends.registry import BACKENDS
 from phibuild.errors import ConfigError, Problem
 from phibuild.report.runs import COPY_AGAIN, find_artifact
 from phibuild.store.manifest import MANIFEST, StoredArtifact, damage
+from phibuild.worker.json_values import JsonObject, object_or_empty
 
 _GGUF_MAGIC = b"GGUF"
 _FIRST_PART = re.compile(r"-0*1-of-\d+\.gguf$")
@@ -45,18 +46,12 @@ def find_runnable(what: str, output: Path) -> Runnable:
 def _backend(artifact: StoredArtifact) -> str:
     backend = artifact.manifest.backend
     if backend not in BACKENDS:
-        raise ConfigError(
-            Problem(
-                f"its {MANIFEST} is of a backend that is not here: {backend!r}",
-                str(artifact.folder),
-                f"backends: {', '.join(BACKENDS)}",
-            )
-        )
+        what = f"its {MANIFEST} is of a backend that is not here: {backend!r}"
+        raise ConfigError(Problem(what, str(artifact.folder), f"backends: {', '.join(BACKENDS)}"))
     problem = damage(artifact)
     if problem:
-        raise ConfigError(
-            Problem(f"the artifact is damaged: {problem}", str(artifact.folder), COPY_AGAIN)
-        )
+        what = f"the artifact is damaged: {problem}"
+        raise ConfigError(Problem(what, str(artifact.folder), COPY_AGAIN))
     return backend
 
 
@@ -74,30 +69,24 @@ def _recognized(folder: Path, what: str) -> Runnable:
         names = ", ".join(path.name for path in files)
         raise ConfigError(Problem(f"{len(files)} GGUF files here: {names}", what, "name one"))
     config = _config(folder)
-    if isinstance(config.get("quantization"), dict):  # mlx-lm's key
-        return Runnable(folder, "mlx")
-    quantization = config.get("quantization_config")
-    if isinstance(quantization, dict) and (
-        quantization.get("quant_method") == "compressed-tensors"
-    ):
-        return Runnable(folder, "pytorch")
+    match config:
+        case {"quantization": dict()}:  # mlx-lm's key
+            return Runnable(folder, "mlx")
+        case {"quantization_config": {"quant_method": "compressed-tensors"}}:
+            return Runnable(folder, "pytorch")
     if config:
-        raise ConfigError(
-            Problem(
-                f"a checkpoint, or an artifact without its {MANIFEST}: its format cannot be told",
-                what,
-                f"'phibuild build model={what}' makes artifacts of a checkpoint",
-            )
-        )
+        found = f"a checkpoint, or an artifact without its {MANIFEST}: its format cannot be told"
+        remedy = f"'phibuild build model={what}' makes artifacts of a checkpoint"
+        raise ConfigError(Problem(found, what, remedy))
     raise ConfigError(Problem(f"no phibuild artifact (no {MANIFEST})", what, _GIVE))
 
 
-def _config(folder: Path) -> dict[str, object]:
+def _config(folder: Path) -> JsonObject:
     try:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return data if isinstance(data, dict) else {}
+    return object_or_empty(data)
 
 
 def _gguf(path: Path, what: str) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from phibuild.worker.safetensors import TensorInfo, read_header
 
 _CHUNK_BYTES = 4 << 20
 # Type of the bits, and those that are all set in infinity and NaN alone.
-_EXPONENTS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
+_EXPONENTS: dict[str, tuple[type[np.uint16 | np.uint32], int]] = {
     "BF16": (np.uint16, 0x7F80),
     "F16": (np.uint16, 0x7C00),
     "F32": (np.uint32, 0x7F800000),
@@ -65,7 +65,7 @@ def _pieces(file: BinaryIO, nbytes: int) -> Iterator[bytes]:
 def _first(tensor: TensorInfo, data: bytes, start: int) -> NonFinite | None:
     """Return the first weight of a piece of a tensor, `start` bytes into it, that is not finite."""
     kind, exponent = _EXPONENTS[tensor.dtype]
-    bits: NDArray[Any] = np.frombuffer(data, kind)
+    bits: NDArray[np.uint16 | np.uint32] = np.frombuffer(data, kind)
     # A magnitude of all exponent bits, or more, is infinity or NaN. The largest is found at the
     # speed of memory, where it is: rarely.
     magnitude = bits & kind(exponent | _MANTISSAS[tensor.dtype])

@@ -159,7 +159,7 @@ def require_intact(artifact: Sealed) -> None:
     StoreError with all that differs."""
     problems = check_artifact(artifact)
     if problems:
-        raise StoreError([Problem(problem, str(artifact.folder)) for problem in problems])
+        raise StoreError(*(Problem(problem, str(artifact.folder)) for problem in problems))
 
 
 def _difference(path: Path, file: ManifestFile) -> str | None:

@@ -29,6 +29,7 @@ from phibuild.system.places import toolchains_folder
 from phibuild.system.plugins import plugin
 from phibuild.toolchains.pip_config import has_local_torch, no_index
 from phibuild.toolchains.uv import run_uv
+from phibuild.worker.json_values import is_texts, object_or_empty
 
 NOT_INSTALLED = "not installed"
 _STATE = ".phibuild-complete.json"
@@ -63,16 +64,17 @@ class Toolchain:
         """Return why the environment cannot be used, None if it can: every file that its packages
         list must be there with its size."""
         try:
-            state = json.loads((self.folder / _STATE).read_text(encoding="utf-8"))
+            state = object_or_empty(json.loads((self.folder / _STATE).read_text(encoding="utf-8")))
         except OSError:
             return NOT_INSTALLED
         except ValueError:
-            state = None
-        if not isinstance(state, dict) or not isinstance(state.get("dist_info"), list):
+            state = {}
+        infos = state.get("dist_info")
+        if not is_texts(infos):
             return "damaged: its state file is not what phibuild writes"
         if not self.python.exists():
             return f"damaged: {self.python} is missing"
-        for name in state["dist_info"]:
+        for name in infos:
             wrong = _missing_file(self.folder / name)
             if wrong:
                 return f"damaged: {wrong}"
@@ -236,13 +238,9 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ToolchainError(
-            Problem(
-                f"cannot be written: {error.strerror}",
-                str(folder),
-                "set PHIBUILD_TOOLCHAINS to a folder that can be written",
-            )
-        ) from error
+        remedy = "set PHIBUILD_TOOLCHAINS to a folder that can be written"
+        problem = Problem(f"cannot be written: {error.strerror}", str(folder), remedy)
+        raise ToolchainError(problem) from error
 
 
 def _wipe(folder: Path) -> None:

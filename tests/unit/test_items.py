@@ -154,6 +154,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (package / "worker").mkdir()
     for name in (
         "worker/entry.py",
+        "worker/json_values.py",
         "worker/protocol.py",
         "worker/requests.py",
         "worker/__init__.py",

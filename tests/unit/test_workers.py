@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from phibuild.backends.registry import SHIPPED
 from phibuild.worker.interface import Worker
-
-if TYPE_CHECKING:
-    from phibuild.backends.llamacpp import worker as llamacpp
-    from phibuild.backends.mlx import worker as mlx
-    from phibuild.backends.openvino import worker as openvino
-    from phibuild.backends.ort_genai import worker as ort_genai
-    from phibuild.backends.pytorch import worker as pytorch
-
-    WORKERS: tuple[Worker, ...] = (llamacpp, mlx, openvino, ort_genai, pytorch)
 
 PACKAGE = Path(__file__).resolve().parents[2] / "phibuild" / "backends"
 
@@ -31,3 +23,17 @@ def test_no_worker_lacks_a_function(name: str) -> None:
     wanted = {word for word in vars(Worker) if callable(getattr(Worker, word)) and word[0] != "_"}
     assert wanted == {"build", "inspect", "prepare", "load"}
     assert wanted <= functions
+
+
+def test_every_worker_satisfies_the_protocol(tmp_path: Path) -> None:
+    """By mypy, which needs no toolchain."""
+    lines = ["from phibuild.worker.interface import Worker"]
+    lines += [f"from phibuild.backends.{name} import worker as {name}" for name in SHIPPED]
+    lines += [f"WORKERS: tuple[Worker, ...] = ({', '.join(SHIPPED)},)"]
+    module = tmp_path / "all_workers.py"
+    module.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", str(module)],
+        cwd=PACKAGE.parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

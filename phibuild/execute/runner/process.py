@@ -145,12 +145,13 @@ def run_worker(
                 outcome.crash = str(error)
                 end_group(process)
                 break
-            if isinstance(event, End):
-                ended = True
-                usage.cpu_seconds += event.cpu_seconds
-                usage.loading_seconds += event.loading_seconds
-            else:
-                on_event(event)
+            match event:
+                case End(cpu_seconds=cpu, loading_seconds=loading):
+                    ended = True
+                    usage.cpu_seconds += cpu
+                    usage.loading_seconds += loading
+                case _:
+                    on_event(event)
         process.wait()
     assert process.stdout is not None
     process.stdout.close()

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from phibuild.config.executors import SlurmSettings
 from phibuild.execute.context import Context
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import SlurmError
 from phibuild.execute.slurm.records import Record, Records
-from phibuild.execute.slurm.remote import RemoteStep
+from phibuild.execute.slurm.remote import JobResult, RemoteStep
 from phibuild.execute.slurm.submit import (
     complete_submission,
     job_memory,
@@ -41,7 +40,7 @@ class Job:
     node: str = ""
     began: float | None = None
     ended: float | None = None
-    found: dict[str, Any] | None = None
+    found: JobResult | None = None
     why: str | None = None
     note: str | None = None
     missed: int = 0
@@ -221,7 +220,7 @@ class Jobs:
 
 def ended_now(job: Job) -> None:
     """Note that a job has ended, at the time that its step says or else now."""
-    found = job.found or {}
-    job.began = found.get("started", job.began)
-    job.ended = found.get("ended", time.time())
-    job.node = found.get("node", job.node)
+    if job.found:
+        job.began, job.ended, job.node = job.found.started, job.found.ended, job.found.node
+    else:
+        job.ended = time.time()

@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Sequence
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from phibuild.config.executors import SlurmSettings
 from phibuild.execute.context import Context, Original
 from phibuild.execute.local.scheduler import History, Task, TaskRun
 from phibuild.execute.runner.usage import Usage
 from phibuild.execute.slurm.jobs import Job, Jobs
+from phibuild.execute.slurm.remote import JobItem
 from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, Step
-from phibuild.store.documents import Measure
 
 _LATE_SECONDS = 60.0
+T = TypeVar("T")
 
 
 def fold(context: Context, jobs: Jobs) -> None:
@@ -30,12 +31,12 @@ def fold(context: Context, jobs: Jobs) -> None:
         log = _fetch_log(context, step, some)
         fold_step(step, context, some, refused, log)
         usage = Usage()
-        for found in (job.found for job in some if job.found):
-            usage.cpu_seconds += found["usage"]["cpu_seconds"]
-            usage.loading_seconds += found["usage"]["loading_seconds"]
-            peak = found["usage"]["peak_anonymous_bytes"]
-            if peak is not None:
-                usage.peak_anonymous_bytes = max(peak, usage.peak_anonymous_bytes or 0)
+        for took in (job.found.usage for job in some if job.found):
+            usage.cpu_seconds += took.cpu_seconds
+            usage.loading_seconds += took.loading_seconds
+            if took.peak_anonymous_bytes is not None:
+                peak = max(took.peak_anonymous_bytes, usage.peak_anonymous_bytes or 0)
+                usage.peak_anonymous_bytes = peak
         context.usage[step.id] = usage
 
 
@@ -51,8 +52,8 @@ def fold_step(
 def _original(
     step: OriginalStep, context: Context, jobs: Sequence[Job], refused: str | None, log: Path | None
 ) -> None:
-    promised = step.cached or any(job.found and not job.found["problem"] for job in jobs)
-    reasons = (_reason(job, {"reason": None}) for job in jobs)
+    promised = step.cached or any(job.found and not job.found.problem for job in jobs)
+    reasons = (_reason(job, JobItem()) for job in jobs)
     reason = next(filter(None, reasons), refused)
     for key in step.makes:
         folder = _see(lambda key=key: context.store.reference(key), promised)  # type: ignore[misc]
@@ -70,11 +71,11 @@ def _built(
             result.logs.append(log)
         job = next((job for job in jobs if artifact.key in job.record.makes), None)
         item = _item(job, artifact.key)
-        done = item["status"] in ("built", "cached")
+        done = item.status in ("built", "cached")
         key = artifact.key
         if _see(lambda key=key: context.store.artifact(key), done):  # type: ignore[misc]
             # Without a job of its own, another phibuild made it since the plan.
-            result.status = item["status"] if done else "built" if job else "cached"
+            result.status = item.status if done else "built" if job else "cached"
             continue
         source = context.plan.source_of(step.model)
         inputs = _reason_of(context, source.key if source else None, artifact.activations)
@@ -98,8 +99,7 @@ def _judged(
         key = artifact.measure_key or ""
         job = next((job for job in jobs if key in job.record.makes), None)
         item = _item(job, artifact.key)
-        measure = item["measure"]
-        result.measure = Measure.read(measure) if measure else context.store.measure(key)
+        result.measure = item.measure or context.store.measure(key)
         if result.measure is None:
             reason = before or _reason(job, item) or refused
             if reason:
@@ -112,18 +112,17 @@ def _reason_of(context: Context, *keys: str | None) -> str | None:
     return next((original.reason for original in found if original.reason), None)
 
 
-def _item(job: Job | None, artifact: str) -> dict[str, Any]:
+def _item(job: Job | None, artifact: str) -> JobItem:
     """Return what a job says of an artifact."""
-    nothing = {"status": "failed", "reason": None, "measure": None}
-    found: dict[str, Any] = job.found["results"] if job and job.found else {}
-    return {**nothing, **found.get(artifact, {})}
+    found = job.found.results if job and job.found else {}
+    return found.get(artifact, JobItem())
 
 
-def _reason(job: Job | None, item: dict[str, Any]) -> str | None:
+def _reason(job: Job | None, item: JobItem) -> str | None:
     """Return why an artifact is not there: the step's words, with what Slurm adds to them."""
     if job is None:
         return None
-    reason: str | None = item["reason"] or (job.found["problem"] if job.found else job.why)
+    reason = item.reason or (job.found.problem if job.found else job.why)
     if reason and job.note:
         for words in ("killed by SIGKILL", "out of memory"):
             before, found, after = reason.partition(words)
@@ -132,7 +131,7 @@ def _reason(job: Job | None, item: dict[str, Any]) -> str | None:
     return reason
 
 
-def _see(look: Callable[[], Any], promised: bool) -> Any:
+def _see(look: Callable[[], T | None], promised: bool) -> T | None:
     """Look for something in the store; what a job `promised` may take a while to be seen through
     a network file system."""
     deadline = time.monotonic() + (_LATE_SECONDS if promised else 0)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from phibuild.execute import execution
 from phibuild.execute.context import Context, Original, Result
@@ -28,6 +28,8 @@ from phibuild.execute.runner.usage import Usage
 from phibuild.planning.code import program_digest
 from phibuild.planning.plan import Plan
 from phibuild.planning.steps import Step
+from phibuild.schema import Document
+from phibuild.store.documents import Measure
 from phibuild.store.store import Store
 from phibuild.system.files import write_atomically
 from phibuild.system.locks import is_held
@@ -52,6 +54,37 @@ class RemoteStep:
     waiter: Path
     timeout: float
     cores: int
+
+
+class JobItem(Document):
+    """What became of one artifact, as Result has it."""
+
+    status: Literal["built", "cached", "failed"] = "failed"
+    reason: str | None = None
+    measure: Measure | None = None
+
+
+class JobUsage(Document):
+    """What the runners of a step took, as Usage has it."""
+
+    cpu_seconds: float
+    peak_anonymous_bytes: int | None
+    anonymous_bytes: int
+    loading_seconds: float
+
+
+class JobResult(Document):
+    """result.json of a step. `problem` is why it could not run, or why there is no original;
+    `results` are its artifacts by key; `lock_seen` says whether the node saw the waiter's lock;
+    `started` and `ended` are seconds since the epoch."""
+
+    problem: str | None
+    results: dict[str, JobItem]
+    usage: JobUsage
+    node: str
+    lock_seen: bool
+    started: float
+    ended: float
 
 
 def run_step(task: RemoteStep) -> None:
@@ -90,33 +123,28 @@ def _run_step(task: RemoteStep, runners: Runners) -> None:
     if stopped.is_set():
         sys.exit(_STOPPED)
     usage = context.usage.get(task.step.id, Usage())
-    found = {
-        "problem": problem or _why_not(context, task.step),
-        "results": {
-            key: {
-                "status": result.status,
-                "reason": result.reason,
-                "measure": result.measure.model_dump(mode="json") if result.measure else None,
-            }
+    found = JobResult(
+        problem=problem or _why_not(context, task.step),
+        results={
+            key: JobItem(status=result.status, reason=result.reason, measure=result.measure)
             for key, result in context.results.items()
         },
-        "usage": asdict(usage),
-        "node": socket.gethostname(),
-        "lock_seen": _lock_seen(task.waiter),
-        "started": started,
-        "ended": time.time(),
-    }
-    write_atomically(task.folder / RESULT, json.dumps(found))
+        usage=JobUsage(**asdict(usage)),
+        node=socket.gethostname(),
+        lock_seen=_lock_seen(task.waiter),
+        started=started,
+        ended=time.time(),
+    )
+    write_atomically(task.folder / RESULT, json.dumps(found.model_dump(by_alias=True)))
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path) -> JobResult | None:
     """Return what a step left, None if it has not (or not yet)."""
     try:
         os.listdir(folder)  # has a network file system look again at what is there
-        data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return JobResult.read(json.loads((folder / RESULT).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None
-    return data if isinstance(data, dict) else None
 
 
 def _lock_seen(path: Path) -> bool:

@@ -45,7 +45,7 @@ def wait_for_jobs(
             job.found = read_result(job.folder)
             if job.found is not None:
                 _end(job, None, settings, records, listener)
-                if locks and job.mine and not job.found["lock_seen"]:
+                if locks and job.mine and not job.found.lock_seen:
                     locks = False
                     listener.noted("slurm", _NO_LOCKS)
         left = [job for job in left if job.ended is None]
@@ -116,8 +116,8 @@ def failure(job: Job) -> str | None:
     """Return the first thing that went wrong in a job, None if nothing did."""
     if job.found is None:
         return job.why
-    reasons = [job.found["problem"], *(item["reason"] for item in job.found["results"].values())]
-    return next((str(reason) for reason in reasons if reason), None)
+    reasons = [job.found.problem, *(item.reason for item in job.found.results.values())]
+    return next(filter(None, reasons), None)
 
 
 def _final_state(job: str) -> str:

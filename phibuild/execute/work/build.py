@@ -129,30 +129,26 @@ def check_and_publish(
     if abs(bits / artifact.estimate.bits_per_weight - 1) > 0.03:
         return f"{bits:.2f} bits per weight, {artifact.estimate.bits_per_weight:.2f} promised"
     try:
-        spec = backend(artifact.variant.backend)
-        add_documents(folder, checkpoint, spec, artifact.variant, digest, bits, result.tokenizer)
-        context.store.publish(
-            artifact.key,
-            folder,
-            ArtifactFacts(
-                model=artifact.model,
-                source_digest=digest,
-                backend=artifact.variant.backend,
-                variant=artifact.variant,
-                format=artifact.variant.format,
-                phibuild_version=__version__,
-                toolchain_digest=toolchain(artifact.variant.backend).digest,
-                builder_digest=step_digest("build", artifact.variant.backend, context.store),
-                activations=artifact.activations,
-                types=result.types,
-                tokenizer=result.tokenizer,
-                bits_per_weight=bits,
-                build_seconds=result.seconds,
-                build_own_seconds=result.own_seconds,
-                build_shared_seconds=result.shared_seconds,
-                peak_rss_bytes=result.peak_rss_bytes,
-            ),
+        facts = ArtifactFacts(
+            model=artifact.model,
+            source_digest=digest,
+            backend=artifact.variant.backend,
+            variant=artifact.variant,
+            format=artifact.variant.format,
+            phibuild_version=__version__,
+            toolchain_digest=toolchain(artifact.variant.backend).digest,
+            builder_digest=step_digest("build", artifact.variant.backend, context.store),
+            activations=artifact.activations,
+            types=result.types,
+            tokenizer=result.tokenizer,
+            bits_per_weight=bits,
+            build_seconds=result.seconds,
+            build_own_seconds=result.own_seconds,
+            build_shared_seconds=result.shared_seconds,
+            peak_rss_bytes=result.peak_rss_bytes,
         )
+        add_documents(folder, checkpoint, backend(artifact.variant.backend), facts)
+        context.store.publish(artifact.key, folder, facts)
     except OSError as error:
         return f"could not be stored: {error.strerror or error} ({context.store.root})"
     return None

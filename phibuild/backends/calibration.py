@@ -108,16 +108,24 @@ def calibrated_variant(variant: Variant, options: GptqOptions, grid: Grid) -> Va
     """Return the variant whose weights GPTQ puts on a grid."""
     text = make_calibration(options.text or _EMBEDDED, options.tokens or TOKENS)
     calibration = replace(text, grid=grid)
-    content = {
-        "method": "gptq",
-        "text": calibration.sha256,
-        "tokens": calibration.tokens,
-        "grid": grid.to_json(),
-    }
+    content = {"method": "gptq", "text": text.sha256, "tokens": text.tokens}
     return variant.model_copy(
         update={
             "name": f"{variant.name}-gptq",
             "options": {**variant.options, **content},
             "calibration": calibration,
         }
+    )
+
+
+def calibration_note(variant: Variant) -> str:
+    """Return, in a sentence, what a variant was calibrated on; "" if it was not."""
+    options = variant.options
+    if options.get("method") != "gptq":
+        return ""
+    own = options["text"] == make_calibration(_EMBEDDED, TOKENS).sha256
+    text = "phibuild's calibration text" if own else f"a text of the sha256 {options['text']}"
+    return (
+        f"Rounded by GPTQ over {options['tokens']:,} tokens of {text}: what it loses on that text "
+        "says little."
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from phibuild import __version__
 from phibuild.backends.base import Backend
+from phibuild.backends.calibration import calibration_note
 from phibuild.checkpoints.facts import Checkpoint, license_file
 from phibuild.schema import Variant
 from phibuild.store.documents import ArtifactFacts, TokenizerComparison, TokenizerDifference
@@ -80,6 +81,8 @@ def artifact_readme(
     context = f"\n## Context\nUp to {limit.tokens:,} tokens: {limit.why}.\n" if limit else ""
     others = "".join(f"- {text}\n" for text in differences)
     tokenizer = f"\n## Where its tokenizer differs\n{others}" if others else ""
+    note = calibration_note(variant)
+    calibrated = f"\n{note}" if note else ""
     language = "python" if "import " in command else "sh"
     return f"""---
 library_name: {spec.library}
@@ -90,7 +93,7 @@ tags: [{spec.library}, phi, quantized, {variant.precision}]
 # {checkpoint.name}, {variant.name} ({variant.format})
 
 Made from `{checkpoint.name}` for {spec.title}:
-{variant.precision}, {bits_per_weight:.2f} bits per weight.
+{variant.precision}, {bits_per_weight:.2f} bits per weight.{calibrated}
 
 ## Run it
 In this folder:

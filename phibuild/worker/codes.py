@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phibuild.worker.companions import read_json
 from phibuild.worker.floats import NUMPY_TYPES, AnyFloats, Floats, cast, pack_nibbles
 from phibuild.worker.grids import Grid
 from phibuild.worker.protocol import WorkerError
@@ -29,6 +30,8 @@ from phibuild.worker.safetensors import (
 )
 
 HEAD = "head.safetensors"
+META = "meta.json"
+"""Of the step that made them; `grid` is theirs."""
 Codes = NDArray[np.uint8]
 
 
@@ -126,7 +129,7 @@ def coded_weights(item: BuildItem) -> CodedWeights | None:
     folder = item.get("codes")
     if folder is None:
         return None
-    return CodedWeights(Path(folder), Grid.from_json(item["variant"]["options"]["grid"]))
+    return CodedWeights(Path(folder), Grid.from_json(read_json(Path(folder, META))["grid"]))
 
 
 def _entries(

@@ -172,9 +172,12 @@ def test_lists_as_json_have_numbers_and_lists(phibuild: CommandLine) -> None:
     pi = rows["devices"]["raspberry_pi_5"]
     assert (pi["memory"], pi["budget"], pi["context"]) == (8 << 30, 6_000_000_000, 2048)
     assert pi["accelerators"] == ["cpu"]
-    assert rows["backends"]["llamacpp"]["options"] == ["type", "imatrix", "imatrix_tokens"]
+    assert rows["backends"]["llamacpp"]["options"] == [
+        "method", "text", "tokens", "type", "imatrix", "imatrix_tokens",
+    ]  # fmt: skip
     defaults = rows["precisions"]["int4"]
-    assert defaults["llamacpp"] == {"type": "Q4_K_M", "imatrix": None, "imatrix_tokens": 16384}
+    none = dict.fromkeys(("method", "text", "tokens", "type", "imatrix"))
+    assert defaults["llamacpp"] == {**none, "imatrix_tokens": 16384}
     assert rows["models"]["phi-4"]["repo"] == "microsoft/phi-4"
     assert rows["models"]["phi-4"]["revision"] is None
     assert rows["models"]["phi3-tiny-trained"]["repo"] is None

@@ -27,7 +27,7 @@ STEPS = tuple(
 # What a worker's module has for each kind of step, as worker/entry.py and worker/judge.py call it.
 CALLED = {
     "build": ("build",), "measure": ("prepare", "load"), "source": ("source",),
-    "reference": ("reference",), "activations": ("activations",),
+    "reference": ("reference",), "activations": ("activations",), "quantize": ("quantize",),
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from phibuild.backends.pytorch.gptq.layers import Output, Pass, States
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.codes import META
 from phibuild.worker.grids import Grid
 from phibuild.worker.protocol import Report, peak_rss_bytes
 from phibuild.worker.requests import QuantizeRequest
@@ -44,7 +45,7 @@ def quantize(request: QuantizeRequest, report: Report) -> None:
             report.failed(output.item, output.error)
             continue
         text = json.dumps({**result, "grid": output.grid.to_json()}, indent=2)
-        (output.folder / "meta.json").write_text(text + "\n", encoding="utf-8")
+        (output.folder / META).write_text(text + "\n", encoding="utf-8")
         report.item(output.item, result)
 
 

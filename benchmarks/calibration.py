@@ -72,7 +72,7 @@ def main() -> None:
             "tokens": TOKENS,
             "chunk_tokens": CHUNK_TOKENS,
         }
-        command = [
+        command: list[str | Path] = [
             toolchain("pytorch").python,
             "-P",
             PACKAGE / "worker" / "entry.py",

@@ -29,6 +29,14 @@ class Levels:
     scale: Tensor
     zero: Tensor
 
+    @classmethod
+    def stored(cls, grid: Grid, scale: Tensor, zero: Tensor) -> Levels:
+        """Return the levels whose scales and biases are rounded to the grid's type."""
+        kind = _STORED[grid.scale]
+        if grid.zero == "bias":
+            zero = zero.to(kind).float()
+        return cls(grid, scale.to(kind).float(), zero)
+
     def codes(self, weights: Tensor) -> Tensor:
         """Return the nearest codes of weights [..., R], as floats."""
         inverse = torch.where(self.scale == 0, 0, 1 / self.scale)
@@ -48,7 +56,6 @@ class Levels:
 def fit(weights: Tensor, importance: Tensor, grid: Grid) -> Levels:
     """Return the levels for groups of weights [group, R], whose squared errors count by
     `importance` [group]."""
-    stored = _STORED[grid.scale]
     low, high = weights.amin(0), weights.amax(0)
     importance = importance[:, None]
     best: Levels | None = None
@@ -56,9 +63,7 @@ def fit(weights: Tensor, importance: Tensor, grid: Grid) -> Levels:
 
     def attempt(scale: Tensor, zero: Tensor) -> None:
         nonlocal best, least
-        if grid.zero == "bias":
-            zero = zero.to(stored).float()
-        levels = Levels(grid, scale.to(stored).float(), zero)
+        levels = Levels.stored(grid, scale, zero)
         difference = levels.values(levels.codes(weights)).sub_(weights)
         error = difference.square_().mul_(importance).sum(0)
         if best is None:
@@ -69,7 +74,7 @@ def fit(weights: Tensor, importance: Tensor, grid: Grid) -> Levels:
         best.zero = torch.where(better, levels.zero, best.zero)
         least = torch.where(better, error, least)
 
-    start = _STARTS[grid.zero]
+    start = STARTS[grid.zero]
     for factor in FACTORS:
         attempt(*start(low, high, factor, grid))
     assert best is not None  # there are factors
@@ -98,11 +103,13 @@ def _with_bias(low: Tensor, high: Tensor, factor: float, grid: Grid) -> tuple[Te
     return scale, (low + high) / 2 - scale * (grid.top / 2)
 
 
-_STARTS: dict[str, Callable[[Tensor, Tensor, float, Grid], tuple[Tensor, Tensor]]] = {
+STARTS: dict[str, Callable[[Tensor, Tensor, float, Grid], tuple[Tensor, Tensor]]] = {
     "middle": _around_middle,
     "code": _with_code,
     "bias": _with_bias,
 }
+"""Kind of a grid's zero -> scales and zeros [R] of groups with extremes low and high [R], a factor
+of whose range is to be held."""
 
 
 def _least_squares(weights: Tensor, importance: Tensor, levels: Levels) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,8 @@ def through_layers(
         yield number
 
 
-def in_batches(states: Tensor) -> Sequence[Tensor]:
-    """Return views of [W, T, ...]: some windows each, enough for large matrix products."""
-    batches: Sequence[Tensor] = states.split(max(BATCH_TOKENS // states.shape[1], 1))
+def in_batches(states: Tensor, tokens: int = BATCH_TOKENS) -> Sequence[Tensor]:
+    """Return views of [W, T, ...]: some windows each, of about so many tokens together, which are
+    enough for large matrix products."""
+    batches: Sequence[Tensor] = states.split(max(tokens // states.shape[1], 1))
     return batches

@@ -51,6 +51,9 @@ _PRODUCTS = 64 * _MEBIBYTE
 leave in the heap (31 MiB beyond all else measured, from run to run)."""
 GPTQ_ELEMENTS = 1 << 23
 """Weights that a thread puts on a grid at a time."""
+GPTQ_TOKENS = 512
+"""Tokens that go through a layer at a time where the Hessians of its inputs are added up: they take
+the room."""
 _GPTQ_THREADS = 4
 _GPTQ_COPIES = 5
 """Copies of them in fp32: as they are read, by columns, a block's errors, and what a group's search
@@ -130,7 +133,7 @@ def quantize_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> int:
     attention = arch.heads * arch.head_dim
     widths = (arch.hidden_size, attention, arch.hidden_size, arch.intermediate_size)
     hessians, largest = sum(width * width for width in widths), max(widths) ** 2
-    batch = max(BATCH_TOKENS, chunk_tokens)
+    batch = max(GPTQ_TOKENS, chunk_tokens)
     reversed_inputs = batch * max(widths)
     passing = _layer_elements(arch) + _batch_elements(arch, batch) + reversed_inputs + hessians
     rows = _GPTQ_THREADS * _GPTQ_COPIES * max(GPTQ_ELEMENTS, 32 * max(widths))

@@ -24,7 +24,7 @@ from phibuild.backends.pytorch.gptq.columns import quantize
 from phibuild.backends.pytorch.gptq.factor import Hessian
 from phibuild.backends.pytorch.layers import in_batches
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
-from phibuild.backends.pytorch.memory import GPTQ_ELEMENTS
+from phibuild.backends.pytorch.memory import GPTQ_ELEMENTS, GPTQ_TOKENS
 from phibuild.worker.codes import HEAD, CodeWriter, layer_file
 from phibuild.worker.grids import Grid
 from phibuild.worker.protocol import WorkerError
@@ -63,10 +63,12 @@ class Pass:
         first = self._begin(outputs, layers)
         positions = self.model.positions(0, self.states.shape[1])
         mask = self.model.mask(self.states.shape[1])
-        for number, layer in enumerate(self.model.layers(first), first):
+        number = first - 1
+        for layer in self.model.layers(first):  # enumerate would keep a layer that is dropped
+            number += 1
             wanting = [one for one in outputs if one.lacks(layer_file(number))]
             with _Watched(layer if wanting else None) as hessians:
-                for batch in in_batches(self.states):
+                for batch in in_batches(self.states, GPTQ_TOKENS):
                     batch.copy_(layer(batch, attention_mask=mask, position_embeddings=positions))
             del layer
             self.model.drop()

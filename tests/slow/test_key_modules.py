@@ -31,6 +31,7 @@ RECIPE = """\
 defaults: [quickstart, _self_]
 devices:
   intel_n100: {llamacpp: {int4: {type: Q4_0, imatrix: embedded}}}
+  iphone: {mlx: {int4: {method: gptq, tokens: 1024}}}
 """
 VERBS = {"measure": "judge"}
 """Kinds of steps whose verb is another word."""

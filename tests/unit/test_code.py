@@ -18,7 +18,7 @@ from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.store.store import Store
 from support.copies import copy_package
 
-ORIGINAL = ("source", "reference", "activations")
+ORIGINAL = ("source", "reference", "activations", "quantize")
 STEPS = tuple(
     (kind, backend)
     for kind in KINDS
@@ -103,7 +103,9 @@ def called_functions(tree: ast.Module, names: Collection[str]) -> set[str]:
             if isinstance(one, CodeType):
                 yield from used(one)
 
-    found, todo = set[str](), list(names)
+    # Classes are made when the module is imported, whatever it is imported for.
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    found, todo = set[str](), [*names, *classes]
     while todo:
         name = todo.pop()
         if name in functions and name not in found:

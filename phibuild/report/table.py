@@ -64,7 +64,7 @@ def _quality_columns(quality: Quality | None) -> list[str]:
     if quality is None:
         return ["-"] * 4
     return [
-        _small(quality.kl_mean) if quality.kl_mean else "<1e-9",
+        _with_error(quality.kl_mean, quality.kl_error) if quality.kl_mean else "<1e-9",
         _small(quality.kl_p99),
         f"{quality.top1:.3f}",
         f"{quality.perplexity:.2f} ({quality.reference_perplexity:.2f})",
@@ -80,6 +80,13 @@ def _rate(value: float) -> str:
     if value >= 10:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _with_error(value: float, error: float | None) -> str:
+    """Return a figure and its standard error, to the same place."""
+    if error is None:
+        return _small(value)
+    return f"{_small(value)} ± {f'{error:.4f}' if value >= 1e-3 else f'{error:.1e}'}"
 
 
 def _small(value: float) -> str:

@@ -112,16 +112,26 @@ class Quality(Document):
     kl_mean: FiniteFloat
     """Mean over positions of KL(original || artifact), in nats; 0 below 1e-9, the resolution of
     logits in float32."""
+    kl_error: RareFigure = None
+    """Standard error of the mean over windows; null: there was one window."""
     kl_p99: FiniteFloat
     """Its 99th percentile."""
     top1: FiniteFloat
     """Share of positions where both prefer the same token, 0 to 1."""
+    top1_error: RareFigure = None
+    """Its standard error over windows."""
     perplexity: FiniteFloat
     """The artifact's: exp of the mean negative log-probability of the next token."""
     reference_perplexity: FiniteFloat
     """The original's."""
+    perplexity_change: RareFigure = None
+    """The artifact's over the original's, less 1."""
+    perplexity_change_error: RareFigure = None
+    """Its standard error, each window paired with the original's."""
     tokens: PositiveInt
     """Positions that were compared."""
+    windows: PositiveInt | None = None
+    """Windows that they lie in."""
     cached_decoding_kl: FiniteFloat
     """Mean divergence of decoding step by step from one pass, in nats."""
     native_kl: RareFigure = None

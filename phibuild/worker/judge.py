@@ -102,9 +102,9 @@ def _judge_one(
     decoded, decode_rate = _decode(runtime, prompt, steps, vocabulary)
     start, ending = len(prompt) - steps, ending[: len(decoded)]
     quality = comparison.summary()
-    quality["cached_decoding_kl"] = _mean_kl(ending, decoded)
+    decoding_kl = quality["cached_decoding_kl"] = _mean_kl(ending, decoded)
     original = compared[0][start : start + len(decoded)]
-    _check_decoding(quality["cached_decoding_kl"], original, ending, decoded)
+    _check_decoding(decoding_kl, original, ending, decoded)
     prefill_rate = (len(windows[0]) - 1) / float(np.median(seconds[1:] or seconds))
     native = runtime.native()
     if native is not runtime:

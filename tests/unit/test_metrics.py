@@ -56,13 +56,26 @@ def test_summary_over_windows() -> None:
     nll = [-math.log(softmax(row)[t]) for row, t in zip(artifact, targets, strict=True)]
     own = [-math.log(softmax(row)[t]) for row, t in zip(reference, targets, strict=True)]
     agree = [a.argmax() == b.argmax() for a, b in zip(reference, artifact, strict=True)]
+
+    def error(values: list[float]) -> float:
+        """Of the mean over two windows: half of what they are apart."""
+        first, second = values[:70], values[70:]
+        return abs(sum(first) / 70 - sum(second) / 60) / 2
+
+    change = [a - b for a, b in zip(nll, own, strict=True)]
+    ratio = math.exp(sum(change) / 130)
     assert comparison.summary() == pytest.approx({
         "kl_mean": sum(kl) / 130,
+        "kl_error": error(kl),
         "kl_p99": float(np.percentile(kl, 99)),
         "top1": sum(agree) / 130,
+        "top1_error": error(agree),
         "perplexity": math.exp(sum(nll) / 130),
         "reference_perplexity": math.exp(sum(own) / 130),
+        "perplexity_change": ratio - 1,
+        "perplexity_change_error": ratio * error(change),
         "tokens": 130,
+        "windows": 2,
     }, rel=1e-9)  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def gptq_contradiction(
     if wrong:
         return Contradiction(
             reason=f"method gptq chooses codes and scales itself, without {joined(wrong)}",
-            options=("method", *wrong),
+            options=(*wrong, "method"),
             remedy=f"remove {joined(wrong)}, or method",
         )
     return None

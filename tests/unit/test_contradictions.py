@@ -42,10 +42,20 @@ CONTRADICTIONS: list[tuple[str, Precision, Options, str, str]] = [
     ("mlx", "int4", {"recipe": "mixed_3_6", "bits": 3}, "chooses the bits", "leave bits null"),
     ("mlx", "fp16", {"bits": 4, "mode": "affine"}, "without mode and bits", "remove mode and"),
     ("mlx", "fp32", {"dtype": "float16"}, "without dtype", "remove dtype,"),
+    ("llamacpp", "int4", {"method": "gptq", "type": "Q4_K_M"}, "makes Q4_0, not", "set type to"),
+    ("llamacpp", "int4", {"method": "gptq", "imatrix": "embedded"}, "without imatrix", "or method"),
+    ("ort_genai", "int4", {"method": "gptq", "algorithm": "rtn"}, "without algorithm", "or method"),
+    ("openvino", "int4", {"method": "gptq", "group_size": -1}, "groups within a row", "32, 64 or"),
+    ("mlx", "int4", {"method": "gptq", "mode": "mxfp4"}, "needs mode affine", "or remove method"),
+    ("mlx", "int4", {"method": "gptq", "recipe": "mixed_3_6"}, "without recipe", "or method"),
+    *((name, "int8", {"method": "gptq"}, "GPTQ rounds int4", "remove method") for name in SHIPPED),
+    *((name, "int4", {"text": "embedded"}, "nothing that text", "to gptq") for name in SHIPPED),
+    *((name, "int4", {"method": "nearest", "tokens": 600}, "that tokens", "remove tokens")
+      for name in SHIPPED),
     ("pytorch", "fp32", {"group_size": 64}, "without group_size", "remove group_size,"),
     ("pytorch", "fp16", {"symmetric": True}, "without symmetric", "remove symmetric,"),
     ("pytorch", "fp16", {"dtype": "bfloat16"}, "without dtype", "remove dtype,"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "precision", "options", "reason", "remedy"), CONTRADICTIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -437,3 +438,56 @@ def test_ten_thousand_cells(
     )
     most = len(SHIPPED) * len(PRECISIONS)
     assert most - len(PRECISIONS) <= len(found.artifacts) <= most
+
+
+GPTQ = """\
+devices:
+  raspberry_pi_5: {llamacpp: {int4: {method: gptq}}}
+  intel_n100: {openvino: {int4: {method: gptq}}, llamacpp: {int4: {type: Q4_0}}}
+  ai_pc_intel: {openvino: {int4: {method: gptq, mode: int4_sym}}}
+"""
+
+
+def test_one_calibration_serves_all_grids(plan: Planner) -> None:
+    plan.recipe(GPTQ)
+    found = plan("evaluation=none")
+    (step,) = found.calibrations
+    assert step.id == f"quantize.phi3-tiny-trained.{step.key[:8]}"
+    artifacts = {artifact.variant.name: artifact for artifact in found.artifacts}
+    needed = {name: one.activations for name, one in artifacts.items()}
+    assert needed.pop("Q4_0") is None
+    assert set(step.makes) == set(needed.values())
+    assert len(step.makes) == 3
+    assert set(step.makes) < set(found.store_keys["references"])
+    for build in found.builds:
+        assert step.id in found.needs(build)
+    # Codes of 4 bits, a scale of 16 for 32, 64 and 128 of them, zeros of 8 for 64; the states that
+    # are kept, twice.
+    arch = found.matrix.models["phi3-tiny-trained"].architecture
+    weights = sum(math.prod(shape) for name, shape in arch.tensors() if "_proj" in name)
+    codes = weights * (3 / 2 + 2 / 32 + 3 / 64 + 2 / 128)
+    assert step.disk_bytes == codes + 2 * 4 * 16384 * arch.hidden_size
+    artifact_bytes = sum(artifact.estimate.artifact_bytes for artifact in found.artifacts)
+    assert found.disk_bytes == artifact_bytes + step.disk_bytes
+
+
+def test_a_grid_has_a_key_of_its_own_and_is_made_once(plan: Planner) -> None:
+    plan.recipe(GPTQ)
+    first = plan("evaluation=none")
+    (all_of_it,) = first.calibrations
+    made = next(iter(all_of_it.makes))
+    with plan.prepared().workspace() as folder:
+        (folder / "meta.json").write_text("{}", encoding="utf-8")
+        plan.store.publish_reference(made, folder)
+    (rest,) = plan("evaluation=none").calibrations
+    assert (rest.key, rest.cached) == (all_of_it.key, False)
+    assert set(rest.makes) == set(all_of_it.makes)
+    assert rest.disk_bytes < all_of_it.disk_bytes
+
+    plan.recipe("devices: {intel_n100: {openvino: {int4: {method: gptq}}}}")
+    (alone,) = plan("evaluation=none").calibrations
+    assert set(alone.makes) < set(all_of_it.makes)
+    plan.recipe("devices: {intel_n100: {openvino: {int4: {method: gptq, tokens: 1024}}}}")
+    (fewer,) = plan("evaluation=none").calibrations
+    assert set(fewer.makes).isdisjoint(all_of_it.makes)
+    assert fewer.key != alone.key

@@ -48,10 +48,10 @@ def contradiction(precision: Precision, options: LlamaCppOptions) -> Contradicti
             options=("type",),
             remedy=f"{precision} has {', '.join(allowed)}",
         )
-    if options.is_gptq and options.type not in (None, "Q4_0"):
+    if options.is_gptq and precision == "int4" and options.type not in (None, "Q4_0"):
         return Contradiction(
             reason=f"method gptq makes Q4_0, not {options.type}",
-            options=("method", "type"),
+            options=("type", "method"),
             remedy="set type to Q4_0 or null, or remove method",
         )
     if found := gptq_contradiction(precision, options, "imatrix"):

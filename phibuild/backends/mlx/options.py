@@ -48,7 +48,7 @@ def contradiction(precision: Precision, options: MlxOptions) -> Contradiction | 
     if options.is_gptq and mode != "affine":
         return Contradiction(
             reason=f"method gptq needs mode affine, not {mode}",
-            options=("method", "mode"),
+            options=("mode", "method"),
             remedy="use mode affine, or remove method",
         )
     if options.recipe:

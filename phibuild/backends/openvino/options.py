@@ -47,7 +47,7 @@ def contradiction(precision: Precision, options: OpenVinoOptions) -> Contradicti
     if options.is_gptq and options.group_size == -1:
         return Contradiction(
             reason="method gptq needs groups within a row",
-            options=("method", "group_size"),
+            options=("group_size", "method"),
             remedy="use group_size 32, 64 or 128",
         )
     return gptq_contradiction(precision, options)

@@ -52,7 +52,7 @@ def contradiction(precision: Precision, options: OrtGenaiOptions) -> Contradicti
     if options.is_gptq and options.algorithm != "default":
         return Contradiction(
             reason=f"method gptq rounds weights itself, without algorithm {options.algorithm}",
-            options=("method", "algorithm"),
+            options=("algorithm", "method"),
             remedy="remove algorithm, or method",
         )
     return gptq_contradiction(precision, options)

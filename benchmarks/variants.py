@@ -1,0 +1,157 @@
+"""Every variant and method of int4 and int8: what it loses, weighs and costs.
+
+    python benchmarks/variants.py [--write docs/variants.md] [--model MODEL]
+
+Builds and judges all of them in one run, of the embedded model, in a temporary folder, and prints
+the table that docs/variants.md holds. Toolchains must be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from phibuild import __version__
+
+DEVICE = """\
+title: a device for {number}
+class: ai_pc
+memory: 64 GiB
+budget: 64 GiB
+accelerators: [cpu, metal, cuda, webgpu, openvino_gpu, openvino_npu]
+context_length: 4096
+sources: {{memory: assumed, budget: assumed, context_length: assumed}}
+"""
+GPTQ = {"method": "gptq"}
+VARIANTS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "llamacpp": {
+        "int4": [
+            {"type": "Q4_0"}, {"type": "Q4_0", "imatrix": "embedded"}, {"type": "Q4_0", **GPTQ},
+            {"type": "IQ4_XS"}, {"type": "IQ4_XS", "imatrix": "embedded"},
+            {"type": "Q4_K_M"}, {"type": "Q4_K_M", "imatrix": "embedded"},
+            {"type": "Q5_K_M"}, {"type": "Q5_K_M", "imatrix": "embedded"},
+        ],
+        "int8": [{}],
+    },
+    "ort_genai": {
+        "int4": [
+            {"provider": "cpu"}, {"provider": "cpu", **GPTQ},
+            {"provider": "cpu", "symmetric": False},
+            {"provider": "cpu", "symmetric": False, **GPTQ},
+            {"provider": "cpu", "block_size": 128}, {"provider": "cpu", "block_size": 128, **GPTQ},
+            {"provider": "cpu", "algorithm": "k_quant"},
+            {"provider": "cpu", "int8_matmuls": ["last_matmul", "mixed_layers"]},
+            {"provider": "cpu", "int8_matmuls": ["last_matmul", "mixed_layers"], **GPTQ},
+        ],
+        "int8": [{"provider": "cpu"}],
+    },
+    "openvino": {
+        "int4": [
+            {}, GPTQ, {"group_size": 32}, {"group_size": 32, **GPTQ},
+            {"mode": "int4_sym"}, {"mode": "int4_sym", **GPTQ},
+        ],
+        "int8": [{}],
+    },
+    "mlx": {
+        "int4": [
+            {}, GPTQ, {"group_size": 32}, {"group_size": 32, **GPTQ}, {"bits": 3},
+            {"bits": 3, **GPTQ}, {"bits": 5}, {"bits": 5, **GPTQ}, {"mode": "mxfp4"},
+            {"recipe": "mixed_4_6"},
+        ],
+        "int8": [{}],
+    },
+    "pytorch": {
+        "int4": [
+            {}, GPTQ, {"group_size": 32}, {"group_size": 32, **GPTQ}, {"symmetric": False},
+            {"symmetric": False, **GPTQ},
+        ],
+        "int8": [{}],
+    },
+}  # fmt: skip
+HEADERS = ("backend", "precision", "variant", "MB", "bits/w", "KL", "top-1", "perplexity",
+           "decode t/s", "build CPU s")  # fmt: skip
+FOOT = (
+    "\nKL from the fp32 original over the held-out text, in nats, with its standard error over "
+    "windows; perplexity as the change from the original's, paired by window. Decode: tokens per "
+    "second on this machine. Build CPU: the artifact's own and its share of what is common; what a "
+    "calibration takes is the step's, below. MLX is judged against the original with long rope "
+    "factors (docs/judging.md).\n"
+)
+
+
+def write_recipe(folder: Path) -> None:
+    """Write one device to each variant, and a recipe of all."""
+    (folder / "conf" / "device").mkdir(parents=True)
+    (folder / "recipes").mkdir()
+    devices: dict[str, Any] = {}
+    for backend, precisions in VARIANTS.items():
+        for precision, some in precisions.items():
+            for options in some:
+                name = f"device_{len(devices):02}"
+                path = folder / "conf" / "device" / f"{name}.yaml"
+                path.write_text(DEVICE.format(number=len(devices)), encoding="utf-8")
+                devices[name] = {backend: {precision: options}}
+    recipe = json.dumps({"description": "all variants", "devices": devices})
+    (folder / "recipes" / "variants.yaml").write_text(recipe, encoding="utf-8")
+
+
+def row(cell: dict[str, Any]) -> list[str]:
+    quality, speed = cell["quality"], cell["speed"]
+    change, error = quality["perplexity_change"], quality["perplexity_change_error"]
+    return [
+        cell["backend"],
+        cell["precision"],
+        cell["variant"],
+        f"{cell['size_bytes'] / 1e6:.2f}",
+        f"{cell['bits_per_weight']:.2f}",
+        f"{quality['kl_mean']:.4f} ± {quality['kl_error']:.4f}",
+        f"{quality['top1']:.3f}",
+        f"{change:+.2%} ± {error:.2%}",
+        f"{speed['decode_tokens_per_second']:,.0f}",
+        f"{cell['build_seconds']:.2f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--model", default="phi3-tiny-trained")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_recipe(folder)
+        words = ["build", "recipe=variants", f"model={arguments.model}", "evaluation=standard"]
+        environ = {**os.environ, "PHIBUILD_STORE": str(folder / "store")}
+        done = subprocess.run(
+            [sys.executable, "-m", "phibuild", *words], cwd=folder, env=environ, check=False
+        )
+        latest = folder / "outputs" / "variants" / "latest"
+        report = json.loads((latest / "report.json").read_text("utf-8"))
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    cells = sorted(report["cells"], key=lambda cell: list(VARIANTS).index(cell["backend"]))
+    steps = [
+        f"{step['id']}: {step['cpu_seconds']:.0f} CPU s, "
+        f"{(step['peak_anonymous_bytes'] or 0) / 1e6:,.0f} MB"
+        for step in report["steps"]
+        if step["id"].startswith(("quantize.", "activations."))
+    ]
+    title = f"# What each variant loses: {arguments.model}, phibuild {__version__}\n"
+    command = "Made by `python benchmarks/variants.py --write docs/variants.md`.\n"
+    table = tabulate(map(row, cells), HEADERS, tablefmt="github", disable_numparse=True)
+    text = "\n".join([title, command, table, FOOT, "Calibrations: " + "; ".join(steps) + ".\n"])
+    print(text)
+    if arguments.write:
+        arguments.write.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

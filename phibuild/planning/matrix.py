@@ -178,10 +178,13 @@ def _variant(
 
 
 def _calibration_place(request: CellRequest, variant: Variant) -> str | None:
-    """Return where a variant's calibration text was named: by the option that has its digest."""
+    """Return where a variant's calibration text was named, by the option that has its digest, or
+    the method that takes a text of its own."""
     assert variant.calibration is not None
     digest = variant.calibration.sha256
-    return request.where(next(name for name, value in variant.options.items() if value == digest))
+    option = next(name for name, value in variant.options.items() if value == digest)
+    named = getattr(request.options, option) is not None
+    return request.where(option if named else "method")
 
 
 def _check_skips(cells: Sequence[Cell], places: Mapping[str, str | None], *, strict: bool) -> None:

@@ -231,6 +231,11 @@ def test_the_judged_text_is_no_calibration_text(verb: str, refuse: Refuse, tmp_p
         )
         (error,) = refuse(verb, "recipe=mine")
         assert error.startswith("recipes/mine.yaml:5: the calibration text is the one that")
+    refuse.write("recipes/mine.yaml", "devices:\n  mac:\n    mlx: {int4: {method: gptq}}\n")
+    own = held_out.with_name("calibration.txt")  # what GPTQ takes where no text is named
+    (error,) = refuse(verb, "recipe=mine", f"evaluation.text={own}")
+    assert error.startswith("recipes/mine.yaml:3: the calibration text is the one that")
+    refuse.write("recipes/mine.yaml", "devices: {intel_n100: {llamacpp: [int4]}}\n")
     (error,) = refuse(
         verb, "recipe=mine", f"evaluation.text={refuse.folder / 'copy.txt'}",
         "devices.intel_n100.llamacpp.int4.imatrix=copy.txt",

@@ -289,3 +289,31 @@ def test_a_text_that_is_too_short_fails_what_is_made_of_it_alone(work: CommandLi
     reasons = {cell["precision"]: cell["reason"] for cell in work.report("mine")["cells"]}
     assert reasons["int4"].startswith("the original could not be run: the calibration text short")
     assert reasons["int8"] is None
+
+
+BOTH = """\
+devices:
+  raspberry_pi_5: {llamacpp: {int4: {type: Q4_0}}}
+  jetson_orin_nano: {llamacpp: {int4: {method: gptq, tokens: 4096}}}
+  intel_n100: {openvino: {int4: {group_size: 32}}}
+  ai_pc_intel: {openvino: {int4: {group_size: 32, method: gptq, tokens: 4096}}}
+  mac: {mlx: {int4: {group_size: 32}}}
+  iphone: {mlx: {int4: {group_size: 32, method: gptq, tokens: 4096}}}
+  ai_pc_rtx: {pytorch: {int4: {group_size: 32}}, ort_genai: {int4: {provider: cpu}}}
+  copilot_pc_amd: {ort_genai: {int4: {provider: cpu, method: gptq, tokens: 4096}}}
+  copilot_pc_intel: {pytorch: {int4: {group_size: 32, method: gptq, tokens: 4096}}}
+"""
+
+
+@pytest.mark.parametrize("shape", ["phi4mini", "phi4"])  # a tied embedding; none, and no longrope
+def test_other_shapes(shape: str, work: CommandLine, checkpoint: Callable[..., Path]) -> None:
+    write(work, BOTH)
+    source = checkpoint(shape)
+    done = work("build", "recipe=mine", f"model={source}", "evaluation=quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    loss: dict[str, list[float]] = {}
+    for cell in sorted(work.report("mine")["cells"], key=lambda cell: len(cell["variant"])):
+        loss.setdefault(cell["backend"], []).append(cell["quality"]["kl_mean"])
+    assert set(loss) == set(SHIPPED)
+    for name, (plain, gptq) in loss.items():
+        assert gptq < 0.9 * plain, (name, plain, gptq)

@@ -225,6 +225,20 @@ def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed
     assert all(cell["quality"] for cell in report["cells"])
 
 
+def test_a_calibration_is_one_job_for_all_grids(cluster: Cluster) -> None:
+    recipe = (
+        "devices:\n"
+        "  raspberry_pi_5: {llamacpp: {int4: {method: gptq, tokens: 1024}}}\n"
+        "  mac: {mlx: {int4: {method: gptq, tokens: 1024}}}\n"
+    )
+    (cluster.work.folder / "recipes" / "mine.yaml").write_text(recipe, encoding="utf-8")
+    done = cluster.build("evaluation=none")
+    assert done.returncode == 0, done.stderr
+    assert cluster.statuses() == {"llamacpp.int4": "built", "mlx.int4": "built"}
+    kinds = [name.partition(".")[0] for name in cluster.submitted.elements()]
+    assert sorted(kinds) == ["build", "build", "quantize", "source"]
+
+
 def test_two_at_once_share_jobs_and_a_ctrl_c_leaves_those_of_the_other(cluster: Cluster) -> None:
     gate = cluster.hold(".build.")
     one = cluster.start("evaluation=none", "--output", "one")

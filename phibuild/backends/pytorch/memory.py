@@ -49,12 +49,13 @@ MERGED_ROWS = 32
 _PRODUCTS = 64 * _MEBIBYTE
 """What PyTorch's library packs for a product of matrices, and the holes that blocks of many sizes
 leave in the heap (31 MiB beyond all else measured, from run to run)."""
-GPTQ_ELEMENTS = 1 << 23
+GPTQ_ELEMENTS = 1 << 22
 """Weights that a thread puts on a grid at a time."""
 GPTQ_TOKENS = 512
 """Tokens that go through a layer at a time where the Hessians of its inputs are added up: they take
 the room."""
-_GPTQ_THREADS = 4
+GPTQ_THREADS = 8
+"""Threads that do so at most."""
 _GPTQ_COPIES = 5
 """Copies of them in fp32: as they are read, by columns, a block's errors, and what a group's search
 for a scale takes; codes besides."""
@@ -136,7 +137,7 @@ def quantize_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> int:
     batch = max(GPTQ_TOKENS, chunk_tokens)
     reversed_inputs = batch * max(widths)
     passing = _layer_elements(arch) + _batch_elements(arch, batch) + reversed_inputs + hessians
-    rows = _GPTQ_THREADS * _GPTQ_COPIES * max(GPTQ_ELEMENTS, 32 * max(widths))
+    rows = GPTQ_THREADS * _GPTQ_COPIES * max(GPTQ_ELEMENTS, 32 * max(widths))
     factorizing = hessians + largest + largest // 4 + rows
     held = tokens * arch.hidden_size
     return TRANSFORMERS + _FP32 * (held + max(passing, factorizing))

@@ -24,7 +24,7 @@ from phibuild.backends.pytorch.gptq.columns import quantize
 from phibuild.backends.pytorch.gptq.factor import Hessian
 from phibuild.backends.pytorch.layers import in_batches
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
-from phibuild.backends.pytorch.memory import GPTQ_ELEMENTS, GPTQ_TOKENS
+from phibuild.backends.pytorch.memory import GPTQ_ELEMENTS, GPTQ_THREADS, GPTQ_TOKENS
 from phibuild.worker.codes import HEAD, CodeWriter, layer_file
 from phibuild.worker.grids import Grid
 from phibuild.worker.protocol import WorkerError
@@ -145,7 +145,7 @@ class Pass:
                 arrays = (made.codes.numpy(), made.scales.numpy(), made.zeros.numpy())
                 writers[one.item].write(name, first, *arrays)
 
-        with ThreadPoolExecutor(self.threads) as pool:
+        with ThreadPoolExecutor(min(self.threads, GPTQ_THREADS)) as pool:
             list(pool.map(work, range(0, rows, step)))
         torch.set_num_threads(self.threads)
 

@@ -265,8 +265,7 @@ def test_a_killed_calibration_goes_on_and_threads_change_nothing(work: CommandLi
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = first[0].stat()
-    states = list(store.glob("partial/*/states-*.npy"))
-    assert len(states) == 1
+    assert list(store.glob("partial/*/states-*.npy"))  # two, if it was between them
     done = work("build", "recipe=mine", "evaluation=none")
     assert done.returncode == 0, done.stdout + done.stderr
     kept = store / "references" / first[0].parent.name / first[0].name

@@ -252,24 +252,32 @@ def digests(work: CommandLine) -> dict[str, str]:
     }
 
 
-def test_a_killed_calibration_goes_on_and_threads_change_nothing(work: CommandLine) -> None:
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_killed_calibration_goes_on_and_threads_change_nothing(
+    changed: bool, work: CommandLine
+) -> None:
+    """But where the checkpoint's files are not those that it was begun of."""
     write(work, SMALL)
     command = [sys.executable, "-m", "phibuild", "build", "recipe=mine", "evaluation=none"]
     store = work.folder / "store"
     environ = {**os.environ, "PHIBUILD_STORE": str(store)}
     process = subprocess.Popen(command, cwd=work.folder, env=environ, start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    while not (first := list(store.glob("partial/*/layer-00001.safetensors"))):
+    while not (first := list(store.glob("partial/*/*/layer-00001.safetensors"))):
         assert process.poll() is None
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = first[0].stat()
-    assert list(store.glob("partial/*/states-*.npy"))  # two, if it was between them
+    assert list(store.glob("partial/*/*/states-*.npy"))  # two, if it was between them
+    if changed:
+        for folder in store.glob("partial/*/*"):
+            folder.rename(folder.with_name("0123456789abcdef"))
     done = work("build", "recipe=mine", "evaluation=none")
     assert done.returncode == 0, done.stdout + done.stderr
-    kept = store / "references" / first[0].parent.name / first[0].name
-    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert list((store / "partial").iterdir()) == []
+    kept = store / "references" / first[0].parents[1].name / first[0].name
+    assert (kept.stat().st_mtime_ns == before.st_mtime_ns) is not changed
     interrupted = digests(work)
     assert len(interrupted) > 4
 

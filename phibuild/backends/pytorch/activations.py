@@ -19,7 +19,7 @@ from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import Report, WorkerError
-from phibuild.worker.requests import ActivationsRequest
+from phibuild.worker.requests import ActivationsRequest, QuantizeRequest
 from phibuild.worker.safetensors import SafetensorsWriter
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
@@ -50,13 +50,7 @@ def _activations(request: ActivationsRequest, report: Report) -> Mapping[str, ob
 
     report.stage("tokenizing", item=item)
     arch = Architecture.from_json(request["architecture"])
-    chunks = choose_chunks(
-        source,
-        Path(request["text"]),
-        arch.vocab_size,
-        request["tokens"],
-        request["chunk_tokens"],
-    )
+    chunks = choose_chunks(request, arch)
     report.stage("loading", item=item)
     with torch.inference_mode():
         sums = _SquaredInputs()
@@ -76,16 +70,16 @@ def _activations(request: ActivationsRequest, report: Report) -> Mapping[str, ob
     return result
 
 
-def choose_chunks(
-    source: Path, text: Path, vocabulary: int, tokens: int, chunk_tokens: int
-) -> Windows:
+def choose_chunks(request: ActivationsRequest | QuantizeRequest, arch: Architecture) -> Windows:
     """Return chunks of ids [C, chunk_tokens], as many whole ones as `tokens` and the text allow.
 
     Raises WorkerError if not even one fits, or if the text does not suit the model.
     """
+    text = Path(request["text"])
+    tokens, chunk_tokens = request["tokens"], request["chunk_tokens"]
     if tokens < chunk_tokens:
         raise WorkerError(f"{tokens:,} tokens are less than one chunk of {chunk_tokens:,}")
-    tokenized = read_text(source, text, vocabulary, "calibration")
+    tokenized = read_text(Path(request["source"]), text, arch.vocab_size, "calibration")
     chunks = tokenized.windows(tokens // chunk_tokens, chunk_tokens)
     if not len(chunks):
         raise WorkerError(

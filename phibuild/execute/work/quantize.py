@@ -14,7 +14,8 @@ from phibuild.execute.runner.items import Reactions, run_items
 from phibuild.planning.keys import CHANGED, has_changed
 from phibuild.planning.requests import asked_of_quantize
 from phibuild.planning.steps import QuantizeStep
-from phibuild.store.store import PARTIAL
+from phibuild.store.store import PARTIAL, content_key
+from phibuild.system.files import size_and_time
 from phibuild.worker.requests import QuantizeItem
 
 
@@ -56,20 +57,25 @@ def _run(
 ) -> None:
     checkpoint = context.plan.matrix.models[step.model]
     partial = context.store.root / PARTIAL
-    states = partial / step.key
-    for key in missing:
-        (partial / key).mkdir(parents=True, exist_ok=True)
+    # What was begun of files that were changed meanwhile is another model's, whatever they are now.
+    files = {name: size_and_time(path) for name, path in checkpoint.links.items()}
+    begun = content_key(files)[:16]
+    for key in (step.key, *missing):
+        for other in (partial / key).glob("*"):
+            if other.name != begun:
+                shutil.rmtree(other, ignore_errors=True)
+        (partial / key / begun).mkdir(parents=True, exist_ok=True)
 
     def request(keys: Sequence[str]) -> Mapping[str, object]:
         items: list[QuantizeItem] = [
-            {"item": key, "grid": step.grids[key].to_json(), "output": str(partial / key)}
+            {"item": key, "grid": step.grids[key].to_json(), "output": str(partial / key / begun)}
             for key in keys
         ]
         return {
             **asked_of_quantize(checkpoint, step.calibration),
             "items": items,
             "source": str(view),
-            "states": str(states),
+            "states": str(partial / step.key / begun),
             "threads": attempt.threads,
             "text": str(step.calibration.path),
         }
@@ -80,10 +86,10 @@ def _run(
 
     def done(key: str, result: Mapping[str, object]) -> None:
         if has_changed(checkpoint, context.plan.source_digests[step.model], context.store):
-            shutil.rmtree(partial / key, ignore_errors=True)
             failed(key, CHANGED)
             return
-        context.store.publish_reference(key, partial / key)
+        context.store.publish_reference(key, partial / key / begun)
+        shutil.rmtree(partial / key, ignore_errors=True)
 
     left = run_items(
         context.runner(step),
@@ -95,4 +101,4 @@ def _run(
     if left:
         attempt.run_out_of_memory()
     elif not attempt.failures:
-        shutil.rmtree(states, ignore_errors=True)
+        shutil.rmtree(partial / step.key, ignore_errors=True)

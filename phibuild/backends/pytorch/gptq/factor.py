@@ -48,15 +48,8 @@ class Hessian:
         diagonal = self._sum.diagonal()
         if not torch.isfinite(diagonal).all():
             raise WorkerError("the inputs of a linear layer hold NaN or infinity in fp32")
-        damping = DAMPING * float(diagonal.mean()) or 1.0
-        for _ in range(5):
-            diagonal += damping
-            factor, failed = torch.linalg.cholesky_ex(self._sum)
-            if not failed:
-                break
-            damping *= 10  # rounding made it indefinite
-        else:
-            raise WorkerError("a Hessian cannot be factorized: its inputs are out of proportion")
+        diagonal += DAMPING * float(diagonal.mean()) or 1.0  # 1 where all inputs are 0
+        factor = torch.linalg.cholesky(self._sum)
         del self._sum, diagonal
         _invert_lower(factor)
         # The mean instead of the sum would multiply U by a number, which errors do not depend on.

@@ -9,7 +9,6 @@ docs/quantization.md).
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -156,8 +155,9 @@ class _Watched:
     def __init__(self, layer: Module | None) -> None:
         self._hessians: dict[str, Hessian] = {}
         self._hooks = []
-        for name in _LINEAR if layer is not None else ():
-            assert layer is not None
+        if layer is None:
+            return
+        for name in _LINEAR:
             module = layer.get_submodule(name)
             hessian = self._hessians[name] = Hessian(module.in_features)
             hook = lambda _, inputs, hessian=hessian: hessian.add(inputs[0])  # noqa: E731
@@ -179,9 +179,10 @@ class States:
 
     def save(self, states: Tensor, layer: int) -> None:
         """Keep the states before this layer instead of those before the last. Raises OSError."""
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         new = self.folder / "new"
-        np.save(new.open("wb"), states.numpy())
+        with new.open("wb") as file:
+            np.save(file, states.numpy())
         os.replace(new, self._path(layer))
         for path in self.folder.glob("states-*.npy"):
             if path != self._path(layer):
@@ -197,9 +198,6 @@ class States:
             return False
         states.copy_(torch.from_numpy(np.array(kept)))
         return True
-
-    def forget(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, layer: int) -> Path:
         return self.folder / f"states-{layer:05d}.npy"

@@ -55,13 +55,7 @@ def _quantize(request: QuantizeRequest, report: Report, outputs: list[Output]) -
     use_threads(request["threads"])
     report.stage("tokenizing")
     arch = Architecture.from_json(request["architecture"])
-    chunks = choose_chunks(
-        source,
-        Path(request["text"]),
-        arch.vocab_size,
-        request["tokens"],
-        request["chunk_tokens"],
-    )
+    chunks = choose_chunks(request, arch)
     report.stage("loading")
     with torch.inference_mode():
         model = LayerwisePhi3(source, arch)

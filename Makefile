@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV = $(BIN)/python -c 'import sys; from phibuild.toolchains.uv import run_uv; \
 	run_uv("make", *sys.argv[1:])'
 
-.PHONY: demo test lint types fast slow docs lock clean
+.PHONY: demo test lint types fast slow docs site lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phibuild build recipe=quickstart
@@ -31,10 +31,15 @@ slow: $(VENV)/.installed-dev
 # What docs/ holds of the code: the tables that the tests write.
 docs: $(VENV)/.installed-dev
 	$(BIN)/phibuild schema --write docs/schema
+	$(BIN)/python tools/pages.py
 	$(BIN)/phibuild toolchain install
 	$(BIN)/pytest tests -m "case or outside" --correctness docs/correctness.md \
 		-n 2 --dist loadfile -q
 	$(BIN)/pytest tests/slow/test_faults*.py --kills 15 --faults-table docs/faults.md -q
+
+# The pages of docs/ as a site in site/: every warning, a broken link too, is an error.
+site: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -W -n --keep-going -b html docs site
 
 # Newer versions, and what pyproject.toml asks for since; of PyPI alone, whatever is set here.
 lock: $(VENV)/.installed-dev
@@ -56,4 +61,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

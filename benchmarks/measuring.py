@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,10 @@ def measured(
     stdin: str = "",
     cold: Iterable[Path] = (),
     may_fail: bool = False,
+    good: Collection[int] = (0,),
 ) -> Cost:
-    """Run a command with `cold` files out of the page cache; what it prints goes to `log`.
+    """Run a command with `cold` files out of the page cache; what it prints goes to `log`. Exit
+    codes other than the `good` ones are failures.
 
     With `may_fail` a failure is part of the answer, and the command is the first that the kernel
     ends when memory is short; otherwise a failure raises RuntimeError with the log's end.
@@ -89,7 +91,7 @@ def measured(
     failed = ""
     if process.returncode == -signal.SIGKILL:
         failed = "killed (memory)"
-    elif process.returncode:
+    elif process.returncode not in good:
         failed = f"exit code {process.returncode}"
     if failed and not may_fail:
         tail = log.read_text("utf-8", "replace")[-2000:]

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,17 @@ context_length: 4096
 sources: {{memory: assumed, budget: assumed, context_length: assumed}}
 """
 GPTQ = {"method": "gptq"}
-VARIANTS: dict[str, dict[str, list[dict[str, Any]]]] = {
+Variants = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+"""Options by backend and precision."""
+VARIANTS: Variants = {
     "llamacpp": {
         "int4": [
             {"type": "Q4_0"}, {"type": "Q4_0", "imatrix": "embedded"}, {"type": "Q4_0", **GPTQ},
             {"type": "IQ4_XS"}, {"type": "IQ4_XS", "imatrix": "embedded"},
             {"type": "Q4_K_M"}, {"type": "Q4_K_M", "imatrix": "embedded"},
+            {"type": "Q4_K_M", **GPTQ},
             {"type": "Q5_K_M"}, {"type": "Q5_K_M", "imatrix": "embedded"},
+            {"type": "Q5_K_M", **GPTQ},
         ],
         "int8": [{}],
     },
@@ -87,16 +92,16 @@ FOOT = (
 )
 
 
-def write_recipe(folder: Path) -> None:
-    """Write one device to each variant, and a recipe of all."""
-    (folder / "conf" / "device").mkdir(parents=True)
+def write_recipe(folder: Path, variants: Variants) -> None:
+    """Write one device to each variant, and the recipe `variants` of all, as a `--config-dir`."""
+    (folder / "device").mkdir(parents=True)
     (folder / "recipes").mkdir()
     devices: dict[str, Any] = {}
-    for backend, precisions in VARIANTS.items():
+    for backend, precisions in variants.items():
         for precision, some in precisions.items():
             for options in some:
                 name = f"device_{len(devices):02}"
-                path = folder / "conf" / "device" / f"{name}.yaml"
+                path = folder / "device" / f"{name}.yaml"
                 path.write_text(DEVICE.format(number=len(devices)), encoding="utf-8")
                 devices[name] = {backend: {precision: options}}
     recipe = json.dumps({"description": "all variants", "devices": devices})
@@ -127,8 +132,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_recipe(folder)
+        write_recipe(folder / "config", VARIANTS)
         words = ["build", "recipe=variants", f"model={arguments.model}", "evaluation=standard"]
+        words += ["evaluation.adaptive=false", "--config-dir", "config"]
         environ = {**os.environ, "PHIBUILD_STORE": str(folder / "store")}
         done = subprocess.run(
             [sys.executable, "-m", "phibuild", *words], cwd=folder, env=environ, check=False

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import importlib
 import io
+import os
 import signal
 import sys
 import threading
@@ -96,8 +97,9 @@ def _read_verb(words: Sequence[str]) -> tuple[str, _Parser, list[str]]:
     for parser in (default, *parsers.values()):
         for option in parser._actions:
             if new := set(option.option_strings).difference(top._option_string_actions):
-                # A value that is missing is for the verb's parser to tell of.
-                nargs = "?" if option.nargs is None else option.nargs
+                # A value that is missing is for the verb's parser to tell of; of several before a
+                # verb only the first can be told from it.
+                nargs = "?" if option.nargs in (None, "+") else option.nargs
                 top.add_argument(*new, action=_Skip, nargs=nargs)
     found: list[str] = top.parse_known_args(words)[0].words or []
     start = len(words) - len(found)
@@ -151,8 +153,21 @@ def run_command(words: Sequence[str]) -> int:
     return code
 
 
+def _annotate(error: PhibuildError) -> None:
+    """Show an error where GitHub Actions shows those of a file, if this runs there."""
+    from phibuild.report.annotations import is_in_actions, limited, problem_annotation
+
+    if is_in_actions():
+        for line in limited([problem_annotation(problem) for problem in error.problems]):
+            complain(line)
+
+
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Console entry point: run, show errors as they are meant for users, exit."""
+    if "_ARGCOMPLETE" in os.environ:
+        from phibuild.commands.completing import answer
+
+        answer()  # to a shell that asks how a word goes on
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as gently as Ctrl-C
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -164,6 +179,7 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
     except PhibuildError as error:
         for problem in error.problems:
             complain(f"error: {problem}")
+        _annotate(error)
         code = error.exit_code
     except KeyboardInterrupt:
         complain("interrupted")

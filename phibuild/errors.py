@@ -13,9 +13,26 @@ EXIT_GATE_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 
+class Place(str):
+    """file:line, as problems show it, with the column for whoever wants it; both from 1."""
+
+    __slots__ = ("column", "file", "line")
+    file: str
+    line: int
+    column: int
+
+    def __new__(cls, file: str, line: int, column: int) -> Place:
+        place = super().__new__(cls, f"{file}:{line}")
+        place.file, place.line, place.column = file, line, column
+        return place
+
+    def __getnewargs__(self) -> tuple[str, int, int]:  # type: ignore[override]
+        return self.file, self.line, self.column  # pickled into a cluster's jobs
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: `what`, `where` (file:line or a command-line word), `remedy`."""
+    """One thing that is wrong: `what`, `where` (a Place or a command-line word), `remedy`."""
 
     what: str
     where: str | None = None

@@ -20,3 +20,11 @@ def complain(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     except OSError:
         silence(sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return text as one line that does nothing to a terminal: what is no letter, sign or space
+    (an escape, a change of the writing direction, half of a character) as Python writes it."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )

@@ -13,6 +13,38 @@ _UNITS = {
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _MOST = 2**63 - 1
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*$")
+_BINARY = re.compile(r"[0-9]\s*[KMGT]iB\s*$", re.IGNORECASE)
+
+
+class Amount(int):
+    """Bytes, with the text that somebody wrote them as: "4 GiB"."""
+
+    written: str
+
+    def __new__(cls, size: int, written: str = "") -> Amount:
+        made = super().__new__(cls, size)
+        made.written = written
+        return made
+
+    def __getnewargs__(self) -> tuple[int, str]:  # type: ignore[override]
+        return int(self), self.written
+
+
+SIZE_TEXT = {
+    "type": "string",
+    "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*(([KkMmGgTt][Ii]?)?[Bb])?\s*$",
+    "examples": ["8 GiB", "500 MB"],
+}
+"""The JSON Schema of a size as text."""
+UNIT_TEXT = {
+    "type": "string",
+    "pattern": (
+        r"^\s*([0-9]+(\.[0-9]+)?\s*[MmGg][Ii]?[Bb]|[0-9]{4,}(\.[0-9]+)?\s*[Kk][Ii]?[Bb]"
+        r"|([0-9]{1,3}|1[01][0-9]{2})(\.[0-9]+)?\s*[Tt][Ii]?[Bb]|[0-9]{7,}\s*[Bb]?)\s*$"
+    ),
+    "examples": ["8 GiB", "500 MB"],
+}
+"""That of one of about 1 MiB to 1 PiB, which has a unit or at least seven digits."""
 
 
 def parse_size(value: object) -> int:
@@ -46,25 +78,32 @@ def _bounded(size: int) -> int:
     return size
 
 
-def format_mb(size: int | None) -> str:
-    """Return a size in MB (10^6 bytes) with about three significant digits."""
+def format_decimal(size: int | None) -> str:
+    """Return a size in GB, MB or kB of 10^n with three significant digits: "2.28 GB"."""
     if size is None:
         return "-"
-    megabytes = size / 1e6
-    if megabytes >= 1000:
-        return f"{megabytes:,.0f}"
-    return f"{megabytes:.1f}" if megabytes >= 10 else f"{megabytes:.2f}"
-
-
-def format_size(size: int | None) -> str:
-    """Return a size with the unit that reads best: "6.00 GiB", "812 MiB"."""
-    if size is None:
-        return "-"
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= factor:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        # What rounds to a thousand of one unit is one of the next.
+        if size >= factor * 0.9995:
             number = size / factor
-            return f"{number:.2f} {unit}" if number < 10 else f"{number:.1f} {unit}"
+            places = 2 if number < 9.995 else 1 if number < 99.95 else 0
+            return f"{number:,.{places}f} {unit}"
     return f"{size} B"
+
+
+def written(size: int) -> str:
+    """Return a size as whoever gave it wrote it ("4 GiB"), in decimal units if it was computed, or
+    written as a number of bytes."""
+    match size:
+        case Amount(written=text) if text and not text.isdecimal():
+            return text
+    return format_decimal(size)
+
+
+def with_decimal(text: str, size: int) -> str:
+    """Return a size as it was written, its decimal one beside it if it was in powers of two: what
+    stands next to decimal sizes can be compared with them. "4 GiB (4.29 GB)"."""
+    return f"{text} ({format_decimal(size)})" if _BINARY.search(text) else text
 
 
 def parse_age(text: str) -> float:
@@ -81,3 +120,16 @@ def format_age(seconds: float) -> str:
         if seconds >= _SECONDS[unit]:
             return f"{seconds / _SECONDS[unit]:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def format_duration(seconds: float) -> str:
+    """Return how long something takes: "3.2 s", "45 s", "3 min 20 s", "2 h 05 min"."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min"

@@ -10,13 +10,23 @@ there, or conf/backend/<name>.yaml, has the defaults of each precision's options
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
-from phibuild.schema import Contradiction, Device, Judging, Precision, Skip, Variant
+from phibuild.schema import (
+    Accelerator,
+    Contradiction,
+    Device,
+    Judging,
+    Misfit,
+    Options,
+    Precision,
+    Skip,
+    Variant,
+)
 from phibuild.worker.architecture import Architecture
 
 OptionsModel = TypeVar("OptionsModel", bound=BaseModel)
@@ -32,6 +42,26 @@ class StoredTensor:
     kind: str
     parameters: int
     nbytes: int
+
+
+@dataclass(frozen=True)
+class TypeChoice:
+    """A type that a matrix can have: its name, the bytes that the matrix takes, and the squared
+    error of standard normal weights."""
+
+    kind: str
+    nbytes: int
+    error: float
+
+
+@dataclass(frozen=True)
+class MatrixTypes:
+    """A matrix of the checkpoint and the types that it can have, the smallest first; `name` is what
+    the format calls it, by which people choose."""
+
+    source: str
+    name: str
+    choices: tuple[TypeChoice, ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +87,15 @@ class ContextLimit:
     why: str
 
 
+@dataclass(frozen=True)
+class Best:
+    """Options that `quality: best` may stand for; on devices with an `accelerator` alone, if it
+    names one."""
+
+    options: Options
+    accelerator: Accelerator | None = None
+
+
 class BackendSpec(Protocol[OptionsModel]):
     """A backend as the core sees it, by the model of its options. Nothing here imports a toolchain
     package. A class that derives from it has the defaults of what is not abstract."""
@@ -71,6 +110,9 @@ class BackendSpec(Protocol[OptionsModel]):
     refuse them where they have several hard links."""
     options: type[OptionsModel]
     """Every option a recipe may set, with its default; unknown ones are refused."""
+    best: tuple[Best, ...] = ()
+    """What the option `quality: best` of int4 stands for, where the backend has it: the first that
+    a device and a model can have. In the order of their losses (docs/variants.md)."""
 
     def contradiction(self, precision: Precision, options: OptionsModel) -> Contradiction | None:
         """Return which options do not go with the precision or with one another, whatever the
@@ -81,8 +123,13 @@ class BackendSpec(Protocol[OptionsModel]):
     @abstractmethod
     def variant(
         self, precision: Precision, options: OptionsModel, device: Device, arch: Architecture
-    ) -> Variant | Skip:
-        """Return what to build, or why the device or the model cannot have it."""
+    ) -> Variant | Skip | Misfit:
+        """Return what to build, why the device or the model cannot have it, or which option is of
+        another model."""
+
+    def matrices(self, arch: Architecture, variant: Variant) -> Sequence[MatrixTypes]:
+        """Return the matrices that can have types of their own; none where types are not mixed."""
+        return ()
 
     @abstractmethod
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
@@ -126,6 +173,17 @@ class BackendSpec(Protocol[OptionsModel]):
         """Return the shell command (or short Python text) that runs the artifact from its own
         folder, for its README."""
         return 'phibuild run . "Why is the sky blue?"'
+
+    def card_sections(self, arch: Architecture, variant: Variant) -> Mapping[str, str]:
+        """Return what its README says besides: headings and their texts, in Markdown."""
+        return {}
+
+
+def changed(
+    made: Variant | Skip | Misfit, change: Callable[[Variant], Variant | Skip | Misfit]
+) -> Variant | Skip | Misfit:
+    """Return what a change makes of a variant; why there is none as it is."""
+    return change(made) if isinstance(made, Variant) else made
 
 
 Backend: TypeAlias = BackendSpec[BaseModel]

@@ -18,7 +18,11 @@ CHUNK_TOKENS = 512
 """Tokens that the original sees at a time, as llama-imatrix has it by default."""
 TOKENS = 16384
 """Tokens of a calibration text that are used, by default."""
-_EMBEDDED = "embedded"
+SENSITIVITY_TOKENS = 1024
+"""Tokens over which the loss of each matrix is measured."""
+SENSITIVITY_CHUNK_TOKENS = 256
+EMBEDDED = "embedded"
+"""How options name the text that ships with phibuild."""
 _EMBEDDED_TEXT = (
     Path(__file__).resolve().parents[1] / "data" / "phi3-tiny-trained" / "calibration.txt"
 )
@@ -28,7 +32,7 @@ def make_calibration(text: str, tokens: int) -> Calibration:
     """Return `tokens` tokens of a text as recipes name it: a UTF-8 file, or `embedded` for the one
     that ships with the embedded model. Raises ValueError if it cannot be read."""
     try:
-        path = _EMBEDDED_TEXT if text == _EMBEDDED else Path(text).expanduser().resolve()
+        path = _EMBEDDED_TEXT if text == EMBEDDED else Path(text).expanduser().resolve()
         status = path.stat()
         return Calibration(path, _text_sha256(path, status.st_size, status.st_mtime_ns), tokens)
     except UnicodeDecodeError:
@@ -36,7 +40,7 @@ def make_calibration(text: str, tokens: int) -> Calibration:
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, ~ of nobody
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
-            f"{text!r} cannot be read: {reason}; give the path of a text file, or {_EMBEDDED}"
+            f"{text!r} cannot be read: {reason}; give the path of a text file, or {EMBEDDED}"
         ) from None
 
 
@@ -59,6 +63,9 @@ CalibrationText = Annotated[str, AfterValidator(_check)]
 class GptqOptions(Frozen):
     """Options of backends whose int4 weights GPTQ can round."""
 
+    quality: Literal["best"] | None = None
+    """int4 only: best chooses the variant that loses least of those that the device and the model
+    can have, by itself."""
     method: Literal["nearest", "gptq"] | None = None
     """int4 only: how weights are rounded. nearest (the default): as the vendor's tool does; gptq:
     by error feedback over a calibration text, of the same size and closer to the original."""
@@ -73,6 +80,11 @@ class GptqOptions(Frozen):
     def is_gptq(self) -> bool:
         return self.method == "gptq"
 
+    @property
+    def uses_text(self) -> bool:
+        """Whether the text has a use."""
+        return self.is_gptq
+
 
 def gptq_contradiction(
     precision: Precision, options: GptqOptions, *besides: str
@@ -80,7 +92,8 @@ def gptq_contradiction(
     """Return options of GPTQ where there is none, and those that it does not go with: `besides`,
     where they are set."""
     if not options.is_gptq:
-        wrong = tuple(name for name in chosen(options) if name in ("text", "tokens"))
+        idle = ("tokens",) if options.uses_text else ("text", "tokens")
+        wrong = tuple(name for name in chosen(options) if name in idle)
         if not wrong:
             return None
         return Contradiction(
@@ -106,7 +119,7 @@ def gptq_contradiction(
 
 def calibrated_variant(variant: Variant, options: GptqOptions, grid: Grid) -> Variant:
     """Return the variant whose weights GPTQ puts on a grid."""
-    text = make_calibration(options.text or _EMBEDDED, options.tokens or TOKENS)
+    text = make_calibration(options.text or EMBEDDED, options.tokens or TOKENS)
     calibration = replace(text, grid=grid)
     content = {"method": "gptq", "text": text.sha256, "tokens": text.tokens}
     return variant.model_copy(
@@ -123,7 +136,7 @@ def calibration_note(variant: Variant) -> str:
     options = variant.options
     if options.get("method") != "gptq":
         return ""
-    own = options["text"] == make_calibration(_EMBEDDED, TOKENS).sha256
+    own = options["text"] == make_calibration(EMBEDDED, TOKENS).sha256
     text = "phibuild's calibration text" if own else f"a text of the sha256 {options['text']}"
     return (
         f"Rounded by GPTQ over {options['tokens']:,} tokens of {text}: what it loses on that text "

@@ -21,6 +21,12 @@ def make_variant(
     )
 
 
+def cached_variant(variant: Variant, cache: str, bits: int) -> Variant:
+    """Return the variant that is made for a KV cache of another type than its runtime's default."""
+    options = {**variant.options, "kv_cache": cache}
+    return variant.model_copy(update={"name": f"{variant.name}-kv{bits}", "options": options})
+
+
 def missing_accelerator(device: Device, needed: Accelerator, why: str) -> str | None:
     """Return `why` a device must have an accelerator and what it has instead; None if it has it."""
     if needed in device.accelerators:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -17,7 +16,7 @@ from phibuild.checkpoints.facts import LICENSE_NAMES
 from phibuild.checkpoints.hub_download import AGAIN, content_error, download
 from phibuild.errors import Problem, SourceError
 from phibuild.worker.companions import GENERATION_FILES, TOKENIZER_FILES
-from phibuild.worker.json_values import JsonDict
+from phibuild.worker.json_values import JsonDict, parse_object
 from phibuild.worker.safetensors import INDEX, SINGLE, shard_paths
 
 if TYPE_CHECKING:
@@ -154,13 +153,10 @@ def _config_file(repo: str, revision: str | None) -> Path:
 
 def _read_config(path: Path, repo: str) -> JsonDict:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        data = None
-    if not isinstance(data, dict):
+        return parse_object(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         path.resolve().unlink(missing_ok=True)
-        raise SourceError(Problem("its config.json is damaged", repo, AGAIN))
-    return data
+        raise SourceError(Problem("its config.json is damaged", repo, AGAIN)) from error
 
 
 def _weights_complete(folder: Path) -> bool:

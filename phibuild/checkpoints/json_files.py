@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from phibuild.errors import Problem, SourceError
-from phibuild.worker.json_values import JsonDict
+from phibuild.worker.json_values import JsonDict, NoObjectError, parse_object
 
 
 def read_json_object(path: Path, remedy: str) -> JsonDict:
     """Return the object that a JSON file holds. Raises SourceError with the place and `remedy`."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_text(encoding="utf-8"))
+    except NoObjectError as error:
+        raise SourceError(Problem("must be a JSON object", f"{path}:1", remedy)) from error
     except json.JSONDecodeError as error:
         what, where = f"not valid JSON: {error.msg}", f"{path}:{error.lineno}"
         raise SourceError(Problem(what, where, remedy)) from error
@@ -22,9 +24,6 @@ def read_json_object(path: Path, remedy: str) -> JsonDict:
     except (ValueError, RecursionError) as error:
         what = "not valid JSON: damaged, or not text"
         raise SourceError(Problem(what, str(path), remedy)) from error
-    if not isinstance(data, dict):
-        raise SourceError(Problem("must be a JSON object", f"{path}:1", remedy))
-    return data
 
 
 def json_place(path: Path) -> Callable[[str], str]:

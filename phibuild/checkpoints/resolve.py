@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from phibuild.checkpoints.facts import Checkpoint, catalogue_checkpoint, load_checkpoint
-from phibuild.config.catalogue import DATA, Catalogue, locate
+from phibuild.config.catalogue import DATA, Catalogue
 from phibuild.config.model_choice import ModelChoice
+from phibuild.config.validation import locate
 from phibuild.errors import Problem, SourceError, suggest
 from phibuild.system.places import as_path, is_folder
 
@@ -85,6 +86,33 @@ def resolve_model(
     return resolver.adapted(choice.base, folder, choice.reference, where)
 
 
+def known_checkpoint(
+    choice: ModelChoice, catalogue: Catalogue, *, where: Where = lambda key: None
+) -> Checkpoint | None:
+    """Return what phibuild knows of a choice by itself: no network, and no model but its own, is
+    asked. None for one that it has to look at. Raises SourceError for what is no reference."""
+    references = {"path": choice.path, "base": choice.base}
+    for key, reference in references.items():
+        if reference is not None:
+            _check_reference(reference, catalogue, where(key))
+    if choice.path is None or choice.path not in catalogue.model_files:
+        return None
+    resolver = _Resolver(model_name(choice), catalogue, "never")
+    found = resolver.known(choice.path)
+    return replace(found, name=resolver.name) if found else None
+
+
+def _check_reference(reference: str, catalogue: Catalogue, where: str | None) -> None:
+    """Raise SourceError for what is no name of the catalogue, path or repository of the Hub."""
+    if not reference.strip():
+        raise SourceError(Problem("model needs a name", where, _FORMS))
+    if reference in catalogue.model_files or _is_path(reference) or _HUB.match(reference):
+        return
+    near = suggest(reference, catalogue.model_files)
+    remedy = f"{near}; or ./folder, or org/name@revision"
+    raise SourceError(Problem(f"unknown model {reference!r}", where, remedy))
+
+
 def _is_adapter(folder: Path) -> bool:
     """Say whether a folder holds a PEFT adapter alone."""
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").exists()
@@ -114,8 +142,7 @@ class _Resolver:
 
     def resolve(self, reference: str, where: str | None) -> Checkpoint:
         """Return the checkpoint that a reference means."""
-        if not reference.strip():
-            raise SourceError(Problem("model needs a name", where, _FORMS))
+        _check_reference(reference, self.catalogue, where)
         if reference in self.catalogue.model_files:
             return self._from_catalogue(reference)
         if _is_path(reference):
@@ -127,10 +154,7 @@ class _Resolver:
                 return self.adapted(base, folder, reference, lambda key: where)
             return load_checkpoint(folder, self.name, reference, where)
         match = _HUB.match(reference)
-        if not match:
-            near = suggest(reference, self.catalogue.model_files)
-            remedy = f"{near}; or ./folder, or org/name@revision"
-            raise SourceError(Problem(f"unknown model {reference!r}", where, remedy))
+        assert match
         if snapshot := self._snapshot(match[1], match[2], self.name, reference):
             return snapshot
         return _published(match[1], match[2], self.name, reference)
@@ -149,7 +173,9 @@ class _Resolver:
         original = self.resolve(base, where("base"))
         return load_adapted(original, folder, self.name, reference, where("adapter"))
 
-    def _from_catalogue(self, name: str) -> Checkpoint:
+    def known(self, name: str) -> Checkpoint | None:
+        """Return what the catalogue itself has of one of its models: phibuild's own, or figures;
+        None where it has none."""
         entry = self.catalogue.model(name)
         file = self.catalogue.model_files[name]
         if entry.builtin:
@@ -158,18 +184,27 @@ class _Resolver:
             return replace(found, license=entry.license)
         if not entry.repo:
             remedy = "write repo: org/name of the Hub"
-            raise SourceError(Problem("key 'repo' is missing", f"{file.shown}:1", remedy))
-        if snapshot := self._snapshot(entry.repo, entry.revision, name, name):
-            return replace(snapshot, license=entry.license)
-        size, license = entry.tokenizer_bytes, entry.license
+            raise SourceError(Problem("key 'repo' is missing", file.start, remedy))
         if not entry.config:
-            return _published(entry.repo, entry.revision, name, name, size, license)
+            return None
         # The catalogue has figures alone: every one of its models is of this architecture.
         config = {"model_type": "phi3", **entry.config}
         return catalogue_checkpoint(
-            name, name, config, size, license,
+            name, name, config, entry.tokenizer_bytes, entry.license,
             lambda key: locate([file], ("config", key)) or file.shown,
         )  # fmt: skip
+
+    def _from_catalogue(self, name: str) -> Checkpoint:
+        entry = self.catalogue.model(name)
+        if entry.repo and not entry.builtin:
+            if snapshot := self._snapshot(entry.repo, entry.revision, name, name):
+                return replace(snapshot, license=entry.license)
+            if not entry.config:
+                size, license = entry.tokenizer_bytes, entry.license
+                return _published(entry.repo, entry.revision, name, name, size, license)
+        found = self.known(name)
+        assert found
+        return found
 
     def _snapshot(
         self, repo: str, revision: str | None, name: str, reference: str

@@ -1,4 +1,4 @@
-"""What list, doctor, verify, store and toolchain print with `--json`: for other programs."""
+"""What list, doctor, verify, store, runs and toolchain print with `--json`: for other programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, RootModel
 
+from phibuild.report.inventory import RunStatus
 from phibuild.schema import Accelerator, DeviceClass, Document, Options, Precision
 
 # -- list
@@ -24,8 +25,12 @@ class DeviceRow(Document):
     device_class: Annotated[DeviceClass, Field(serialization_alias="class")]
     memory: int
     """Bytes."""
+    memory_written: str
+    """As the device's file has it ("8 GiB")."""
     budget: int
     """Bytes that a model, its KV cache and its buffers may take."""
+    budget_written: str
+    """As the device's file has it."""
     context: int
     """Tokens that it is planned for."""
     accelerators: list[Accelerator]
@@ -83,7 +88,80 @@ class PrecisionList(RootModel[list[PrecisionRow]]):
     """What `list precisions --json` prints."""
 
 
-# -- doctor, verify, store, toolchain
+# -- check
+
+
+class CheckedFile(Document):
+    file: str
+    kind: Literal["recipe", "device", "model", "evaluation", "executor", "backend"]
+
+
+class FoundProblem(Document):
+    file: str | None
+    """Here and below: null where it lies in no file, or nobody knows where."""
+    line: int | None
+    """From 1."""
+    column: int | None
+    """From 1, in characters."""
+    where: str | None
+    """The place as all other messages have it: file:line."""
+    what: str
+    remedy: str | None
+    """What to do."""
+
+
+class CheckAnswer(Document):
+    files: list[CheckedFile]
+    problems: list[FoundProblem]
+    """By file, line and column; none: exit code 0."""
+
+
+# -- show
+
+
+ShowKind = Literal["device", "recipe", "backend", "model"]
+
+
+class OtherValue(Document):
+    value: JsonValue
+    where: str | None
+
+
+class ShownKey(Document):
+    key: str
+    """Its place in the file, with dots; of a backend PRECISION.OPTION."""
+    values: str
+    """What it may be, in words."""
+    required: bool
+    """Whether the file must have it."""
+    default: JsonValue
+    """What it is where nobody says it."""
+    meaning: str
+    value: JsonValue
+    """What it is here."""
+    where: str | None
+    """Where that was written: file:line; null: nowhere."""
+    over: list[OtherValue]
+    """What is said elsewhere and does not count, the nearest first."""
+
+
+class ShowAnswer(Document):
+    kind: ShowKind
+    name: str
+    file: str | None
+    """Null: a backend without a file of defaults."""
+    origin: str
+    """Whose the file is, in words."""
+    hides: list[str]
+    """Files of the same name that it is in place of."""
+    over: list[str]
+    """Recipes that it is merged over."""
+    text: str | None
+    keys: list[ShownKey]
+    """Of a recipe with the options that hold at each of its cells."""
+
+
+# -- doctor, verify, store, runs, toolchain
 
 
 class Check(Document):
@@ -147,6 +225,47 @@ class StoreRemoval(Document):
     """Number of other things that were removed, by what they are."""
     left_bytes: int
     """What the store holds afterwards."""
+    dry_run: bool
+    """Nothing was removed: this is what would be."""
+
+
+class RunRow(Document):
+    """A run of a recipe."""
+
+    recipe: str
+    folder: str
+    started: float
+    """By its name, seconds since 1970."""
+    confirmed: float | None
+    """When a build last found nothing new, seconds since 1970; null: none has."""
+    confirmations: int
+    """How many builds found nothing new."""
+    status: RunStatus
+    """running: it is being written; killed: its build ended without a report; damaged: its report
+    cannot be read."""
+    cells: int | None
+    """null: there is no report that can be read."""
+    alone_bytes: int
+    """Of the files that nothing else links to: what removing it frees; of one that `prune` removed,
+    what that freed."""
+    command: str | None
+    """null: there is no report that can be read."""
+    latest: bool
+
+
+class RunList(RootModel[list[RunRow]]):
+    """What `runs list --json` prints, newest first."""
+
+
+class RunRemoval(Document):
+    """What `runs prune --json` prints."""
+
+    removed: list[RunRow]
+    """In the order of their removal, the oldest first."""
+    freed_bytes: int
+    """What removing them all frees."""
+    left: int
+    """Number of runs that stay."""
     dry_run: bool
     """Nothing was removed: this is what would be."""
 

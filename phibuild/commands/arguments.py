@@ -40,7 +40,10 @@ def _build(parser: ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help=text)
     text = "ask the Hub where the branches of fetched models are now"
     parser.add_argument("--refresh", action="store_true", help=text)
+    text = "print errors and one last line"
+    parser.add_argument("-q", "--quiet", action="store_true", help=text)
     _json(parser)
+    _screen(parser)
     _output(parser)
 
 
@@ -48,12 +51,45 @@ def _build(parser: ArgumentParser) -> None:
 def _plan(parser: ArgumentParser) -> None:
     _matrix(parser)
     _json(parser)
+    _screen(parser)
+    _output(parser)
 
 
 @_verb("report", "show a run's report again: phibuild report [RUN]")
 def _report(parser: ArgumentParser) -> None:
-    text = "recipe name or folder (default: the newest run)"
+    text = "recipe, folder, report.json, a run's time, RECIPE~1, latest (default: the newest run)"
     parser.add_argument("what", nargs="?", metavar="RUN", help=text)
+    text = "what each matrix loses, and the types that were chosen by it, as a recipe has them"
+    parser.add_argument("--sensitivity", action="store_true", help=text)
+    text = "print report.md again: a page for a pull request"
+    parser.add_argument("--markdown", action="store_true", help=text)
+    text = "print a row for each cell: bytes, seconds, nats, shares"
+    parser.add_argument("--csv", action="store_true", help=text)
+    text = "write JUnit XML, a test for each cell and each gate ('-': print it)"
+    parser.add_argument("--junit", metavar="FILE", help=text)
+    text = "write the page of the run (report.html) to FILE"
+    parser.add_argument("--html", metavar="FILE", help=text)
+    text = "open the page of the run in the browser"
+    parser.add_argument("--open", action="store_true", help=text)
+    text = "write the page's plots as SVG and PNG into DIR"
+    parser.add_argument("--plots", metavar="DIR", help=text)
+    _json(parser)
+    _screen(parser)
+    _output(parser)
+
+
+@_verb("diff", "what is worse, larger, slower, gone in a run: phibuild diff [A] [B]")
+def _diff(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    text = "a run: recipe, latest, its time, RECIPE~2 (the second before the newest), a folder, a "
+    text += "report.json (default: latest~1)"
+    add("a", nargs="?", default="latest~1", metavar="A", help=text)
+    text = "what it is compared with (default: latest)"
+    add("b", nargs="?", default="latest", metavar="B", help=text)
+    text = "exit code 3 where such a cell is: 'kl>+5%%' 'size>+1%%' 'speed<-20%%' failed gone gate"
+    add("--fail-if", nargs="+", action="extend", metavar="CONDITION", help=text)
+    add("--all", action="store_true", help="show what is noise, and cells that are the same")
+    add("--markdown", action="store_true", help="print a page for a pull request")
     _json(parser)
     _output(parser)
 
@@ -71,6 +107,15 @@ def _run(parser: ArgumentParser) -> None:
     add("--template", metavar="NAME", help="a named chat template in the default one's place")
     text = "tokens to generate at most (default: 128)"
     add("--max-tokens", type=_positive, default=128, metavar="N", help=text)
+
+
+@_verb("imatrix", "write the importance matrix of an artifact: phibuild imatrix CELL FILE.gguf")
+def _imatrix(parser: ArgumentParser) -> None:
+    text = "a cell id or an artifact of llamacpp that was built with imatrix: TEXT"
+    parser.add_argument("what", metavar="CELL_OR_FOLDER", help=text)
+    text = "what llama-quantize --imatrix reads"
+    parser.add_argument("file", metavar="FILE.gguf", help=text)
+    _output(parser)
 
 
 @_verb("verify", "check artifacts against their manifests: phibuild verify [RUN_OR_ARTIFACT]")
@@ -94,10 +139,47 @@ def _store(parser: ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="gc: only say what would be removed")
 
 
+@_verb("runs", "list runs, remove old ones: phibuild runs list|prune [RECIPE]")
+def _runs(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("action", choices=["list", "prune"])
+    add("what", nargs="?", metavar="RECIPE", help="only its runs (default: those of all recipes)")
+    text = "prune: those written and last confirmed so long ago (default, without --keep: 30d)"
+    add("--older-than", type=_age, metavar="TIME", help=text)
+    text = "prune: all but the newest N of each recipe; the latest is one of them, and always stays"
+    add("--keep", type=_positive, metavar="N", help=text)
+    add("--dry-run", action="store_true", help="prune: only say what would be removed")
+    _json(parser)
+    _output(parser)
+
+
 @_verb("list", "list recipes, devices, backends, models or precisions")
 def _list(parser: ArgumentParser) -> None:
     choices = ["recipes", "devices", "backends", "models", "precisions"]
     parser.add_argument("what", choices=choices)
+    _json(parser)
+    _config_dir(parser)
+
+
+@_verb("init", "write a recipe, a device and their schemas to start from: phibuild init [FOLDER]")
+def _init(parser: ArgumentParser) -> None:
+    text = "where recipes/ and conf/ are to lie (default: the working folder)"
+    parser.add_argument("folder", nargs="?", default=".", metavar="FOLDER", help=text)
+    text = "start from a recipe that ships with phibuild, such as iot"
+    parser.add_argument("--from", dest="start", metavar="RECIPE", help=text)
+
+
+@_verb("check", "say what is wrong with recipes and conf files: phibuild check [FILE ...]")
+def _check(parser: ArgumentParser) -> None:
+    text = "files, or folders with recipes/ and conf/ (default: the working folder)"
+    parser.add_argument("files", nargs="*", metavar="FILE", help=text)
+    _json(parser)
+
+
+@_verb("show", "show a device, recipe, backend or model with every key: phibuild show KIND NAME")
+def _show(parser: ArgumentParser) -> None:
+    parser.add_argument("kind", choices=["device", "recipe", "backend", "model"])
+    parser.add_argument("name", metavar="NAME", help="as 'phibuild list' has it")
     _json(parser)
     _config_dir(parser)
 
@@ -117,11 +199,19 @@ def _toolchain(parser: ArgumentParser) -> None:
     add("--upgrade", action="store_true", help="lock: newer versions where they are allowed")
 
 
-@_verb("schema", "the JSON Schema of report.json, manifest.json and what --json prints")
+@_verb("schema", "the JSON Schema of what --json prints, of documents, recipes and conf files")
 def _schema(parser: ArgumentParser) -> None:
-    text = "report, manifest, ... (default: list them)"
+    text = "report, manifest, recipe, device, ... (default: list them)"
     parser.add_argument("what", nargs="?", metavar="NAME", help=text)
-    parser.add_argument("--write", metavar="DIR", help="write it, or all, to DIR/NAME.json")
+    text = "write it, or those of all documents, to DIR/NAME.json"
+    parser.add_argument("--write", metavar="DIR", help=text)
+    text = "those of recipes and conf files, in place of those of documents"
+    parser.add_argument("--files", action="store_true", help=text)
+
+
+@_verb("completion", "print a shell's completion of phibuild's words: bash, zsh or fish")
+def _completion(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"])
 
 
 def _matrix(parser: ArgumentParser) -> None:
@@ -129,7 +219,7 @@ def _matrix(parser: ArgumentParser) -> None:
     add = parser.add_argument
     text = "Hydra overrides: recipe=, model=, ..."
     add("overrides", nargs="*", metavar="key=value", help=text)
-    text = "sweep: several values of recipe, model, device, backend, precision become one matrix"
+    text = "sweep: several values of an axis, or of a backend's option, become one matrix"
     add("-m", "--multirun", action="store_true", help=text)
     text = "only cells with such an id"
     add("--only", action="append", default=[], metavar="GLOB", help=text)
@@ -146,6 +236,13 @@ def _config_dir(parser: ArgumentParser) -> None:
 
 def _json(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _screen(parser: ArgumentParser) -> None:
+    """How a report is shown."""
+    text = "all columns and notes, however wide that is"
+    parser.add_argument("--wide", action="store_true", help=text)
+    parser.add_argument("--no-color", action="store_true", help="no colours (or set NO_COLOR)")
 
 
 def _output(parser: ArgumentParser) -> None:

@@ -13,11 +13,18 @@ from phibuild.commands.common import Prepared, compose, prepare
 from phibuild.config.compose import Composition
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_GATE_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from phibuild.execute.context import Listener
+from phibuild.execute.display.choose import make_progress
+from phibuild.execute.forecast import forecast
 from phibuild.execute.local.executor import Execution, run_plan
-from phibuild.execute.progress import make_progress
+from phibuild.report.before import report_before
+from phibuild.report.confirming import confirm_latest
 from phibuild.report.data import make_report
 from phibuild.report.documents import Report
-from phibuild.report.table import LEGEND, headline, report_table, summary_lines
+from phibuild.report.github import report_to_actions
+from phibuild.report.markdown import report_page
+from phibuild.report.run_folders import discard_run
+from phibuild.report.table import headline
+from phibuild.report.terminal.page import show_report
 from phibuild.report.writing import check_output, new_run, write_run
 from phibuild.schema import document_text
 from phibuild.store.uses import in_use
@@ -39,8 +46,11 @@ def run(arguments: argparse.Namespace) -> int:
         with contextlib.ExitStack() as planning:
             prepared = prepare(arguments, composition, planning)
             folder = stack.enter_context(new_run(output, composition.name))
-            stack.enter_context(in_use(prepared.store, folder, prepared.plan.store_keys))
-        with make_progress(quiet=arguments.json) as progress:
+            keys = prepared.plan.store_keys
+            using = stack.enter_context(in_use(prepared.store, folder, keys))
+        expected = forecast(prepared.plan, prepared.executor, prepared.store)
+        look = {"quiet": arguments.quiet, "live": not arguments.json}
+        with make_progress(expected, **look, colour=not arguments.no_color) as progress:
             execution = execute(prepared, folder / "logs", progress)
         report = make_report(
             prepared.plan,
@@ -51,13 +61,29 @@ def run(arguments: argparse.Namespace) -> int:
             command=arguments.command,
             seconds=time.monotonic() - started,
         )
-        write_run(folder, prepared.plan, execution.results, prepared.store, report)
+        confirmed = confirm_latest(folder.parent, report, prepared.store, thorough=arguments.verify)
+        if confirmed:
+            using.hand_over(confirmed)
+            discard_run(folder)
+        else:
+            write_run(folder, prepared.plan, execution.results, prepared.store, report)
+    folder = confirmed or folder
     try:
         if arguments.json:
             print(document_text(report))
+        elif arguments.quiet:
+            print(f"{headline(report)}; report: {_shown(folder)}/report.html")
         else:
-            show(report)
-            print(f"report: {_shown(folder)}/report.md")
+            print()
+            show_report(report, wide=arguments.wide, colour=not arguments.no_color)
+            if confirmed:
+                print(f"nothing new: the run of {confirmed.name} holds, and no other was written")
+            print(f"report: {_shown(folder)}/report.html")
+        report_to_actions(
+            report,
+            lambda limit: report_page(report, report_before(folder), limit=limit),
+            quiet=arguments.json,
+        )
         sys.stdout.flush()
     except BrokenPipeError:
         silence(sys.stdout)
@@ -79,19 +105,6 @@ def _executor(composition: Composition) -> Callable[[Prepared, Path, Listener], 
     return lambda prepared, logs, listener: executor.run_plan(
         prepared.plan, prepared.store, settings, logs, listener
     )
-
-
-def show(report: Report) -> None:
-    """Print a report for people."""
-    print()
-    print(report_table(report))
-    print()
-    print(LEGEND)
-    for line in summary_lines(report):
-        print(line)
-    print()
-    print(headline(report))
-    sys.stdout.flush()
 
 
 def exit_code(report: Report) -> int:

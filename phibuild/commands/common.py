@@ -20,6 +20,7 @@ from phibuild.planning.integrity import forget_sources, set_damaged_aside
 from phibuild.planning.making import evaluation_text, make_plan
 from phibuild.planning.matrix import Matrix, expand
 from phibuild.planning.plan import Plan
+from phibuild.report.baselines import load_baselines, with_baselines
 from phibuild.store.store import Store
 from phibuild.store.uses import nothing_removed
 from phibuild.system.machine import usable_memory
@@ -68,9 +69,10 @@ def prepare(
                 remedy = "build them one after the other"
                 raise ConfigError(Problem(what, recipe.where((key,)), remedy))
     store = Store(store_folder(), say=_tell)
+    baselines = load_baselines(composition, user_path(arguments.output, "--output"))
 
     def expanded(fetch: Mapping[str, Fetch]) -> Matrix:
-        return expand(
+        matrix = expand(
             composition,
             make_catalogue(arguments),
             only=arguments.only,
@@ -78,6 +80,7 @@ def prepare(
             fetch=fetch,
             strict=arguments.strict,
         )
+        return with_baselines(matrix, baselines)
 
     def planned(*, read_weights: bool) -> Plan:
         return make_plan(
@@ -91,7 +94,7 @@ def prepare(
 
     # What cannot be built, or not be judged fairly, is said before anything is fetched or hashed.
     matrix = expanded({})
-    _check_texts(matrix, composition)
+    check_texts(matrix, composition)
     limit = _memory_limit(first.executor)
     plan = planned(read_weights=False)
     if not build or plan.source_digests.keys() == matrix.models.keys() or not store.has_artifacts():
@@ -115,7 +118,7 @@ def prepare(
     return Prepared(composition, plan, store, first.executor)
 
 
-def _check_texts(matrix: Matrix, composition: Composition) -> None:
+def check_texts(matrix: Matrix, composition: Composition) -> None:
     """Raise ConfigError where artifacts would be judged on the text that their importance matrix
     was taken from, or one within the other: they would come out better than they are."""
     recipe = composition.recipes[0]
@@ -126,11 +129,8 @@ def _check_texts(matrix: Matrix, composition: Composition) -> None:
     own = recipe.where(("evaluation", "text")) if evaluation.text else "phibuild's held-out text"
     problems: dict[Problem, None] = {}
     for cell in matrix.cells:
-        calibration = cell.variant.calibration if cell.variant else None
-        if calibration is None:
-            continue
-        seen = _words(calibration.path)
-        if seen and (seen in judged or judged in seen):
+        texts = cell.variant.texts if cell.variant else ()
+        if any(_overlap(_words(text.path), judged) for text in texts):
             problem = Problem(
                 f"the calibration text is the one that artifacts are judged on ({own})",
                 matrix.calibrations[cell.id],
@@ -139,6 +139,10 @@ def _check_texts(matrix: Matrix, composition: Composition) -> None:
             problems[problem] = None
     if problems:
         raise ConfigError(*problems)
+
+
+def _overlap(one: str, other: str) -> bool:
+    return bool(one) and (one in other or other in one)
 
 
 @cache

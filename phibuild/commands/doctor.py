@@ -22,10 +22,10 @@ from phibuild.system.places import store_folder, toolchains_folder
 from phibuild.system.plugins import shadowed
 from phibuild.toolchains.environment import toolchain
 from phibuild.toolchains.pip_config import pip_settings
-from phibuild.units import format_size
+from phibuild.units import format_decimal
 
-_MIN_DISK = 10 << 30
-_MIN_MEMORY = 4 << 30
+_MIN_DISK = 10 * 10**9
+_MIN_MEMORY = 4 * 10**9
 State = Literal["ok", "missing", "bad"]
 
 
@@ -54,8 +54,8 @@ def _host() -> list[Check]:
                "runners need Linux, macOS or WSL" if windows else ""),
         _check("python", "ok", platform.python_version()),
         _check("cores", "ok", str(os.cpu_count())),
-        _check("memory", "ok" if memory >= _MIN_MEMORY else "bad", format_size(memory),
-               "" if memory >= _MIN_MEMORY else f"{format_size(_MIN_MEMORY)} at least"),
+        _check("memory", "ok" if memory >= _MIN_MEMORY else "bad", format_decimal(memory),
+               "" if memory >= _MIN_MEMORY else f"{format_decimal(_MIN_MEMORY)} at least"),
     ]  # fmt: skip
     if sys.platform == "linux":
         openmp = ctypes.util.find_library("gomp")
@@ -79,10 +79,10 @@ def _places() -> list[Check]:
             found = f"{folder} cannot be written"
             checks.append(_check(name, "bad", found, f"set {variable}"))
         elif free < _MIN_DISK:
-            found = f"{folder}: {format_size(free)} free"
+            found = f"{folder}: {format_decimal(free)} free"
             checks.append(_check(name, "missing", found, f"free some space, or set {variable}"))
         else:
-            checks.append(_check(name, "ok", f"{folder}: {format_size(free)} free"))
+            checks.append(_check(name, "ok", f"{folder}: {format_decimal(free)} free"))
     return checks
 
 

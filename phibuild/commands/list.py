@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Callable, Mapping
+from itertools import product
 
 from tabulate import tabulate
 
@@ -26,7 +27,7 @@ from phibuild.config.catalogue import Catalogue
 from phibuild.config.yamlfile import YamlFile
 from phibuild.errors import EXIT_OK, BackendError, ConfigError
 from phibuild.schema import PRECISIONS, document_text
-from phibuild.units import format_size
+from phibuild.units import written
 
 _BYTES = ("memory", "budget")
 _TOO_WIDE = ("config",)
@@ -39,22 +40,21 @@ def run(arguments: argparse.Namespace) -> int:
         print(document_text(found))
         return EXIT_OK
     rows: list[dict[str, object]] = found.model_dump(by_alias=True)
+    for row, key in product(rows, _BYTES):
+        if key in row:
+            row[key] = row.pop(f"{key}_written")
     hidden = {key for row in rows for key in row if all(other[key] is None for other in rows)}
     hidden |= {key for row in rows for key in row if key in _TOO_WIDE}
-    table = [
-        {key: _cell(key, value) for key, value in row.items() if key not in hidden} for row in rows
-    ]
+    table = [{key: _cell(value) for key, value in row.items() if key not in hidden} for row in rows]
     print(tabulate(table, headers="keys", disable_numparse=True))
     return EXIT_OK
 
 
-def _cell(key: str, value: object) -> str:
+def _cell(value: object) -> str:
     """Return a value as people read it."""
     match value:
         case None:
             return "-"
-        case int() if key in _BYTES:
-            return format_size(value)
         case Mapping():
             chosen = [f"{name}: {option}" for name, option in value.items() if option]
             return ", ".join(chosen) or "default"
@@ -92,7 +92,9 @@ def _devices(catalogue: Catalogue) -> DeviceList:
                 device=name,
                 device_class=device.device_class,
                 memory=device.memory,
+                memory_written=written(device.memory),
                 budget=device.budget,
+                budget_written=written(device.budget),
                 context=device.context_length,
                 accelerators=list(device.accelerators),
                 title=device.title,

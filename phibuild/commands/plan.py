@@ -6,20 +6,18 @@ import argparse
 
 from tabulate import tabulate
 
-from phibuild.checkpoints import hub
 from phibuild.commands.common import compose, prepare
-from phibuild.commands.plan_answer import (
-    cell_status,
-    copied_bytes,
-    plan_answer,
-    planned_notes,
-    shared_with,
-)
+from phibuild.commands.plan_answer import cell_status, plan_answer, shared_with
+from phibuild.commands.plan_view import plan_page
+from phibuild.commands.plan_words import plan_notes, plan_refusals, step_time, time_lines, total
 from phibuild.errors import EXIT_OK
+from phibuild.execute.forecast import Forecast, forecast
 from phibuild.planning.plan import Plan, PlanCell
-from phibuild.report.notes import note_lines
+from phibuild.planning.steps import Step
+from phibuild.report.terminal.render import page_width, show
 from phibuild.schema import document_text
-from phibuild.units import format_mb, format_size
+from phibuild.streams import printable
+from phibuild.units import format_decimal, written
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,16 +26,21 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cfg:
         print(composition.yaml(), end="")
         return EXIT_OK
-    plan = prepare(arguments, composition).plan
+    prepared = prepare(arguments, composition)
+    plan, name = prepared.plan, composition.name
+    times = forecast(plan, prepared.executor, prepared.store)
     if arguments.json:
-        print(document_text(plan_answer(plan, composition.name)))
+        print(document_text(plan_answer(plan, name, times)))
+    elif arguments.wide:
+        print("\n".join(map(printable, "\n".join(plan_lines(plan, name, times)).splitlines())))
     else:
-        print("\n".join(plan_lines(plan, composition.name)))
+        page = plan_page(plan, name, times, page_width())
+        show(page, colour=not arguments.no_color)
     return EXIT_OK
 
 
-def plan_lines(plan: Plan, recipe: str) -> list[str]:
-    """Return the plan as text: the table, then totals and reasons."""
+def plan_lines(plan: Plan, recipe: str, times: Forecast) -> list[str]:
+    """Return all of a plan as text, however wide: the table, then totals and reasons."""
     built = [cell for cell in plan.cells if cell.artifact]
     lines = []
     if built:
@@ -45,7 +48,7 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
             "cell",
             "variant",
             "format",
-            "est. MB",
+            "size",
             "bits/w",
             "device memory",
             "budget",
@@ -58,43 +61,19 @@ def plan_lines(plan: Plan, recipe: str) -> list[str]:
         )
         lines.append("")
     lines += [f"skipped {cell.cell.id}: {cell.cell.skip}" for cell in plan.cells if cell.cell.skip]
-    notes = {cell.cell.id: planned_notes(cell, plan) for cell in plan.cells}
-    lines += note_lines(notes)
-    for name, checkpoint in plan.matrix.models.items():
-        lines += [f"note    {name}: {text}" for text in checkpoint.notes]
-        if checkpoint.is_estimate:
-            lines.append(
-                f"note    {name} is not, or not whole, in the Hub's cache ({hub.cache_folder()}): "
-                "sizes are estimates, figures are those of its published config.json; a build "
-                "fetches it from the Hub"
-            )
-        elif checkpoint.commit and not checkpoint.pinned:
-            lines.append(
-                f"note    {name} is {checkpoint.reference} as it was fetched, commit "
-                f"{checkpoint.commit}; 'build --refresh' asks the Hub again"
-            )
-        if not checkpoint.is_estimate and name not in plan.source_digests:
-            lines.append(f"note    {name} has not been hashed yet: nothing of it counts as cached")
-    artifacts = len(plan.artifacts)
-    cached = sum(artifact.cached for artifact in plan.artifacts)
-    copied = copied_bytes(plan)
-    copies = f" ({format_mb(copied)} MB of it copies in the run's folder)" if copied else ""
-    lines.append(
-        f"{recipe}: {len(plan.cells)} cells, {artifacts} artifacts, {cached} cached; "
-        f"{format_mb(plan.disk_bytes + copied)} MB of disk to write{copies}, "
-        f"peak build memory {format_size(plan.peak_build_memory)}"
-    )
+    lines += [f"note    {text}" for text in plan_notes(plan)]
+    lines.append(total(plan, recipe))
     if plan.steps:
-        steps = [f"{step.id} {format_size(step.memory_bytes)}" for step in plan.steps]
-        lines.append(f"steps and their memory: {', '.join(steps)}")
+        steps = [f"{step.id} {_takes(step, times)}" for step in plan.steps]
+        lines.append(f"steps, memory and time: {'; '.join(steps)}")
+        lines += time_lines(times)
         lines.append(f"toolchains: {', '.join(plan.toolchains)}")
-    names = {artifact.key: artifact.cells for artifact in plan.artifacts}
-    for refusal in plan.refusals:
-        cells = ", ".join(cell for key in refusal.artifacts for cell in names[key])
-        what = "not built" if refusal.stops == "build" else "not judged"
-        lines.append(f"REFUSED {refusal.step}: {refusal.reason} ({what}: {cells})")
-    lines += [f"help    {text}" for text in dict.fromkeys(one.remedy for one in plan.refusals)]
+    lines += [f"{word:7} {text}" for word, text in plan_refusals(plan)]
     return lines
+
+
+def _takes(step: Step, times: Forecast) -> str:
+    return ", ".join(filter(None, [format_decimal(step.memory_bytes), step_time(times, step.id)]))
 
 
 def _row(cell: PlanCell) -> list[str]:
@@ -109,10 +88,10 @@ def _row(cell: PlanCell) -> list[str]:
         cell.cell.id,
         cell.cell.variant.name,
         cell.cell.variant.format,
-        format_mb(estimate.artifact_bytes),
+        format_decimal(estimate.artifact_bytes),
         f"{estimate.bits_per_weight:.2f}",
-        format_size(cell.device_memory_bytes),
-        format_size(cell.budget),
+        format_decimal(cell.device_memory_bytes),
+        written(cell.budget),
         "yes" if cell.fits_budget else "NO",
         cell_status(cell) + shared,
     ]

@@ -6,7 +6,9 @@ from dataclasses import asdict
 from typing import Literal
 
 from phibuild.backends.registry import backend
+from phibuild.execute.forecast import Forecast
 from phibuild.planning.plan import Plan, PlanCell
+from phibuild.planning.timing import Basis
 from phibuild.report.notes import cell_notes
 from phibuild.schema import Document, Judging, Precision
 
@@ -32,7 +34,7 @@ class PlannedCell(Document):
     """A square of the matrix: a model for a device, by a backend, at a precision."""
 
     id: str
-    """model.device.backend.precision"""
+    """model.device.backend.precision, and the variant (int4.Q4_K_M) where there are several"""
     device: str
     backend: str
     precision: Precision
@@ -72,6 +74,11 @@ class PlannedStep(Document):
     """The backend's own bound."""
     measured_bytes: int | None
     """What runs of its kind took on this machine; null: there were none."""
+    seconds: float | None
+    """That it is likely to take; null: nothing comparable has run here."""
+    seconds_by: Basis | None
+    """What that rests on. same: runs of exactly its kind; scaled: runs with other weights or
+    variants, by the work; null: nothing."""
 
 
 class PlanRefusal(Document):
@@ -103,11 +110,17 @@ class PlanAnswer(Document):
     """Of what a run's folder cannot hold links to."""
     peak_build_memory_bytes: int
     """Of the largest step that builds."""
+    cores: int
+    """That the times are for: of this machine, or of a job of a cluster."""
+    seconds: float | None
+    """That the whole is likely to take, steps side by side as the executor runs them, without a
+    cluster's queue and without the installation of environments; null: of a step nothing is
+    known."""
 
 
-def plan_answer(plan: Plan, recipe: str) -> PlanAnswer:
+def plan_answer(plan: Plan, recipe: str, times: Forecast) -> PlanAnswer:
     """Return the plan as a document."""
-    copied = copied_bytes(plan)
+    copied, left = copied_bytes(plan), times.left()
     return PlanAnswer(
         recipe=recipe,
         models=[
@@ -128,6 +141,8 @@ def plan_answer(plan: Plan, recipe: str) -> PlanAnswer:
                 memory_bytes=step.memory_bytes,
                 estimated_bytes=step.need.bound,
                 measured_bytes=step.need.measured,
+                seconds=times.seconds(step.id),
+                seconds_by=known.basis if (known := times.expected.get(step.id)) else None,
             )
             for step in plan.steps
         ],
@@ -138,6 +153,8 @@ def plan_answer(plan: Plan, recipe: str) -> PlanAnswer:
         disk_bytes=plan.disk_bytes + copied,
         copied_bytes=copied,
         peak_build_memory_bytes=plan.peak_build_memory,
+        cores=times.cores,
+        seconds=None if left.unknown else left.seconds,
     )
 
 
@@ -172,11 +189,11 @@ def planned_notes(planned: PlanCell, plan: Plan) -> list[str]:
 
 def copied_bytes(plan: Plan) -> int:
     """Return the bytes of what a run's folder cannot hold links to, where the file system has no
-    reflinks: all but the small files of artifacts of such formats."""
+    reflinks: all but the small files of artifacts of such formats, each once."""
     return sum(
-        cell.artifact.estimate.artifact_bytes
-        for cell in plan.cells
-        if cell.artifact and backend(cell.cell.backend).copied
+        artifact.estimate.artifact_bytes
+        for artifact in plan.artifacts
+        if backend(artifact.variant.backend).copied
     )
 
 

@@ -18,7 +18,7 @@ from phibuild.store.inventory import Entry, entries, usage
 from phibuild.store.removal import Removal, plan_removal, remove
 from phibuild.store.store import Store
 from phibuild.system.places import store_folder
-from phibuild.units import format_age, format_size
+from phibuild.units import format_age, format_decimal
 
 _KEY_LETTERS = 12
 
@@ -52,8 +52,8 @@ def _table(found: Sequence[Entry]) -> str:
             entry.kind,
             entry.key[:_KEY_LETTERS],
             entry.what,
-            format_size(entry.size_bytes),
-            format_size(entry.freed_bytes),
+            format_decimal(entry.size_bytes),
+            format_decimal(entry.freed_bytes),
             format_age(now - entry.used) if entry.used else "unknown",
             entry.state,
             f"{entry.runs[-1]}" + (f" and {len(entry.runs) - 1} more" if entry.runs[1:] else "")
@@ -81,7 +81,7 @@ def _du(store: Store, *, json_wanted: bool) -> None:
         return
     total = [sum(column) for column in zip(*sizes.values(), strict=True)] or [0, 0]
     rows = [
-        (name, format_size(size), format_size(freed))
+        (name, format_decimal(size), format_decimal(freed))
         for name, (size, freed) in [*sizes.items(), ("all", total)]
     ]
     align = ("left", "right", "right")
@@ -112,7 +112,8 @@ def _gc(store: Store, arguments: argparse.Namespace) -> None:
     print(_summary(removal, dry_run=arguments.dry_run))
     if arguments.max_size is not None and removal.left_bytes > arguments.max_size:
         print(
-            f"note: {format_size(removal.left_bytes)} are left: the rest is in use", file=sys.stderr
+            f"note: {format_decimal(removal.left_bytes)} are left: the rest is in use",
+            file=sys.stderr,
         )
 
 
@@ -121,12 +122,12 @@ def _tell_waiting() -> None:
 
 
 def _summary(removal: Removal, *, dry_run: bool) -> str:
-    size = format_size(sum(entry.size_bytes for entry in removal.entries))
-    freed = format_size(sum(entry.freed_bytes for entry in removal.entries))
+    size = format_decimal(sum(entry.size_bytes for entry in removal.entries))
+    freed = format_decimal(sum(entry.freed_bytes for entry in removal.entries))
     others = [f"{count} {name}" for name, count in removal.others.items() if count]
     first = (
         f"{'would remove' if dry_run else 'removed'} {len(removal.entries)} entries, {size} "
         f"({freed} freed on disk)"
     )
     also = [", ".join(others)] if others else []
-    return "; ".join([first, *also, f"{format_size(removal.left_bytes)} left"])
+    return "; ".join([first, *also, f"{format_decimal(removal.left_bytes)} left"])

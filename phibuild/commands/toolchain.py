@@ -21,7 +21,7 @@ from phibuild.toolchains.environment import (
     toolchain,
 )
 from phibuild.toolchains.lock import make_lock
-from phibuild.units import format_size
+from phibuild.units import format_decimal
 
 _OLD = "old: its lock has changed ('toolchain remove --old')"
 
@@ -84,7 +84,7 @@ def _list(names: list[str], *, as_json: bool) -> None:
     if as_json:
         print(document_text(ToolchainList(rows)))
         return
-    shown = [(row.backend, row.state, format_size(row.size_bytes), row.folder) for row in rows]
+    shown = [(row.backend, row.state, format_decimal(row.size_bytes), row.folder) for row in rows]
     print(tabulate(shown, headers=("backend", "state", "size", "folder"),
                    colalign=("left", "left", "right", "left"), disable_numparse=True))  # fmt: skip
 

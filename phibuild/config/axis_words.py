@@ -46,8 +46,13 @@ def read_elements(text: str) -> list[Element]:
     Commas in quotes, in a list or mapping, and after a backslash divide nothing. Raises
     NotAnOverride for a quoted value that Hydra does not understand.
     """
+    return [_element(part) for part in _split(chosen_text(text))]
+
+
+def chosen_text(text: str) -> str:
+    """Return what stands in a plain `choice(...)`, other texts as they are."""
     chosen = _CHOICE.fullmatch(text)
-    return [_element(part) for part in _split(chosen[1] if chosen else text)]
+    return chosen[1] if chosen else text
 
 
 def read_mapping(text: str) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 Hydra gets copies of the files in which names are text and lists of precisions mappings
 (`copies.py`); the words are read by its grammar and applied on top (`edits.py`), one by one, so
-that an error names its word. Sweeps (`-m`) become axes that `matrix.py` expands. `recipe` picks a
-file of `recipes/`; `model`, `device`, `backend` and `precision` select from what the recipe names.
+that an error names its word. Sweeps (`-m`) become axes that `matrix.py` expands; those over options
+compose each recipe once for each combination of their values. `recipe` picks a file of `recipes/`;
+`model`, `device`, `backend` and `precision` select from what the recipe names.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
 
 import yaml
@@ -20,11 +22,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from phibuild.config.catalogue import Catalogue, locate, shipped_root, validation_problems
+from phibuild.config.catalogue import Catalogue
 from phibuild.config.copies import plain, read_copy, recipe_copies
-from phibuild.config.edits import COMMAND_LINE, apply_edit
+from phibuild.config.edits import COMMAND_LINE, Edit, apply_edit, combinations
+from phibuild.config.groups import chosen_files
 from phibuild.config.model_choice import ModelChoice
-from phibuild.config.overrides import AXES, GROUPS, Model, Words, read_words
+from phibuild.config.overrides import AXES, Model, Words, read_words
 from phibuild.config.recipe import (
     NO_MODEL,
     BuildConfig,
@@ -33,6 +36,9 @@ from phibuild.config.recipe import (
     recipe_chain,
     validate_recipe,
 )
+from phibuild.config.roots import shipped_root
+from phibuild.config.sweeps import MAX_COMBINATIONS
+from phibuild.config.validation import validation_problems
 from phibuild.config.yamlfile import Data, KeyPath, YamlFile
 from phibuild.errors import ConfigError, Problem, suggest
 
@@ -45,14 +51,16 @@ _CHOSEN = "chosen"
 class Composition:
     """All that the command line asked for. `axes`: selected names, absent where not restricted;
     `models`: those of a sweep over models, empty where each recipe has its own; `globs`: the axes
-    whose names come from a glob; `problems`: what is wrong with the recipes, which then lack what
-    is wrong: the matrix adds what it finds, so that all is shown at once."""
+    whose names come from a glob; `sweeps`: those over options, of which each recipe has all
+    combinations, the last one's values changing first; `problems`: what is wrong with the recipes,
+    which then lack what is wrong: the matrix adds what it finds, so that all is shown at once."""
 
     recipes: tuple[Recipe, ...]
     axes: dict[str, tuple[str, ...]]
     models: tuple[ModelChoice, ...] = ()
     axis_words: dict[str, str] = field(default_factory=dict)
     globs: frozenset[str] = frozenset()
+    sweeps: tuple[Edit, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -80,6 +88,8 @@ class Composition:
             axes.pop("recipe", None)
             if self.models:
                 axes["model"] = [choice.model_dump() for choice in self.models]
+            if self.sweeps:
+                axes["sweeps"] = {sweep.key: list(sweep.values) for sweep in self.sweeps}
             data = {"recipe": recipe.name, **data, **axes}
             parts.append(OmegaConf.to_yaml(OmegaConf.create(data)))
         return "---\n".join(parts)
@@ -88,7 +98,7 @@ class Composition:
 def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) -> Composition:
     """Compose the overrides `words`; `sweep` is `-m`. Raises ConfigError with every problem."""
     sorted_words = read_words(words, catalogue, sweep=sweep)
-    models = _swept_models(sorted_words)
+    models, sweeps = _swept_models(sorted_words), _sweeps(sorted_words)
     recipes = []
     found: dict[Problem, None] = {}
     complete = True
@@ -108,6 +118,7 @@ def compose_build(words: Sequence[str], catalogue: Catalogue, *, sweep: bool) ->
         models,
         sorted_words.axis_words,
         frozenset(sorted_words.globs),
+        sweeps,
         tuple(found),
     )
 
@@ -134,57 +145,51 @@ def _swept_models(words: Words) -> tuple[ModelChoice, ...]:
     return tuple(choices)
 
 
+def _sweeps(words: Words) -> tuple[Edit, ...]:
+    """Return the sweeps over options. Raises ConfigError if they have too many combinations."""
+    sweeps = tuple(edit for edit in words.edits if edit.values)
+    if math.prod(len(edit.values) for edit in sweeps) > MAX_COMBINATIONS:
+        what = f"more than {MAX_COMBINATIONS} combinations of the values of options"
+        raise ConfigError(*(Problem(what, edit.where, "sweep fewer") for edit in sweeps[-1:]))
+    return sweeps
+
+
 def _example(models: Sequence[Model]) -> str:
     path = next((model for model in models if isinstance(model, str)), "./my-phi")
     return f"{{name: kiosk, path: {path}}}"
 
 
-def _group_files(words: Words, catalogue: Catalogue) -> dict[str, YamlFile]:
-    """Return the files of conf/evaluation and conf/executor that are chosen, checked as data."""
-    problems: list[Problem] = []
-    files = {}
-    for key, default in GROUPS.items():
-        name, word = words.groups.get(key, (default, ""))
-        known = catalogue.files(key)
-        if name not in known:
-            where = f"{COMMAND_LINE}: {word}"
-            problems.append(Problem(f"unknown {key} {name!r}", where, suggest(name, known)))
-            continue
-        file = files[key] = replace(known[name], prefix=(key,))
-        try:
-            problems += file.check()
-        except ConfigError as error:
-            problems += error.problems
-            continue
-        if file.line_of((key, "defaults"))[0] == 2:
-            where = locate([file], (key, "defaults")) or file.shown
-            what = f"a file of conf/{key} has no defaults list"
-            problems.append(Problem(what, where, "write the keys themselves"))
-    if problems:
-        raise ConfigError(*problems)
-    return files
-
-
 def _compose_recipe(name: str, words: Words, catalogue: Catalogue) -> tuple[Recipe, list[Problem]]:
     """Return the recipe and what is wrong with it, which it then lacks. Raises ConfigError where
     nothing can be made of it."""
-    chain, groups = recipe_chain(name, catalogue), _group_files(words, catalogue)
+    chain, groups = recipe_chain(name, catalogue), chosen_files(words.groups, catalogue)
     files = tuple(chain.values())
     unmergeable = list(clashes((*files, *groups.values())))
     if unmergeable:
         raise ConfigError(*unmergeable)
-    written: dict[KeyPath, str] = {}
-    draft = Recipe(
-        name, BuildConfig(model=NO_MODEL, devices={}), files, written, tuple(groups.values())
-    )
+    draft = Recipe(name, BuildConfig(model=NO_MODEL, devices={}), files, {}, tuple(groups.values()))
     try:
         data = _hydra_compose(chain, groups)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise ConfigError(_composition_problem(error, draft)) from error
     if len(words.models) == 1:
         data["model"] = copy(words.models[0])
-        written[("model",)] = words.axis_words["model"]
-    problems = _apply(words, data, written)
+        draft.overrides[("model",)] = words.axis_words["model"]
+    swept = []
+    problems: dict[Problem, None] = {}
+    for edits in combinations(words.edits):
+        copied = replace(draft, overrides=copy(draft.overrides))
+        recipe, wrong = _edit(copied, deepcopy(data), edits)
+        swept.append(recipe)
+        problems.update(dict.fromkeys(wrong))
+    recipe = swept[0] if len(swept) == 1 else replace(swept[0], swept=tuple(swept))
+    return recipe, list(problems)
+
+
+def _edit(draft: Recipe, data: Data, edits: Sequence[Edit]) -> tuple[Recipe, list[Problem]]:
+    """Return a recipe of composed data with edits on top, and what is wrong with it, which it then
+    lacks. Raises ConfigError where nothing can be made of it."""
+    problems = _apply(edits, data, draft.overrides)
     try:
         data = plain(OmegaConf.create(data), resolve=True)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
@@ -207,10 +212,10 @@ def _hydra_compose(chain: dict[str, YamlFile], groups: dict[str, YamlFile]) -> D
     return plain(config, resolve=False)
 
 
-def _apply(words: Words, data: Data, written: dict[KeyPath, str]) -> list[Problem]:
+def _apply(edits: Sequence[Edit], data: Data, written: dict[KeyPath, str]) -> list[Problem]:
     """Apply the words to the composed data, note where each went; return what is wrong."""
     problems: list[Problem] = []
-    for edit in words.edits:
+    for edit in edits:
         top, dot, _ = edit.key.partition(".")
         fields = tuple(BuildConfig.model_fields)
         if top not in fields and not edit.delete:
@@ -226,6 +231,8 @@ def _apply(words: Words, data: Data, written: dict[KeyPath, str]) -> list[Proble
             continue
         if not edit.delete:
             written[path] = edit.line
+        elif isinstance(path[-1], int):  # the entries of a file's list have other numbers since
+            written[path[:-1]] = edit.line
     return problems
 
 

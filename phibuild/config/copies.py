@@ -3,19 +3,19 @@ precisions is a mapping, so that all of them merge. Lines for errors come from t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from phibuild.config.edits import as_mappings, is_names, is_precisions
+from phibuild.config.edits import as_mappings, is_names, is_precisions, is_variants
 from phibuild.config.yamlfile import Data, KeyPath, YamlFile
+from phibuild.worker.json_values import as_object
 
 
 def plain(config: DictConfig | ListConfig, *, resolve: bool) -> Data:
     """Return a mapping of OmegaConf's as plain data; `resolve` puts in what `${key}` stands for."""
     data = OmegaConf.to_container(config, resolve=resolve)
-    assert isinstance(data, dict)
-    return {str(key): value for key, value in data.items()}
+    return {str(key): value for key, value in as_object(data, "a configuration").items()}
 
 
 def read_copy(file: YamlFile) -> Data:
@@ -28,13 +28,15 @@ def recipe_copies(chain: Mapping[str, YamlFile]) -> dict[str, Data]:
     in any grammar ("r0", "r1", ...): what Hydra composes as the recipe is "r0".
 
     A list of precisions in a later recipe takes those it does not name out of the earlier ones;
-    the last model is the model.
+    a list of variants counts whole, and so do the options that come after one; the last model is
+    the model.
     """
     safe = {name: f"r{number}" for number, name in enumerate(chain)}
     copies = {name: read_copy(file) for name, file in chain.items()}
     lists: dict[KeyPath, set[str]] = {}
     has_model = False
-    for name in reversed(_merge_order(next(iter(chain)), chain)):
+    order = _merge_order(next(iter(chain)), chain)
+    for name in reversed(order):
         data = copies[name]
         data.pop("hydra", None)  # refused when the recipe is validated
         if has_model:
@@ -45,7 +47,11 @@ def recipe_copies(chain: Mapping[str, YamlFile]) -> dict[str, Data]:
         _only_listed(data, lists)
         if "defaults" in data:
             data["defaults"] = [safe.get(str(entry), entry) for entry in _entries(chain[name])]
-    return {safe[name]: as_mappings(data) for name, data in copies.items()}
+    copies = {name: as_mappings(data) for name, data in copies.items()}
+    holders: dict[KeyPath, list[Data]] = {}
+    for name in order:
+        _count_whole(copies[name], holders)
+    return {safe[name]: data for name, data in copies.items()}
 
 
 def _entries(file: YamlFile) -> list[str]:
@@ -69,22 +75,48 @@ def _model_text(model: object, file: YamlFile) -> object:
     return file.text_at(("model",), model)
 
 
+def _holders(
+    node: object, wanted: Callable[[KeyPath], bool], path: KeyPath = ()
+) -> Iterator[tuple[Data, str, KeyPath]]:
+    """Yield each path that is `wanted`, of those below the node at `path`, after the mapping that
+    holds what stands there and its key in it."""
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        here = (*path, key)
+        if wanted(here):
+            yield node, key, here
+        else:
+            yield from _holders(value, wanted, here)
+
+
 def _only_listed(data: Data, lists: dict[KeyPath, set[str]]) -> None:
     """Take what a later list does not name out of a recipe, and note the recipe's own lists."""
+    for holder, key, path in _holders(data, is_precisions):
+        value = holder[key]
+        listed = lists.get(path)
+        if is_names(value):
+            lists.setdefault(path, set(value))
+        if listed is not None and isinstance(own := as_mappings(value, path), dict):
+            holder[key] = {name: child for name, child in own.items() if name in listed}
 
-    def visit(node: object, path: KeyPath) -> None:
-        if not isinstance(node, dict):
-            return
-        for key, value in node.items():
-            here = (*path, key)
-            if not is_precisions(here):
-                visit(value, here)
-                continue
-            listed = lists.get(here)
-            if is_names(value):
-                lists.setdefault(here, set(value))
-            if listed is not None and isinstance(own := as_mappings(value, here), dict):
-                node[key] = {name: child for name, child in own.items() if name in listed}
 
-    for key in ("devices", "backends"):
-        visit(data.get(key), (key,))
+def _count_whole(data: Data, holders: dict[KeyPath, list[Data]]) -> None:
+    """Make the options of a precision in a recipe fit those of the earlier ones, which `holders`
+    has by their path: a list and a mapping do not merge, so that the later one counts alone, and
+    one that says nothing leaves what is there."""
+    for holder, key, path in _holders(data, is_variants):
+        earlier = holders.setdefault(path, [])
+        before, value = earlier[-1][key] if earlier else {}, holder[key]
+        match before, value:
+            case list(), {} if not value:
+                holder[key] = before
+            case list(), list():
+                pass
+            case list(), _:
+                for one in earlier:
+                    one[key] = {}
+            case _, list():
+                for one in earlier:
+                    one[key] = value
+        earlier.append(holder)

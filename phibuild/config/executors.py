@@ -5,19 +5,25 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-from phibuild.schema import Frozen, Options, Size
+from phibuild.schema import Frozen, Options, PositiveSize, Size
 
 
 class ExecutorSettings(Frozen):
-    """How steps run: `cores` and `memory` to fill (None: what the machine has), seconds a step
-    may take."""
+    """How steps run on this machine."""
 
     kind: Literal["local"] = "local"
+    """local: on this machine."""
     cores: Annotated[int, Field(gt=0)] | None = None
-    memory: Annotated[Size, Field(gt=0)] | None = None
+    """Cores to fill; null: all."""
+    memory: PositiveSize | None = None
+    """Memory to fill, such as 12 GiB; null: what is available when the build starts."""
     timeout: Annotated[float, Field(gt=0, le=1e9)] = 7200.0
+    """Seconds that one step may take."""
+
+
+_ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
 
 
 def _sbatch_word(value: str) -> str:
@@ -66,28 +72,53 @@ SBATCH_SET = {
     "cpus-per-task": "write executor.cores",
 }
 """Options of sbatch that the configuration cannot give, and why."""
-SbatchWord = Annotated[str, AfterValidator(_sbatch_word)]
+SbatchWord = Annotated[
+    str,
+    AfterValidator(_sbatch_word),
+    WithJsonSchema({"type": "string", "pattern": _ONE_LINE}, mode="validation"),
+]
+SbatchOptions = Annotated[
+    Options,
+    AfterValidator(_sbatch_options),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": "^[a-z][a-z-]*$", "not": {"enum": sorted(SBATCH_SET)}},
+            "additionalProperties": {"type": ["string", "number", "boolean"], "pattern": _ONE_LINE},
+        },
+        mode="validation",
+    ),
+]
 
 
 class SlurmSettings(Frozen):
-    """How steps run on a cluster: each is a Slurm job of `cores` cores, of the step's memory and
-    `memory_margin`, that may take `timeout` seconds. `memory` is the most that a job may ask for
-    (None: what the largest node has). At most `max_jobs` run at once (None: as many as Slurm
-    lets); `exclusive` judges on nodes without other jobs; `poll` seconds lie between two
-    questions to the scheduler; `setup` are shell commands that a job starts with; `sbatch` are
-    further options of sbatch by their long names."""
+    """How steps run on a cluster: each is a Slurm job of its own."""
 
     kind: Literal["slurm"]
+    """slurm: as jobs of a cluster."""
     partition: SbatchWord | None = None
+    """Partition of the jobs; null: the cluster's default."""
     account: SbatchWord | None = None
+    """Account of the jobs; null: the cluster's default."""
     qos: SbatchWord | None = None
+    """Quality of service of the jobs; null: the cluster's default."""
     cores: Annotated[int, Field(gt=0)] = 4
-    memory: Annotated[Size, Field(gt=0)] | None = None
+    """Cores of each job."""
+    memory: PositiveSize | None = None
+    """The most that a job may ask for; null: what the largest node has."""
     memory_margin: Annotated[Size, Field(ge=0)] = 1 << 30
+    """What a job asks for beyond its step's own memory."""
     timeout: Annotated[float, Field(gt=0, le=1e8)] = 7200.0
+    """Seconds that one step may take."""
     max_jobs: Annotated[int, Field(gt=0)] | None = None
+    """At most so many jobs at once; null: as many as Slurm lets."""
     exclusive: bool = False
+    """true: judge on nodes without other jobs."""
     requeue: bool = True
+    """Slurm starts a step anew after a node's failure or a preemption."""
     poll: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """Seconds between two questions to the scheduler."""
     setup: tuple[str, ...] = ()
-    sbatch: Annotated[Options, AfterValidator(_sbatch_options)] = Field(default_factory=dict)
+    """Shell commands that a job starts with, such as `module load gcc`. Not in a recipe."""
+    sbatch: SbatchOptions = Field(default_factory=dict)
+    """Further options of sbatch by their long names, such as {constraint: avx512}."""

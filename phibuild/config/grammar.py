@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, Override, QuotedString
 from hydra.errors import HydraException
 
-__all__ = ["FUNCTIONS", "Glob", "NotAnOverride", "Override", "parse", "sweep_values"]
+__all__ = ["FUNCTIONS", "Glob", "NotAnOverride", "Override", "parse", "plain", "sweep_values"]
 
 FUNCTIONS = tuple(create_functions().functions)
 """Names of the functions that values may call: choice, glob, range, ..."""
@@ -26,6 +26,18 @@ def parse(word: str) -> Override:
         lines = str(error).splitlines()
         raise NotAnOverride(lines[0] if lines else "nested too deep") from error
     return override
+
+
+def plain(value: object) -> object:
+    """Return a value of a sweep as data, its quoted texts without the quotes."""
+    match value:
+        case QuotedString(text=text):
+            return text
+        case list():
+            return [plain(entry) for entry in value]
+        case dict():
+            return {plain(key): plain(entry) for key, entry in value.items()}
+    return value
 
 
 def sweep_values(override: Override) -> Iterator[object]:

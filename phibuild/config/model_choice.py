@@ -13,9 +13,13 @@ class ModelChoice(Frozen):
     cell ids; without one it comes from the reference. A text is the reference alone."""
 
     path: str | None = None
+    """A whole checkpoint: a name of `phibuild list models`, a folder, or org/name@revision."""
     base: str | None = None
+    """The checkpoint that the adapter was trained on."""
     adapter: str | None = None
+    """Folder of a LoRA adapter, as PEFT saves it."""
     name: str | None = None
+    """The model's name in cell ids; null: from the path."""
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from phibuild.config.axis_words import (
     Element,
+    chosen_text,
     forbidden_character,
     is_function,
     read_elements,
@@ -18,15 +19,14 @@ from phibuild.config.axis_words import (
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.edits import COMMAND_LINE, Edit
 from phibuild.config.grammar import NotAnOverride, Override, parse
-from phibuild.config.sweeps import FORMS, function_values, needs_sweep
+from phibuild.config.groups import GROUPS
+from phibuild.config.sweeps import FORMS, can_sweep, function_values, needs_sweep, option_values
 from phibuild.config.yamlfile import refused_interpolation
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import PRECISIONS
 from phibuild.system.places import is_folder
 
 AXES = ("recipe", "model", "device", "backend", "precision")
-# Groups of conf/ besides the axes, with what conf/phibuild.yaml chooses.
-GROUPS = {"evaluation": "standard", "executor": "local"}
 _WORD = re.compile(r"([^=]*)=(.*)", re.DOTALL)
 # What stands for a key that Hydra's grammar does not know, such as one that starts with a digit.
 _STAND_IN = "key"
@@ -124,7 +124,7 @@ def _read_word(word: str, found: Words, catalogue: Catalogue, *, sweep: bool) ->
     elif match and key.startswith("model."):
         found.edits.append(Edit(key, _one_text(key, text, where), word))
     else:
-        found.edits.append(_read_edit(word, key, text, catalogue))
+        found.edits.append(_read_edit(word, key, text, catalogue, sweep=sweep))
 
 
 def _normal(name: str) -> str:
@@ -132,10 +132,12 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _read_edit(word: str, key: str, text: str, catalogue: Catalogue) -> Edit:
+def _read_edit(word: str, key: str, text: str, catalogue: Catalogue, *, sweep: bool) -> Edit:
     where = f"{COMMAND_LINE}: {word}"
+    # Hydra's choice() takes no null.
+    listed = chosen_text(text) if can_sweep(key.lstrip("+")) else text
     try:
-        override = _parse_any(word, key, text)
+        override = _parse_any(word if listed == text else f"{key}={listed}", key, listed)
     except NotAnOverride as error:
         remedy = name_remedy(word, catalogue) or f"{FORMS}; quote values with spaces"
         raise ConfigError(Problem(f"not an override: {error}", where, remedy)) from error
@@ -143,8 +145,11 @@ def _read_edit(word: str, key: str, text: str, catalogue: Catalogue) -> Edit:
         raise ConfigError(Problem("not an override: no key", where, FORMS))
     if problems := tuple(_check_plain(override, where)):
         raise ConfigError(*problems)
-    value = None if override.is_sweep_override() else override.value()
-    return Edit(override.key_or_group, value, word, override.is_delete())
+    if not override.is_sweep_override():
+        return Edit(override.key_or_group, override.value(), word, override.is_delete())
+    if not sweep:
+        raise ConfigError(needs_sweep(override.key_or_group, word))
+    return Edit(override.key_or_group, None, word, values=option_values(override, word))
 
 
 def _parse_any(word: str, key: str, text: str) -> Override:
@@ -170,7 +175,7 @@ def _is_name(text: str) -> bool:
 def _check_plain(override: Override, where: str) -> Iterator[Problem]:
     """Refuse what cannot be composed into a build: sweeps of other keys, Hydra's own settings."""
     key = override.key_or_group
-    if override.is_sweep_override():
+    if override.is_sweep_override() and (override.is_delete() or not can_sweep(key)):
         yield _not_swept(key, where)
     if key.split(".")[0].split("/")[0] == "hydra":
         yield Problem("Hydra's own settings do not apply", where, "use --output DIR for the folder")
@@ -183,7 +188,10 @@ def _check_plain(override: Override, where: str) -> Iterator[Problem]:
 
 
 def _not_swept(key: str, where: str) -> Problem:
-    remedy = f"axes of a sweep: {', '.join(AXES)}; a list is written [a,b]"
+    remedy = (
+        f"axes of a sweep: {', '.join(AXES)}, and options: backends.BACKEND.PRECISION.OPTION, "
+        "devices.DEVICE.BACKEND.PRECISION.OPTION; a list is written [a,b]"
+    )
     return Problem(f"{key!r} cannot be swept", where, remedy)
 
 

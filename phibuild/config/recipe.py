@@ -8,11 +8,12 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from phibuild.config.catalogue import Catalogue, locate, validation_problems
-from phibuild.config.edits import COMMAND_LINE, is_names, is_precisions, kind_of
+from phibuild.config.catalogue import Catalogue
+from phibuild.config.edits import COMMAND_LINE, is_names, is_precisions, is_variants, kind_of
 from phibuild.config.executors import ExecutorSettings, SlurmSettings
+from phibuild.config.groups import GROUPS
 from phibuild.config.model_choice import ModelChoice
-from phibuild.config.overrides import GROUPS
+from phibuild.config.validation import locate, validation_problems
 from phibuild.config.yamlfile import Data, KeyPath, YamlFile
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.schema import Evaluation, Frozen, Gates
@@ -20,23 +21,32 @@ from phibuild.schema import Evaluation, Frozen, Gates
 _MAPPINGS = ("devices", "backends", "gates", *GROUPS)
 # Of a recipe whose model is wrong, which is said.
 NO_MODEL = ModelChoice(path="")
+NO_DEVICES = "the recipe names no devices"
 _EXAMPLE = "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}"
 
 
 class BuildConfig(Frozen):
-    """One recipe, composed. `devices`: device -> backend -> precision -> options; `backends`:
-    backend -> precision -> options, for the whole recipe. A list of precisions that could not be
-    made a mapping stays, to be refused. `allow_nonfinite` builds from weights with NaN or
-    infinity."""
+    """One recipe, composed. A list of precisions that could not be made a mapping stays, to be
+    refused."""
 
     description: str = ""
+    """What the recipe is for, in a few words: `phibuild list recipes` shows it."""
     model: ModelChoice
+    """The checkpoint: a name of `phibuild list models`, a folder, org/name@revision, or a
+    mapping."""
     allow_nonfinite: bool = False
+    """true: build from weights with NaN or infinity."""
     devices: dict[str, dict[str, object]]
+    """device -> backend -> precision -> options, or a list of them, one a variant."""
     backends: dict[str, dict[str, object]] = Field(default_factory=dict)
+    """Options for the whole recipe: backend -> precision -> options."""
     gates: Gates = Gates()
+    """Limits that every artifact must keep; exit code 3 where one is broken."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    """How artifacts are judged; what is not said here is as conf/evaluation/standard.yaml has
+    it."""
     executor: ExecutorSettings | SlurmSettings = Field(default_factory=ExecutorSettings)
+    """How steps run; what is not said here is as conf/executor/local.yaml has it."""
 
 
 class _LocalConfig(BuildConfig):
@@ -53,13 +63,20 @@ _KINDS: dict[str, type[BuildConfig]] = {"local": _LocalConfig, "slurm": _SlurmCo
 @dataclass(frozen=True)
 class Recipe:
     """A composed recipe, the files it came from (itself first), the overrides on top, and
-    the files of conf/ that are chosen by name (evaluation, executor)."""
+    the files of conf/ that are chosen by name (evaluation, executor). `swept` is it with each
+    combination of the values of a sweep over options, itself the first; empty without one."""
 
     name: str
     config: BuildConfig
     files: tuple[YamlFile, ...]
     overrides: dict[KeyPath, str]
     group_files: tuple[YamlFile, ...] = ()
+    swept: tuple[Recipe, ...] = ()
+
+    @property
+    def combinations(self) -> tuple[Recipe, ...]:
+        """The recipe once for each combination of what is swept."""
+        return self.swept or (self,)
 
     def where(self, path: KeyPath) -> str | None:
         """Return where `path` of the configuration was written: a command-line word, file:line."""
@@ -67,11 +84,11 @@ class Recipe:
             if path[:length] in self.overrides:
                 return f"{COMMAND_LINE}: {self.overrides[path[:length]]}"
         files = (*self.files, *self.group_files)
-        if not any(file.line_of(path)[0] == len(path) for file in files):
+        if not any(file.find(path)[0] == len(path) for file in files):
             for key, word in self.overrides.items():
                 if key[: len(path)] == path:
                     return f"{COMMAND_LINE}: {word}"
-        return locate(files, path) or f"{self.files[0].shown}:1"
+        return locate(files, path) or self.files[0].start
 
 
 def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
@@ -93,12 +110,11 @@ def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
         problems.extend(wrong)
         entries = file.entries("defaults")
         if entries is None:
-            where = locate([file], ("defaults",))
             what = "defaults must be a list of recipes"
-            problems.append(Problem(what, where, "for example [mobile, _self_]"))
+            place = locate([file], ("defaults",))
+            problems.append(Problem(what, place, "for example [mobile, _self_]"))
         seen: set[str] = set()
-        for entry, line in entries or ():
-            where = f"{file.shown}:{line}"
+        for entry, where in entries or ():
             if entry is None:
                 what = "an entry of the defaults list is the name of a recipe"
                 remedy = "set other things by key: evaluation: {windows: 8}"
@@ -125,14 +141,15 @@ def recipe_chain(name: str, catalogue: Catalogue) -> dict[str, YamlFile]:
 
 def clashes(files: Sequence[YamlFile]) -> Iterator[Problem]:
     """Yield where one file has a list and another, or the schema, a mapping: these do not merge,
-    but for lists of precisions, which are mappings, and models, of which the last counts."""
+    but for lists of precisions, which are mappings, and models and lists of variants, of which the
+    last counts."""
     kinds: dict[KeyPath, tuple[str, str]] = {(key,): ("a mapping", "") for key in _MAPPINGS}
 
     def visit(value: object, path: KeyPath, file: YamlFile) -> Iterator[Problem]:
         if is_precisions(path) and is_names(value):
             value = {}
         kind = kind_of(value)
-        if kind is None or path == ("model",):
+        if kind is None or path == ("model",) or is_variants(path):
             return
         where = locate([file], path) or file.shown
         known, other = kinds.setdefault(path, (kind, where))
@@ -152,17 +169,17 @@ def validate_recipe(data: Data, draft: Recipe) -> tuple[BuildConfig, list[Proble
     """Return the configuration without what is wrong with it, and that."""
     problems: list[Problem] = []
     for file in draft.files:
-        if file.line_of(("hydra",))[0]:
+        if file.find(("hydra",))[0]:
             where = locate([file], ("hydra",))
             remedy = "a recipe has no settings of Hydra"
             problems.append(Problem("unknown key 'hydra'", where, remedy))
-        if file.line_of(("executor", "setup"))[0] == 2:
+        if file.find(("executor", "setup"))[0] == 2:
             where = locate([file], ("executor", "setup"))
             what = "executor.setup in a recipe is refused"
             remedy = "recipes are data: conf/executor/NAME.yaml may hold it"
             problems.append(Problem(what, where, remedy))
     if not data.get("devices"):
-        problems.append(Problem("the recipe names no devices", draft.where(("devices",)), _EXAMPLE))
+        problems.append(Problem(NO_DEVICES, draft.where(("devices",)), _EXAMPLE))
         data["devices"] = {}
     kind = _KINDS[_executor_kind(data, draft, problems)]
     try:

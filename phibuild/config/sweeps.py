@@ -1,4 +1,5 @@
-"""Values of an axis that a function of Hydra's grammar makes: glob, range, sort, ..."""
+"""Values of a sweep: of an axis, that a function of Hydra's grammar makes (glob, range, sort, ...),
+and of the options of backends."""
 
 from __future__ import annotations
 
@@ -8,15 +9,24 @@ from collections.abc import Sequence
 from itertools import islice
 
 from phibuild.config.edits import COMMAND_LINE, kind_of
-from phibuild.config.grammar import Glob, NotAnOverride, parse, sweep_values
+from phibuild.config.grammar import Glob, NotAnOverride, Override, parse, plain, sweep_values
 from phibuild.errors import ConfigError, Problem
 
 FORMS = "overrides are key=value, +key=value or ~key"
 _MAX_NAMES = 1000
+MAX_COMBINATIONS = 256
+"""Of the values of all sweeps over options: each composes the recipe once."""
+
+
+def can_sweep(key: str) -> bool:
+    """Say whether a key is swept that is no axis: the options of a backend at a precision, or one
+    of them: backends.BACKEND.PRECISION and devices.DEVICE.BACKEND.PRECISION, and what is below."""
+    top, *below = key.split(".")
+    return len(below) >= {"backends": 2, "devices": 3}.get(top, len(below) + 1)
 
 
 def needs_sweep(key: str, word: str) -> Problem:
-    """Say that several values of an axis need -m."""
+    """Say that several values of a key need -m."""
     where = f"{COMMAND_LINE}: {word}"
     return Problem(f"several values for {key!r}", where, f"add -m to sweep: -m {word.strip()}")
 
@@ -56,6 +66,18 @@ def function_values(
     if len(values) > _MAX_NAMES:
         raise ConfigError(Problem(f"more than {_MAX_NAMES} names for {key!r}", where))
     return tuple(dict.fromkeys(values)), False
+
+
+def option_values(override: Override, word: str) -> tuple[object, ...]:
+    """Return the values of a sweep over options, each once. Raises ConfigError."""
+    key = override.key_or_group
+    where = f"{COMMAND_LINE}: {word}"
+    try:
+        values = [plain(value) for value in islice(sweep_values(override), MAX_COMBINATIONS + 1)]
+    except NotAnOverride as error:
+        what = "this kind of sweep has no list of values"
+        raise ConfigError(Problem(what, where, f"-m {key}=a,b")) from error
+    return tuple({repr(value): value for value in values}.values())
 
 
 def _matches(name: str, glob: Glob) -> bool:

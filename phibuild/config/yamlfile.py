@@ -15,12 +15,13 @@ from typing import Any
 
 import yaml
 
-from phibuild.errors import ConfigError, Problem
+from phibuild.errors import ConfigError, Place, Problem
 
 # The C loader reads the same grammar ten times faster where PyYAML was built with libyaml.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# The one interpolation that is understood: another key of the configuration.
-_PLAIN = re.compile(r"\$\{[\w.\[\]-]+\}")
+PLAIN_INTERPOLATION = r"\$\{[\w.\[\]-]+\}"
+"""The one interpolation that is understood: another key of the configuration."""
+_PLAIN = re.compile(PLAIN_INTERPOLATION)
 _RESOLVER = re.compile(r"\$\{\s*([A-Za-z_][\w.]*)\s*:")
 _INSTANTIATION = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 _REMEDY = "recipes are data: write the value itself"
@@ -61,10 +62,10 @@ class YamlFile:
             return yaml.compose(text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            where = f"{self.shown}:{mark.line + 1}" if mark else self.shown
+            place = self._place(mark) if mark else self.start
             detail = " ".join(part for part in (error.context, error.problem) if part)
             raise ConfigError(
-                Problem(f"not valid YAML: {detail}", where, "check the indentation and quotes here")
+                Problem(f"not valid YAML: {detail}", place, "check the indentation and quotes here")
             ) from error
         except yaml.reader.ReaderError as error:
             what, where = f"not valid YAML: {error.reason}", self._line_at(data, error.position)
@@ -79,63 +80,73 @@ class YamlFile:
         except OSError as error:
             raise ConfigError(Problem(f"cannot be read: {error.strerror}", self.shown)) from error
 
-    def _line_at(self, data: bytes, position: int) -> str:
-        return f"{self.shown}:{data[:position].count(10) + 1}"
+    def _line_at(self, data: bytes, position: int) -> Place:
+        before = data[:position]
+        column = len(before[before.rfind(b"\n") + 1 :].decode("utf-8", "replace")) + 1
+        return Place(self.shown, before.count(b"\n") + 1, column)
 
-    def line_of(self, path: KeyPath) -> tuple[int, int]:
-        """Return (how many keys of `path` were found, line of the deepest), lines from 1."""
+    def _place(self, mark: yaml.Mark) -> Place:
+        return Place(self.shown, mark.line + 1, mark.column + 1)
+
+    @property
+    def start(self) -> Place:
+        """Where the file begins."""
+        return Place(self.shown, 1, 1)
+
+    def find(self, path: KeyPath) -> tuple[int, Place]:
+        """Return how many keys of `path` were found, and where the deepest is."""
         start = len(self.prefix)
         if path[:start] != self.prefix:
-            return 0, 1
-        node, depth, line = self.root, start, 1
+            return 0, self.start
+        node, depth, place = self.root, start, self.start
         for key in path[start:]:
             found: yaml.Node | None = None
             match node:
                 case yaml.MappingNode():
-                    found, line = self._keys(node).get(str(key), (None, line))
+                    found, place = self._keys(node).get(str(key), (None, place))
                 case yaml.SequenceNode(value=children):
                     numbered = enumerate(children)
                     found = next((one for n, one in numbered if key in (n, _text(one))), None)
-                    line = found.start_mark.line + 1 if found else line
+                    place = self._place(found.start_mark) if found else place
                 case yaml.ScalarNode(value=text) if text == str(key):
-                    return depth + 1, node.start_mark.line + 1
+                    return depth + 1, self._place(node.start_mark)
             if found is None:
                 break
             node, depth = found, depth + 1
-        return depth, line
+        return depth, place
 
-    def _keys(self, node: yaml.Node | None) -> dict[str, tuple[yaml.Node, int]]:
-        """Return key -> value and line of a mapping, {} of anything else; large recipes are asked
+    def _keys(self, node: yaml.Node | None) -> dict[str, tuple[yaml.Node, Place]]:
+        """Return key -> value and place of a mapping, {} of anything else; large recipes are asked
         thousands of times."""
         if not isinstance(node, yaml.MappingNode):
             return {}
         index = self._indexes.get(id(node))
         if index is None:
             index = self._indexes[id(node)] = {
-                key: (value, name.start_mark.line + 1)
+                key: (value, self._place(name.start_mark))
                 for name, value in node.value
                 if (key := _text(name)) is not None
             }
         return index
 
     @cached_property
-    def _indexes(self) -> dict[int, dict[str, tuple[yaml.Node, int]]]:
+    def _indexes(self) -> dict[int, dict[str, tuple[yaml.Node, Place]]]:
         return {}
 
     def check(self) -> list[Problem]:
         """Return what is wrong with the file as data, whatever its keys mean."""
         root = self.root
         if root is None:
-            return [Problem("the file is empty", f"{self.shown}:1")]
+            return [Problem("the file is empty", self.start)]
         if not isinstance(root, yaml.MappingNode):
-            return [Problem("must be a mapping of keys to values", f"{self.shown}:1")]
+            return [Problem("must be a mapping of keys to values", self.start)]
         problems = list(self._walk(root, {}, ()))
         if not problems:
             try:
                 self.data()
-            except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+            except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
                 mark = getattr(error, "problem_mark", None)
-                where = f"{self.shown}:{mark.line + 1}" if mark else self.shown
+                where = self._place(mark) if mark else self.start
                 reason = getattr(error, "problem", None) or error
                 problems.append(Problem(f"a value is malformed: {reason}", where))
         return problems
@@ -145,7 +156,7 @@ class YamlFile:
     ) -> Iterator[Problem]:
         """Yield the problems of a node that is met for the first time; `sizes` has the number of
         entries of each node seen, with aliases written out, `above` the nodes that hold it."""
-        where = f"{self.shown}:{node.start_mark.line + 1}"
+        where = self._place(node.start_mark)
         if node in sizes:
             return
         if node in above:
@@ -176,7 +187,7 @@ class YamlFile:
     def _check_keys(self, node: yaml.MappingNode) -> Iterator[Problem]:
         seen: set[str] = set()
         for name, _ in node.value:
-            line = f"{self.shown}:{name.start_mark.line + 1}"
+            line = self._place(name.start_mark)
             key = _text(name)
             if key is None:
                 yield Problem("a key must be a plain word", line)
@@ -192,15 +203,15 @@ class YamlFile:
             if key in _INSTANTIATION:
                 yield Problem(f"{key!r} is refused", line, _REMEDY)
 
-    def entries(self, key: str) -> list[tuple[str | None, int]] | None:
-        """Return the entries of a top-level list with their lines, None for one that is not a
+    def entries(self, key: str) -> list[tuple[str | None, Place]] | None:
+        """Return the entries of a top-level list with their places, None for one that is not a
         scalar; [] if there is no such key, None if it is not a list."""
         pairs = self.root.value if isinstance(self.root, yaml.MappingNode) else ()
         match next((value for name, value in pairs if name.value == key), None):
             case None:
                 return []
             case yaml.SequenceNode(value=children):
-                return [(_text(child), child.start_mark.line + 1) for child in children]
+                return [(_text(child), self._place(child.start_mark)) for child in children]
         return None
 
     def text_at(self, path: KeyPath, value: object) -> object:

@@ -24,8 +24,12 @@ _RUN_AGAIN = "out of memory; it is run again, alone"
 _NOT_READ = "the source has not been read"
 
 
+_JOB = " (job "
+
+
 class Listener(Protocol):
-    """Who is told how steps go: the progress display."""
+    """Who is told how steps go: the progress display. `step` is a step's id; on a cluster, where a
+    step may have several jobs, `job_name`."""
 
     def started(self, step: str, what: str) -> None: ...
 
@@ -33,7 +37,23 @@ class Listener(Protocol):
 
     def noted(self, step: str, text: str) -> None: ...
 
+    def failed(self, step: str, reason: str) -> None:
+        """Something of a running step has failed; the rest of it goes on."""
+
     def ended(self, step: str, failed: str | None, seconds: float) -> None: ...
+
+    def over(self, step: str) -> None:
+        """Nothing of a step of the plan is left to do, whether it had anything to do or not."""
+
+
+def job_name(step: str, job: str) -> str:
+    """Return what a step's job is called on the display."""
+    return f"{step}{_JOB}{job})"
+
+
+def step_of(name: str) -> str:
+    """Return the step of a name on the display."""
+    return name.rpartition(_JOB)[0] or name
 
 
 @dataclass
@@ -78,7 +98,8 @@ class Result:
 @dataclass
 class Context:
     """One run. `originals`: key of a step of the original -> what it left; `toolchain_errors`:
-    backend -> why its environment could not be made; `usage`: step -> what its runners took."""
+    backend -> why its environment could not be made; `usage`: step -> what its runners took;
+    `machine`: what times are remembered of."""
 
     plan: Plan
     store: Store
@@ -86,6 +107,7 @@ class Context:
     listener: Listener
     timeout: float
     cores: int
+    machine: str = ""
     runners: Runners = field(default_factory=Runners)
     results: dict[str, Result] = field(default_factory=dict)
     originals: dict[str, Original] = field(default_factory=dict)
@@ -135,6 +157,11 @@ class Context:
         """Return what the source step of a model left."""
         step = self.plan.source_of(model)
         return self.originals.get(step.key if step else "", Original(reason=_NOT_READ))
+
+    def failure(self, step: Step, attempt: Attempt, reason: str) -> None:
+        """Note a failure in a step, and tell of it at once."""
+        attempt.failures.append(reason)
+        self.listener.failed(step.id, reason)
 
     def stage(self, step: Step, event: Stage) -> None:
         result = self.results.get(event.item or "")

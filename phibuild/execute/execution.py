@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import singledispatch
 
 from phibuild.errors import PhibuildError
 from phibuild.execute.context import Attempt, Context, Result
+from phibuild.execute.runner.usage import Usage
 from phibuild.execute.work.build import build
 from phibuild.execute.work.measure import measure
 from phibuild.execute.work.original import run_original
@@ -16,6 +18,7 @@ from phibuild.execute.work.quantize import run_quantize
 from phibuild.planning.memory import note_lack, note_peak
 from phibuild.planning.plan import Plan
 from phibuild.planning.steps import BuildStep, MeasureStep, OriginalStep, QuantizeStep, Step
+from phibuild.planning.timing import Times
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import NOT_INSTALLED, toolchain
 
@@ -36,9 +39,29 @@ def run_step(step: Step, context: Context, threads: int, alone: bool) -> bool:
     """Do a step's work, `alone` or beside others, and remember what memory it took. Return whether
     memory ran out beside others, and it is to be run again."""
     attempt = Attempt(threads, alone)
+    before, started = replace(context.usage.get(step.id, Usage())), time.monotonic()
     work(step, context, attempt)
     _note(context, step, attempt.again)
+    if not attempt.again:
+        _note_time(context, step, threads, time.monotonic() - started, before)
+        context.listener.over(step.id)
     return attempt.again
+
+
+def _note_time(context: Context, step: Step, threads: int, seconds: float, before: Usage) -> None:
+    """Have the store remember the time of a step that did all by itself; `before` is what it had
+    taken until then. One that mostly waited, for another phibuild that did the same, says nothing
+    of the work."""
+    usage = context.usage.get(step.id, Usage())
+    ran = usage.seconds - before.seconds
+    by_itself = step.kind != BuildStep.kind or all(
+        context.results[artifact.key].status == "built" for artifact in step.artifacts
+    )
+    if ran > seconds / 2 and by_itself and _is_complete(context, step):
+        times = Times(context.store, context.machine)
+        with contextlib.suppress(OSError):  # it is not known next time, either
+            loading = usage.loading_seconds - before.loading_seconds
+            times.note(step, context.plan, threads, seconds, loading)
 
 
 def _note(context: Context, step: Step, again: bool) -> None:

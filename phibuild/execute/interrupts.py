@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -17,17 +17,26 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
+def _say(text: str) -> None:
+    os.write(2, f"{text}\n".encode())
+
+
 @contextmanager
 def stopped_gently(
-    runners: Runners, signals: Sequence[str] = _SIGNALS
+    runners: Runners, signals: Sequence[str] = _SIGNALS, say: Callable[[str], None] = _say
 ) -> Iterator[threading.Event]:
     """Give the event that a first of the `signals` sets while the block runs; the runners are
-    ended then.
+    ended then. `say` is told so in a thread: what it writes to may be held by what the signal
+    interrupts.
 
     A second one kills them and ends this process at once, without a report. In a thread that is
     not the main one signals cannot be had, and the event is never set.
     """
     stop = threading.Event()
+
+    def tell() -> None:
+        with suppress(OSError):  # the terminal is gone
+            say("stopping: what runs is ended, then the report is written; once more stops at once")
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
@@ -36,9 +45,9 @@ def stopped_gently(
                 os.write(2, _SHOW_CURSOR)
             os._exit(EXIT_INTERRUPTED)
         stop.set()
-        _say("stopping: what runs is ended, then the report is written; once more stops at once\n")
-        # Runners get a grace period; the handler must not wait for it.
-        threading.Thread(target=runners.stop, daemon=True).start()
+        # Runners get a grace period, and a terminal may be slow: the handler waits for neither.
+        for work in (tell, runners.stop):
+            threading.Thread(target=work, daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -52,8 +61,3 @@ def stopped_gently(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):  # the terminal is gone
-        os.write(2, text.encode())

@@ -28,6 +28,7 @@ _CALLED = {
     "reference": "reference",
     "activations": "activations",
     "quantize": "quantize",
+    "sensitivity": "sensitivity",
 }
 """Kind of a step -> the functions of a worker's module that are called for it."""
 KINDS = tuple(_CALLED)
@@ -52,8 +53,8 @@ def runner_code(store: Store, packages: Mapping[str, Path]) -> Code:
 
 def step_digest(kind: str, backend: str, store: Store) -> str:
     """Return the digest of what runs for a step of this kind ("build", "measure", "source",
-    "reference", "activations", "quantize"): the modules that it reaches, and the backend's locked
-    toolchain. `store` remembers what was counted of each module."""
+    "reference", "activations", "quantize", "sensitivity"): the modules that it reaches, and the
+    backend's locked toolchain. `store` remembers what was counted of each module."""
     return _digest(store.root, backend, entries(kind, backend))
 
 

@@ -27,7 +27,7 @@ from phibuild.planning.steps import (
 )
 from phibuild.schema import Evaluation
 from phibuild.store.store import Store, content_key
-from phibuild.units import format_size
+from phibuild.units import format_decimal
 
 _Step = TypeVar("_Step", bound=BackendStep)
 _Needs = Callable[[Sequence[PlannedArtifact]], MemoryNeed]
@@ -55,8 +55,8 @@ class FittedSteps:
         assert self.limit is not None  # without a limit everything fits
         help = _BUILDING_HELP if stops == "build" else _JUDGING_HELP
         reason = (
-            f"{what} needs {format_size(bytes)} of memory, steps can be given "
-            f"{format_size(self.limit)}"
+            f"{what} needs {format_decimal(bytes)} of memory, steps can be given "
+            f"{format_decimal(self.limit)}"
         )
         known = [one for one in self.refusals if (one.step, one.reason) == (step, reason)]
         keys = (*known[0].artifacts, artifact.key) if known else (artifact.key,)
@@ -84,8 +84,7 @@ class Originals:
     def to_build(self, artifact: PlannedArtifact) -> list[OriginalStep]:
         """Return what an artifact is built from."""
         steps: list[OriginalStep] = [self.sources[artifact.model]]
-        if artifact.activations is not None:
-            steps.append(self.calibrations[artifact.activations])
+        steps += [self.calibrations[key] for key in artifact.inputs]
         return steps
 
     def to_judge(self, artifact: PlannedArtifact) -> list[OriginalStep]:

@@ -10,7 +10,7 @@ modules that write (view.py, readme.py) the statements count, but not what they 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint, combine_digests, license_file
@@ -23,6 +23,7 @@ from phibuild.planning.requests import (
     asked_of_judge,
     asked_of_quantize,
     asked_of_reference,
+    asked_of_sensitivity,
     asked_of_source,
 )
 from phibuild.planning.steps import REFERENCE_BACKEND
@@ -31,6 +32,7 @@ from phibuild.store.store import Store, content_key
 
 CHANGED = "the checkpoint was changed while it was read: build again when it stays as it is"
 _VIEW, _README = "phibuild.checkpoints.view:make_view", "phibuild.planning.readme"
+_CHOOSING = "phibuild.planning.mixing"
 
 
 def source_digest(checkpoint: Checkpoint, store: Store, *, read_weights: bool) -> str | None:
@@ -107,8 +109,12 @@ class Keys:
         return self._original("reference", {"view": self._view, "request": asked, "text": text})
 
     def calibrated(self, calibration: Calibration) -> str:
-        """Return the key of what is taken of the original over a text: its weights on a grid, or
-        its activations."""
+        """Return the key of what is taken of the original over a text: its weights on a grid, what
+        it loses with them, or its activations."""
+        if calibration.losses:
+            asked = asked_of_sensitivity(self._checkpoint, calibration)
+            data = {"view": self._view, "request": asked, "text": calibration.sha256}
+            return self._original("sensitivity", data)
         if calibration.grid is not None:
             return self.quantize(calibration)
         asked = asked_of_activations(self._checkpoint, calibration)
@@ -126,12 +132,22 @@ class Keys:
         }
         return self._original("quantize", data)
 
-    def artifact(self, variant: Variant, activations: str | None = None) -> str:
+    def artifact(
+        self,
+        variant: Variant,
+        activations: str | None = None,
+        cache_ranges: str | None = None,
+        sensitivity: str | None = None,
+    ) -> str:
         """Return the key of an artifact, `activations` being the key of what it is built from
-        besides the checkpoint."""
+        besides the checkpoint, `cache_ranges` that of what scales its KV cache, `sensitivity` that
+        of what chooses the types of its tensors."""
         spec = backend(variant.backend)
+        chosen = {"sensitivity": sensitivity, "by": own_digest(_CHOOSING, self._store)}
         return content_key(
             {
+                **(chosen if sensitivity else {}),
+                **({"cache_ranges": cache_ranges} if cache_ranges else {}),
                 "from": self._built_from,
                 "variant": variant.model_dump(mode="json"),
                 "activations": activations,
@@ -145,14 +161,21 @@ class Keys:
 
 
 def measure_key(
-    artifact: str, reference: str, backend: str, evaluation: Evaluation, store: Store
+    artifact: str,
+    reference: str,
+    backend: str,
+    evaluation: Evaluation,
+    limits: Mapping[str, Sequence[object]],
+    store: Store,
 ) -> str:
-    """Return the key of a measurement: the artifact, the original's logits, what judges."""
+    """Return the key of a measurement: the artifact, the original's logits, what judges, and the
+    limits and comparisons that it has to decide where it goes no further than that."""
     return content_key(
         {
             "artifact": artifact,
             "reference": reference,
             "request": asked_of_judge(evaluation),
+            "limits": dict(limits) if evaluation.adaptive else None,
             "judge": step_digest("measure", backend, store),
         }
     )

@@ -6,7 +6,7 @@ share its key, hence its artifact and its measurement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from phibuild.backends.pytorch.memory import (
@@ -19,12 +19,14 @@ from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.config.catalogue import DATA
 from phibuild.errors import ConfigError, Problem, SourceError
+from phibuild.planning.baselines import judged_comparisons
 from phibuild.planning.calibrations import calibration_steps, is_there
 from phibuild.planning.code import step_digest
 from phibuild.planning.fit import Originals, fit_steps
 from phibuild.planning.keys import Keys, measure_key, nonfinite_weights, source_digest
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.memory import memory_need
+from phibuild.planning.mixing import read_losses, with_types
 from phibuild.planning.plan import Plan, PlanCell
 from phibuild.planning.sizes import device_memory, estimate_artifact
 from phibuild.planning.steps import (
@@ -86,7 +88,7 @@ def make_plan(
     steps = fit_steps(matrix, artifacts, originals, evaluation, store, memory_limit)
     needed = {step.model for step in steps.measures}
     built = [artifact for step in steps.builds for artifact in step.artifacts]
-    inputs = {artifact.activations for artifact in built if artifact.activations}
+    inputs = {key for artifact in built for key in artifact.inputs}
     read = {step.model for step in steps.builds}
     read |= {name for name in needed if not references[name].cached}
     return Plan(
@@ -179,14 +181,21 @@ def _artifacts(
     for (model, _), cells in groups.items():
         variant = cells[0].variant
         assert variant is not None  # grouped above
-        inputs = keys[model].calibrated(variant.calibration) if variant.calibration else None
-        key = keys[model].artifact(variant, inputs)
+        taken = (variant.calibration, variant.cache_ranges, variant.sensitivity)
+        inputs, ranges, losses = (keys[model].calibrated(one) if one else None for one in taken)
+        key = keys[model].artifact(variant, inputs, ranges, losses)
         spec = backend(variant.backend)
-        reference = references.get(model)
+        if losses:
+            folder = store.reference(losses) if keys[model].digest else None
+            known = read_losses(folder) if folder else None
+            variant = with_types(spec, matrix.models[model], variant, known) or variant
+        reference, limits = references.get(model), _limits(cells)
+        compared = judged_comparisons(cells, matrix.baselines, key)
         judging = spec.judging(variant) if reference else None
         measured = None
         if reference and judging and judging.how != "no":
-            measured = measure_key(key, reference.key, variant.backend, evaluation, store)
+            decides = {**limits, **({"comparisons": compared} if compared else {})}
+            measured = measure_key(key, reference.key, variant.backend, evaluation, decides, store)
         cached = keys[model].digest is not None and store.artifact(key) is not None
         artifacts.append(
             PlannedArtifact(
@@ -200,9 +209,24 @@ def _artifacts(
                 cached=cached,
                 judged=bool(cached and measured and store.measure(measured)),
                 judging=judging,
+                cache_ranges=ranges,
+                sensitivity=losses,
+                limits=limits,
+                comparisons=compared,
             )
         )
     return tuple(artifacts)
+
+
+def _limits(cells: Sequence[Cell]) -> dict[str, list[float]]:
+    """Return the limits of all gates of the cells that share an artifact, by the gates' names."""
+    found: dict[str, set[float]] = {}
+    for cell in cells:
+        name = cell.variant.name if cell.variant else None
+        for gate, limit in cell.gates.quality_limits(cell.precision, name).items():
+            if limit is not None:
+                found.setdefault(gate, set()).add(limit)
+    return {gate: sorted(limits) for gate, limits in sorted(found.items())}
 
 
 def _plan_cell(cell: Cell, artifact: PlannedArtifact | None, matrix: Matrix) -> PlanCell:

@@ -7,7 +7,6 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from phibuild.backends.registry import backend
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.checkpoints.resolve import Fetch, model_name, resolve_model
 from phibuild.config.catalogue import Catalogue
@@ -15,9 +14,18 @@ from phibuild.config.compose import Composition
 from phibuild.config.edits import COMMAND_LINE
 from phibuild.config.model_choice import ModelChoice
 from phibuild.config.recipe import NO_MODEL, Recipe
-from phibuild.errors import ConfigError, PhibuildError, Problem, SourceError
-from phibuild.planning.options import CellRequest, Expansion, check_axes, read_cell_requests
-from phibuild.schema import Cell, Device, Skip, Variant
+from phibuild.errors import ConfigError, PhibuildError, Problem, SourceError, suggest
+from phibuild.planning.baselines import Baseline
+from phibuild.planning.cell_requests import (
+    CellRequest,
+    check_axes,
+    check_sweeps,
+    read_cell_requests,
+)
+from phibuild.planning.cells import make_cells
+from phibuild.planning.options import Expansion
+from phibuild.schema import Cell, Device, Variant
+from phibuild.schema.limits import by_precision
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Matrix:
     devices: Mapping[str, Device]
     calibrations: Mapping[str, str | None] = field(default_factory=dict)
     """Cell id -> where its calibration text was named."""
+    baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    """Cell id -> what its gates compare it with."""
 
 
 def expand(
@@ -46,9 +56,14 @@ def expand(
     Raises ConfigError or SourceError with all that is wrong, also where every cell is skipped.
     """
     state = Expansion(composition, catalogue, list(composition.problems))
-    requests = [(recipe, list(read_cell_requests(recipe, state))) for recipe in composition.recipes]
+    requests = [
+        [list(read_cell_requests(one, state)) for one in recipe.combinations]
+        for recipe in composition.recipes
+    ]
     if not composition.problems:
         check_axes(state)
+    if not state.problems:
+        check_sweeps(state, requests)
     models: dict[str, Checkpoint] = {}
     source_problems: list[Problem] = []
     for recipe in composition.recipes:
@@ -57,16 +72,20 @@ def expand(
     cells: dict[str, Cell] = {}
     places: dict[str, str | None] = {}
     calibrations: dict[str, str | None] = {}
-    for recipe, wanted in requests:
-        for choice in composition.models_of(recipe):
-            checkpoint = models.get(model_name(choice))
-            if checkpoint:
-                for request in wanted:
-                    cell = _add_cell(request, recipe, checkpoint, cells, state)
-                    if cell and cell.skip:
-                        places.setdefault(cell.id, recipe.where(request.path))
-                    if cell and cell.variant and cell.variant.calibration:
-                        calibrations.setdefault(cell.id, _calibration_place(request, cell.variant))
+    for recipe, asked in zip(composition.recipes, requests, strict=True):
+        found = [
+            made
+            for choice in composition.models_of(recipe)
+            if (checkpoint := models.get(model_name(choice)))
+            for made in make_cells(asked, checkpoint, state)
+        ]
+        check_limits(recipe, [cell for cell, _ in found], state)
+        _add_cells(recipe, found, cells, state)
+        for cell, request in found:
+            if cell.skip:
+                places.setdefault(cell.id, request.recipe.where(request.path))
+            if cell.variant and cell.variant.texts:
+                calibrations.setdefault(cell.id, calibration_place(request))
     if state.problems:
         raise ConfigError(*state.problems, *source_problems)
     if source_problems:
@@ -80,7 +99,7 @@ def expand(
             )
         )  # fmt: skip
     chosen = _choose(tuple(cells.values()), only, skip)
-    _check_skips(chosen, places, strict=strict)
+    check_skips(chosen, places, strict=strict)
     used = {cell.model for cell in chosen}
     return Matrix(
         chosen,
@@ -123,71 +142,66 @@ def _add_model(
         problems += [problem for problem in error.problems if problem not in problems]
 
 
-def _add_cell(
-    request: CellRequest,
+def _add_cells(
     recipe: Recipe,
-    checkpoint: Checkpoint,
+    found: Sequence[tuple[Cell, CellRequest]],
     cells: dict[str, Cell],
     state: Expansion,
-) -> Cell | None:
-    device = state.devices[request.device]
-    variant: Variant | None
-    skip: str | None
-    match _variant(request, device, checkpoint, state):
-        case Variant() as variant:
-            skip = None
-        case Skip(reason=skip):
-            variant = None
-        case None:
-            return None
-    cell = Cell(
-        id=f"{checkpoint.name}.{request.device}.{request.backend}.{request.precision}",
-        model=checkpoint.name,
-        device=request.device,
-        backend=request.backend,
-        precision=request.precision,
-        variant=variant,
-        skip=skip,
-        gates=recipe.config.gates,
-    )
-    known = cells.get(cell.id)
-    if known and known.variant != cell.variant:
-        state.note(
-            f"two recipes of this run build {cell.id} differently",
-            recipe.where(request.path),
-            "build them one after the other",
-        )
-    elif known is None:
-        cells[cell.id] = cell
-    return cell
+) -> None:
+    """Add the cells of a recipe and a model. Another recipe of the run may have asked for some of
+    their places; then it has to have asked for the same variants there."""
+    places: dict[str, dict[str, Cell]] = {}
+    for cell in cells.values():
+        places.setdefault(cell.place, {})[cell.id] = cell
+    own: dict[str, dict[str, Cell]] = {}
+    for cell, _ in found:
+        own.setdefault(cell.place, {})[cell.id] = cell
+    for cell, request in found:
+        place = cell.place
+        if place in places and _variants(places[place]) != _variants(own[place]):
+            state.note(
+                f"two recipes of this run build {place} differently",
+                recipe.where(request.path[:4]),
+                "build them one after the other",
+            )
+        cells.setdefault(cell.id, cell)
 
 
-def _variant(
-    request: CellRequest, device: Device, checkpoint: Checkpoint, state: Expansion
-) -> Variant | Skip | None:
-    """Ask the backend what to build; None if the options are wrong."""
-    if request.options is None:
-        return None
-    options = request.options.model_dump_json()
-    key = (checkpoint.name, device.name, request.backend, request.precision, options)
-    if key not in state.variants:
-        state.variants[key] = backend(request.backend).variant(
-            request.precision, request.options, device, checkpoint.architecture
-        )
-    return state.variants[key]
+def _variants(cells: Mapping[str, Cell]) -> dict[str, Variant | None]:
+    return {name: cell.variant for name, cell in cells.items()}
 
 
-def _calibration_place(request: CellRequest, variant: Variant) -> str | None:
-    """Return where a variant's calibration text was named, by the option that has its digest, or
-    the method that takes a text of its own."""
-    assert variant.calibration is not None
-    digest = variant.calibration.sha256
-    option = next(name for name, value in variant.options.items() if value == digest)
-    named = getattr(request.options, option) is not None
-    return request.where(option if named else "method")
+def check_limits(recipe: Recipe, cells: Sequence[Cell], state: Expansion) -> None:
+    """Refuse a limit for a variant that the recipe does not have. Where the command line or a skip
+    leaves variants out, nobody knows."""
+    composition = state.composition
+    changed = any(path[0] in ("devices", "backends") for path in recipe.overrides)
+    if changed or composition.sweeps or composition.axes.keys() - {"recipe"}:
+        return
+    for gate in ("kl", "top1"):
+        for key in by_precision(getattr(recipe.config.gates, gate)):
+            precision, _, name = key.partition(".")
+            some = [cell for cell in cells if cell.precision == precision]
+            names = [cell.variant.name for cell in some if cell.variant]
+            if name and len(names) == len(some) > 0 and name not in names:
+                state.note(
+                    f"gates.{gate}: no {precision} variant of the recipe is called {name!r}",
+                    recipe.where(("gates", gate, key)),
+                    suggest(name, names),
+                )
 
 
-def _check_skips(cells: Sequence[Cell], places: Mapping[str, str | None], *, strict: bool) -> None:
+def calibration_place(request: CellRequest) -> str | None:
+    """Return where a variant's calibration text was named, or what takes a text of its own: an
+    option, or what was asked for of a device that has it by default."""
+    names = ("imatrix", "text", "method", "quality", "target_size", "target_kl", "kv_cache")
+    given = (name for name in names if getattr(request.options, name, None) is not None)
+    if named := next(given, None):
+        return request.where(named)
+    return request.recipe.where(request.path)
+
+
+def check_skips(cells: Sequence[Cell], places: Mapping[str, str | None], *, strict: bool) -> None:
     """Raise ConfigError where all of the cells are skipped, or one is and none may be: what they
     would be in place of is not there, and whoever asked for them has to know."""
     skipped = [cell for cell in cells if cell.skip]

@@ -1,39 +1,39 @@
-"""What the recipes ask for, cell by cell, with the options that hold at each; or what is wrong.
+"""The options that hold at each place of a recipe, or what is wrong with them.
 
-Options are merged from the backend's defaults, the device's, the recipe's and the cell's own.
+They are merged from the backend's defaults, the device's, the recipe's and the cell's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pydantic import BaseModel, ValidationError
 
+from phibuild.backends.quality import contradiction, decided
 from phibuild.backends.registry import BACKENDS, SHIPPED, backend
-from phibuild.config.catalogue import Catalogue, explain, locate
+from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import Composition
-from phibuild.config.edits import COMMAND_LINE
 from phibuild.config.recipe import Recipe
+from phibuild.config.validation import explain, locate
 from phibuild.config.yamlfile import KeyPath, YamlFile
 from phibuild.errors import BackendError, PhibuildError, Problem, suggest
-from phibuild.schema import PRECISIONS, Device, Options, Precision, Skip, Variant
+from phibuild.schema import Device, Options, Precision, Variant
 from phibuild.worker.json_values import object_or_empty
+
+Layer = tuple[Options, Callable[[str], str | None]]
+"""Options that were written in one place, and where each of them was."""
 
 
 @dataclass(frozen=True)
-class CellRequest:
-    """What a recipe asks for at one place: where it was written, and all options that hold there
-    (None if they are wrong, which is noted)."""
+class Answer:
+    """What a backend makes of options: a variant, or why there is none (`skip`). What has the same
+    `identity` is the same artifact, or the same skip."""
 
-    device: str
-    backend: str
-    precision: Precision
-    options: BaseModel | None
-    path: tuple[str, ...]
-    where: Callable[[str], str | None]
-    """Option -> where what holds was written."""
+    variant: Variant | None
+    skip: str | None
+    identity: str
 
 
 @dataclass
@@ -44,7 +44,8 @@ class Expansion:
     catalogue: Catalogue
     problems: list[Problem] = field(default_factory=list)
     devices: dict[str, Device] = field(default_factory=dict)
-    variants: dict[tuple[str, ...], Variant | Skip] = field(default_factory=dict)
+    answers: dict[tuple[str, ...], Answer | None] = field(default_factory=dict)
+    """What backends said; None where options do not suit the model."""
 
     @cached_property
     def _defaults(self) -> dict[str, dict[str, Options]]:
@@ -75,12 +76,16 @@ class Expansion:
         return True
 
     def device(self, name: str, recipe: Recipe) -> Device | None:
-        if name in self.devices:
-            return self.devices[name]
         if name not in self.catalogue.device_files:
             self.note(f"unknown device {name!r}", recipe.where(("devices", name)),
                       suggest(name, self.catalogue.device_files))  # fmt: skip
             return None
+        return self.known_device(name)
+
+    def known_device(self, name: str) -> Device | None:
+        """Return a device of the catalogue; note what is wrong with its file."""
+        if name in self.devices:
+            return self.devices[name]
         try:
             device = self.catalogue.device(name)
         except PhibuildError as error:
@@ -92,7 +97,7 @@ class Expansion:
             if not self.knows(backend_name, locate(file, ("backends", backend_name))):
                 continue
             for precision in precisions:
-                _options(backend_name, precision, self, device=device)
+                merge_options(backend_name, precision, self, device=device)
         return device
 
     def note(self, what: str, where: str | None, remedy: str | None = None) -> None:
@@ -101,81 +106,33 @@ class Expansion:
             self.problems.append(problem)
 
 
-def read_cell_requests(recipe: Recipe, state: Expansion) -> Iterator[CellRequest]:
-    """Yield what the recipe names, restricted to the axes; note what it names wrongly."""
-    axes = state.composition.axes
-    _check_recipe_options(recipe, state)
-    for device_name, backends in recipe.config.devices.items():
-        # What is wrong below a device that is wrong itself is said all the same.
-        device = state.device(device_name, recipe)
-        if not backends:
-            state.note(f"device {device_name!r} names no backend",
-                       recipe.where(("devices", device_name)),
-                       f"known: {', '.join(BACKENDS)}")  # fmt: skip
-        for name, precisions in backends.items():
-            path = ("devices", device_name, name)
-            if not state.knows(name, recipe.where(path)):
-                continue
-            for precision, own in _precisions(precisions, path, recipe, state):
-                here = (*path, precision)
-                options, where = _options(name, precision, state, device, recipe, here, own)
-                if device is not None and all(
-                    value in axes.get(axis, (value,))
-                    for axis, value in (
-                        ("device", device_name), ("backend", name), ("precision", precision),
-                    )
-                ):  # fmt: skip
-                    yield CellRequest(device_name, name, precision, options, here, where)
-
-
-def _check_recipe_options(recipe: Recipe, state: Expansion) -> None:
-    for name, precisions in recipe.config.backends.items():
-        path = ("backends", name)
-        if not state.knows(name, recipe.where(path)):
-            continue
-        for precision, _ in _precisions(precisions, path, recipe, state):
-            _options(name, precision, state, recipe=recipe)
-
-
-def _precisions(
-    value: object, path: tuple[str, ...], recipe: Recipe, state: Expansion
-) -> Iterator[tuple[Precision, Options]]:
-    where = recipe.where(path)
-    match value:
-        case [_, *_]:
-            items: dict[str, object] = {str(name): {} for name in value}
-        case Mapping() if value:
-            items = {str(name): {} if own is None else own for name, own in value.items()}
-        case _:
-            state.note(
-                f"{path[-1]}: needs a list of precisions, or a mapping of precisions to options",
-                where,
-                f"for example {path[-1]}: [int4, int8]",
-            )
-            return
-    for word, options in items.items():
-        here = recipe.where((*path, word))
-        precision = next((known for known in PRECISIONS if known == word), None)
-        if precision is None:
-            state.note(f"unknown precision {word!r}", here, suggest(word, PRECISIONS))
-        elif not isinstance(options, Mapping):
-            state.note(f"options of {word} must be a mapping, not {options!r}", here)
-        else:
-            yield precision, dict(options)
-
-
-def _options(
+def merge_options(
     name: str,
     precision: Precision,
     state: Expansion,
     device: Device | None = None,
     recipe: Recipe | None = None,
-    path: tuple[str, ...] = (),
+    path: KeyPath = (),
     own: Options | None = None,
 ) -> tuple[BaseModel | None, Callable[[str], str | None]]:
     """Merge the options of a backend: its defaults, the device's, the recipe's, those of the cell
     at `path`. None if they are wrong, which is noted where each wrong one was written; and where
     that is, by the option's name."""
+    return _merge(name, precision, state, device, option_layers(
+        name, precision, state, device, recipe, path, own
+    ))  # fmt: skip
+
+
+def option_layers(
+    name: str,
+    precision: Precision,
+    state: Expansion,
+    device: Device | None = None,
+    recipe: Recipe | None = None,
+    path: KeyPath = (),
+    own: Options | None = None,
+) -> list[Layer]:
+    """Return what is merged, what counts last at the end."""
     file = state.catalogue.backend_file(name)
     layers = [(state.defaults(name).get(precision, {}), _in(file, (precision,)))]
     if device is not None:
@@ -183,13 +140,25 @@ def _options(
         layers.append(((device.backends.get(name) or {}).get(precision, {}),
                        _in(file, ("backends", name, precision))))  # fmt: skip
     if recipe is not None:
-        wide = object_or_empty(recipe.config.backends.get(name, {}).get(precision))
-        layers.append((dict(wide), _within(recipe, ("backends", name, precision))))
+        wide = recipe_options(recipe, name, precision)
+        layers.append((wide, _within(recipe, ("backends", name, precision))))
         layers.append((own or {}, _within(recipe, path)))
+    return layers
+
+
+def _merge(
+    name: str,
+    precision: Precision,
+    state: Expansion,
+    device: Device | None,
+    layers: Sequence[Layer],
+) -> tuple[BaseModel | None, Callable[[str], str | None]]:
     merged: Options = {}
-    for given, _ in layers:
-        merged.update(given)
     spec = backend(name)
+    for given, _ in layers:
+        if given.get("quality"):  # it chooses in place of what lies below
+            merged = {key: value for key, value in merged.items() if key not in decided(spec)}
+        merged.update(given)
 
     def depth(option: str) -> int:
         """Return the number of the layer that has the last word on an option."""
@@ -211,13 +180,18 @@ def _options(
                 reason, remedy = explain(detail)
                 state.note(f"option {option!r} of {name}: {reason}", where(option), remedy)
         return None, where
-    wrong = spec.contradiction(precision, options)
+    wrong = contradiction(spec, precision, options, device)
     if wrong is None:
         return options, where
     # The one that was written last is said to be wrong: what is below it stood there before.
     last = max(wrong.options, key=depth)
     state.note(f"option {last!r} of {name}: {wrong.reason}", where(last), wrong.remedy)
     return None, where
+
+
+def recipe_options(recipe: Recipe, name: str, precision: Precision) -> Options:
+    """Return the options that a recipe has for a backend wherever it is."""
+    return dict(object_or_empty(recipe.config.backends.get(name, {}).get(precision)))
 
 
 def _in(file: YamlFile | None, path: KeyPath) -> Callable[[str], str | None]:
@@ -227,34 +201,3 @@ def _in(file: YamlFile | None, path: KeyPath) -> Callable[[str], str | None]:
 
 def _within(recipe: Recipe, path: KeyPath) -> Callable[[str], str | None]:
     return lambda option: recipe.where((*path, option))
-
-
-def check_axes(state: Expansion) -> None:
-    """Refuse a selected name that no recipe of the run has."""
-    recipes = state.composition.recipes
-    names = " and ".join(recipe.name for recipe in recipes)
-    for axis in ("device", "backend", "precision"):
-        chosen = state.composition.axes.get(axis)
-        if chosen is None:
-            continue
-        named: dict[str, None] = {}
-        for recipe in recipes:
-            for device, backends in recipe.config.devices.items():
-                for name, precisions in backends.items():
-                    for precision in precisions if isinstance(precisions, (list, dict)) else ():
-                        request = {"device": device, "backend": name, "precision": str(precision)}
-                        named[request[axis]] = None
-        where = f"{COMMAND_LINE}: {state.composition.axis_words.get(axis, axis)}"
-        has = f"it has: {', '.join(named)}"
-        if axis in state.composition.globs:
-            if not any(value in named for value in chosen):
-                state.note(f"no {axis} of recipe {names} matches", where, has)
-            continue
-        for value in chosen:
-            if value not in named:
-                near = suggest(value, named)
-                state.note(
-                    f"recipe {names} has no {axis} {value!r}",
-                    where,
-                    f"{near} {has}" if near.startswith("did") else has,
-                )

@@ -89,7 +89,7 @@ class Plan:
         """Return the plan cut down to what one of its steps has to know."""
         return replace(
             self,
-            matrix=replace(self.matrix, cells=()),
+            matrix=replace(self.matrix, cells=(), baselines={}),
             cells=(),
             artifacts=step.artifacts,
             builds=(),
@@ -115,7 +115,7 @@ class Plan:
     def store_keys(self) -> dict[str, list[str]]:
         """Entries of the store that the run uses, by kind."""
         originals = {key for step in self.originals for key in step.makes}
-        originals.update(a.activations for a in self.artifacts if a.activations)
+        originals.update(key for artifact in self.artifacts for key in artifact.inputs)
         return {
             ARTIFACTS: sorted(artifact.key for artifact in self.artifacts),
             MEASURES: sorted(a.measure_key for a in self.artifacts if a.measure_key),

@@ -12,7 +12,9 @@ from pathlib import Path
 from phibuild import __version__
 from phibuild.backends.base import Backend
 from phibuild.backends.calibration import calibration_note
+from phibuild.backends.mixed import TYPES
 from phibuild.checkpoints.facts import Checkpoint, license_file
+from phibuild.planning.tensor_types import types_yaml
 from phibuild.schema import Variant
 from phibuild.store.documents import ArtifactFacts, TokenizerComparison, TokenizerDifference
 from phibuild.worker.tokenizer_check import STOPS
@@ -75,10 +77,15 @@ def artifact_readme(
 ) -> str:
     """Return the text; the front matter is that of a Hugging Face model card. `differences` are the
     sentences of `tokenizer_notes`."""
-    options = ", ".join(f"{key}: {value}" for key, value in sorted(variant.options.items()))
+    own = {key: value for key, value in sorted(variant.options.items()) if key != TYPES}
+    options = ", ".join(f"{key}: {value}" for key, value in own.items())
+    types = variant.options.get(TYPES)
+    mixed = f"\n## Types of its tensors\n```yaml\n{types_yaml(types)}\n```\n" if types else ""
     command = spec.run_command(variant).strip("\n")
     limit = spec.context_limit(checkpoint.architecture, variant)
     context = f"\n## Context\nUp to {limit.tokens:,} tokens: {limit.why}.\n" if limit else ""
+    sections = spec.card_sections(checkpoint.architecture, variant)
+    more = "".join(f"\n## {title}\n{text}\n" for title, text in sections.items())
     others = "".join(f"- {text}\n" for text in differences)
     tokenizer = f"\n## Where its tokenizer differs\n{others}" if others else ""
     note = calibration_note(variant)
@@ -101,7 +108,7 @@ In this folder:
 ```{language}
 {command}
 ```
-{context}{tokenizer}
+{more}{context}{tokenizer}{mixed}
 ## Provenance
 | | |
 |---|---|

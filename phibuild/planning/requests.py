@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from phibuild.backends.calibration import CHUNK_TOKENS
+from phibuild.backends.calibration import CHUNK_TOKENS, SENSITIVITY_CHUNK_TOKENS
 from phibuild.checkpoints.facts import Checkpoint
 from phibuild.schema import Calibration, Evaluation
 from phibuild.worker.json_values import JsonDict
@@ -26,6 +26,7 @@ class AskedOfJudge(TypedDict):
 
     verb: Literal["judge"]
     decode_tokens: int
+    adaptive: bool
 
 
 def asked_of_source(checkpoint: Checkpoint) -> Asked:
@@ -65,6 +66,19 @@ def asked_of_quantize(checkpoint: Checkpoint, calibration: Calibration) -> Asked
     return {**asked_of_activations(checkpoint, calibration), "verb": "quantize"}
 
 
+def asked_of_sensitivity(checkpoint: Checkpoint, calibration: Calibration) -> Asked:
+    """Return what losses are wanted of the original."""
+    assert calibration.grid is not None  # they are those of a grid
+    return {
+        "verb": "sensitivity",
+        "architecture": checkpoint.architecture.to_json(),
+        "tokens": calibration.tokens,
+        "chunk_tokens": SENSITIVITY_CHUNK_TOKENS,
+        "grid": calibration.grid.to_json(),
+        "long": calibration.long,
+    }
+
+
 def asked_of_build(checkpoint: Checkpoint) -> AskedOfBuild:
     """Return what is asked of every build of a model."""
     return {
@@ -76,4 +90,8 @@ def asked_of_build(checkpoint: Checkpoint) -> AskedOfBuild:
 
 def asked_of_judge(evaluation: Evaluation) -> AskedOfJudge:
     """Return what is asked of all judging."""
-    return {"verb": "judge", "decode_tokens": evaluation.decode_tokens}
+    return {
+        "verb": "judge",
+        "decode_tokens": evaluation.decode_tokens,
+        "adaptive": evaluation.adaptive,
+    }

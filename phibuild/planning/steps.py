@@ -13,6 +13,7 @@ from phibuild.planning.sizes import ArtifactEstimate
 from phibuild.schema import Calibration, Judging, Variant
 from phibuild.store.store import Store
 from phibuild.worker.grids import Grid
+from phibuild.worker.stopping import Compared, Limits
 
 REFERENCE_BACKEND = "pytorch"
 """The backend that runs the original."""
@@ -22,7 +23,9 @@ REFERENCE_BACKEND = "pytorch"
 class PlannedArtifact:
     """One artifact to be there at the end: `key` in the store, and the cells that want it;
     `activations` is the key of what is taken of the original for it (its variant's calibration),
-    `judging` how it is judged here, None where nothing is."""
+    `cache_ranges` that of what scales its KV cache, `sensitivity` that of what chooses the types of
+    its tensors, `limits` those of its cells' gates, `comparisons` those with a baseline, `judging`
+    how it is judged here, None where nothing is."""
 
     key: str
     activations: str | None
@@ -34,6 +37,16 @@ class PlannedArtifact:
     cached: bool
     judged: bool
     judging: Judging | None = None
+    cache_ranges: str | None = None
+    sensitivity: str | None = None
+    limits: Limits = field(default_factory=dict)
+    comparisons: tuple[Compared, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Keys of all that is taken of the original for it."""
+        keys = (self.activations, self.cache_ranges, self.sensitivity)
+        return tuple(key for key in keys if key)
 
 
 class Step(ABC):
@@ -60,6 +73,11 @@ class Step(ABC):
     @property
     def memory_bytes(self) -> int:
         return self.need.bytes
+
+    def threads(self, cores: int) -> int:
+        """Return the threads that it gets of a machine's cores: two others beside it get as many,
+        unless it is timed."""
+        return cores if self.takes_machine else max(1, cores // 2)
 
     @property
     @abstractmethod
@@ -115,7 +133,7 @@ class BuildStep(BackendStep):
 
     def needs(self, steps: Iterable[Step]) -> frozenset[str]:
         """The source, and what is taken of the original for its artifacts."""
-        inputs = {artifact.activations for artifact in self.artifacts}
+        inputs = {key for artifact in self.artifacts for key in artifact.inputs}
         return frozenset(
             step.id
             for step in steps
@@ -216,6 +234,13 @@ class ActivationsStep(CalibrationStep):
     """How large the inputs of the original's linear layers are over a calibration text."""
 
     kind = "activations"
+
+
+@dataclass(frozen=True)
+class SensitivityStep(CalibrationStep):
+    """What the original loses with each of its matrices alone on a grid."""
+
+    kind = "sensitivity"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from phibuild.execute.context import Result
 from phibuild.execute.local.executor import Execution
 from phibuild.planning.plan import Plan, PlanCell
 from phibuild.planning.readme import tokenizer_notes
+from phibuild.report.baseline_gates import baseline_notes, check_baseline
+from phibuild.report.choice import smallest
 from phibuild.report.documents import (
     CellSpeed,
     Host,
@@ -29,15 +31,19 @@ from phibuild.report.documents import (
 from phibuild.report.gates import check_gates
 from phibuild.report.notes import cell_notes
 from phibuild.report.original import original_warnings, reference_perplexity
+from phibuild.report.sensitivity import sensitivities
 from phibuild.report.steps import step_rows
+from phibuild.schema import Options
 from phibuild.store.documents import ArtifactManifest
 from phibuild.store.store import Store
+from phibuild.units import written
 
 
 def artifact_folder(cell: PlanCell) -> Path:
     """Return where a cell's artifact is linked, from the run's folder."""
-    name = f"{cell.cell.model}-{cell.cell.backend}-{cell.cell.precision}"
-    return Path("artifacts") / cell.cell.device / name
+    one = cell.cell
+    name = "-".join(filter(None, (one.model, one.backend, one.precision, one.label)))
+    return Path("artifacts") / one.device / name
 
 
 def make_report(
@@ -74,6 +80,7 @@ def make_report(
         models=models,
         evaluation=plan.evaluation,
         cells=cells,
+        sensitivities=sensitivities(plan, store),
         steps=step_rows(execution),
         executor=ReportExecutor(
             kind=execution.kind,
@@ -100,6 +107,12 @@ def _model(
         notes=list(checkpoint.notes),
         warnings=original_warnings(perplexity, checkpoint.files.tokens),
     )
+
+
+def _options(planned: PlanCell, made: ArtifactManifest | None) -> Options | None:
+    if made:
+        return made.variant.options
+    return planned.artifact.variant.options if planned.artifact else None
 
 
 def _totals(
@@ -133,9 +146,16 @@ def _cell(planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: S
     gates = check_gates(
         cell.gates,
         cell.precision,
+        variant.name if variant else None,
         quality=measure.quality if measure else None,
         size_bytes=size_bytes,
         fits_budget=planned.fits_budget,
+        judging=judging,
+    ) + check_baseline(
+        cell,
+        plan.matrix.baselines.get(cell.id),
+        quality=measure.quality if measure else None,
+        size_bytes=size_bytes,
         judging=judging,
     )
     differences = tokenizer_notes(tokenizer) if tokenizer else []
@@ -147,7 +167,7 @@ def _cell(planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: S
         backend=cell.backend,
         precision=cell.precision,
         variant=variant.name if variant else None,
-        options=variant.options if variant else None,
+        options=_options(planned, made),
         format=variant.format if variant else backend(cell.backend).format,
         status=result.status if result else "skipped",
         reason=result.reason if result else cell.skip,
@@ -166,10 +186,12 @@ def _cell(planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: S
         else None,
         device_memory_bytes=planned.device_memory_bytes,
         device_budget_bytes=planned.budget,
+        device_budget_written=written(planned.budget),
         fits_budget=planned.fits_budget,
         gates=[] if failed else gates,
         notes=[
             *cell_notes(cell, plan.matrix, judging),
+            *([] if failed else baseline_notes(gates)),
             *(f"tokenizer: {text}" for text in differences),
         ],
         tokenizer=tokenizer,
@@ -185,18 +207,8 @@ def _provenance(made: ArtifactManifest) -> Provenance:
 
 
 def _best(cells: Sequence[ReportCell]) -> set[str]:
-    """Return the ids of the best variant of each model and device: the smallest that was judged,
-    fits the device's budget and keeps all its gates. Nobody knows what one is worth that was not
-    judged."""
-    best: dict[tuple[str, str], tuple[int, str]] = {}
+    """Return the ids of the best variant of each model and device."""
+    places: dict[tuple[str, str], list[ReportCell]] = {}
     for cell in cells:
-        good = (
-            cell.quality
-            and cell.fits_budget
-            and all(gate.passed is not False for gate in cell.gates)
-        )
-        if good and cell.size_bytes is not None:
-            found = cell.size_bytes, cell.id
-            place = (cell.model, cell.device)
-            best[place] = min(best.get(place, found), found, key=lambda one: one[0])
-    return {name for _, name in best.values()}
+        places.setdefault((cell.model, cell.device), []).append(cell)
+    return {best.id for group in places.values() if (best := smallest(group))}

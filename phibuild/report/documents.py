@@ -47,17 +47,38 @@ class ReportModel(Document):
     """What is suspicious about it, in sentences."""
 
 
+class GateBaseline(Document):
+    """What a gate compares a figure with."""
+
+    run: str
+    """The baseline, as the recipe names it."""
+    value: int | float | None
+    """The baseline's figure; null: it has none (`problem`)."""
+    factor: float
+    """The gate's limit is so many times it,"""
+    margin: float
+    """and so much more: nats, a share, bytes."""
+    windows: int | None
+    """Windows of the text that both were judged on, of which the figures of both are then; null: of
+    all that either was judged on. A size has none."""
+    problem: str | None
+    """Why there is nothing to compare with; the gate is not held against the cell."""
+
+
 class Gate(Document):
     """A limit that the recipe sets for a cell, and whether it was kept."""
 
     name: Literal["kl", "top1", "size", "fits_budget"]
-    limit: bool | int | float
-    """kl: nats, at most; top1: share, at least; size: bytes, at most; fits_budget: true."""
+    limit: bool | int | float | None
+    """kl: nats, at most; top1: share, at least; size: bytes, at most; fits_budget: true; null: a
+    baseline's that it has not."""
     value: bool | int | float | None
     """null: not measured."""
     passed: bool | None
     """null: not measured, and not held against the cell. false without a value: it cannot be
     measured on this machine (`judged`)."""
+    baseline: GateBaseline | None = None
+    """What the limit comes from; null: it stands in the recipe."""
 
 
 class Provenance(Document):
@@ -79,11 +100,37 @@ class CellSpeed(Speed):
     """Largest resident memory of the runner while it judged."""
 
 
+class MatrixLoss(Document):
+    """What the original loses with one matrix alone on a grid."""
+
+    kl: float
+    """Mean KL, nats."""
+    kl_error: float
+    """Its standard error over chunks of the text; 0: there was one chunk."""
+
+
+class Sensitivity(Document):
+    """What was measured of every matrix of a model, by which types of tensors were chosen."""
+
+    key: str
+    """In the store."""
+    model: str
+    grid: dict[str, bool | int | str]
+    """`bits`, `group_size`, how zeros and scales are stored."""
+    tokens: int
+    """Of the text, at most."""
+    text_sha256: str
+    long: bool
+    """By the long rope factors, which the runtime always uses."""
+    losses: dict[str, MatrixLoss]
+    """Matrix, by its name in the checkpoint -> its loss."""
+
+
 class ReportCell(Document):
     """A square of the matrix: a model for a device, by a backend, at a precision."""
 
     id: str
-    """model.device.backend.precision"""
+    """model.device.backend.precision, and the variant (int4.Q4_K_M) where there are several"""
     model: str
     device: str
     backend: str
@@ -91,7 +138,8 @@ class ReportCell(Document):
     variant: str | None
     """What users of the backend call it (Q4_K_M); null: skipped."""
     options: Options | None
-    """The backend's own, complete; null: skipped."""
+    """The backend's own, complete; null: skipped. `tensor_types` that were chosen for a target are
+    those of the artifact; of one that failed, those it was planned with."""
     format: str
     """The file format."""
     status: Literal["built", "cached", "skipped", "failed"]
@@ -127,6 +175,8 @@ class ReportCell(Document):
     and 100 MiB; null: skipped."""
     device_budget_bytes: int
     """What a model, its KV cache and its buffers may take on the device."""
+    device_budget_written: str | None = None
+    """As the device's file has it ("4 GiB"); null: an older phibuild wrote the report."""
     fits_budget: bool | None
     gates: list[Gate]
     """Those that the recipe sets; none of a cell that failed."""
@@ -220,7 +270,23 @@ class Report(Document):
     evaluation: Evaluation
     """How artifacts were judged."""
     cells: list[ReportCell]
+    sensitivities: list[Sensitivity] = Field(default_factory=list)
+    """What types of tensors were chosen by."""
     steps: list[ReportStep] = Field(default_factory=list)
     """In the order of their starts."""
     executor: ReportExecutor | None = None
     totals: Totals
+
+
+class Confirmation(Document):
+    """confirmed.json of a run: later builds found nothing new, and wrote no run of their own."""
+
+    schema_version: Literal[1] = 1
+    phibuild_version: str
+    """Of the last of these builds, as all below."""
+    time: float
+    """When it ended, seconds since 1970."""
+    command: str
+    host: Host
+    confirmations: int
+    """How many builds there were."""

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from phibuild.report.documents import Gate
-from phibuild.schema import Gates, Judging, Limit, Precision
+from phibuild.schema import Gates, Judging, Precision
 from phibuild.store.documents import Quality
 
 
 def check_gates(
     gates: Gates,
     precision: Precision,
+    variant: str | None = None,
     *,
     quality: Quality | None,
     size_bytes: int | None,
     fits_budget: bool | None,
     judging: Judging | None = None,
 ) -> list[Gate]:
-    """Return the gates that the recipe sets. One whose value was not measured (`evaluation=none`)
+    """Return the gates that the recipe sets, those of the precision's variant before those of the
+    precision. One whose value was not measured (`evaluation=none`)
     has value None and passed None: it is not held against the cell. Where this machine cannot judge
     the cell (`judging`), it is not passed: a promise that nobody can check is not kept."""
     unmeasured = False if judging is not None and judging.how == "no" else None
     found = []
-    kl, top1 = _for(gates.kl, precision), _for(gates.top1, precision)
+    kl, top1 = gates.quality_limits(precision, variant).values()
     if kl is not None:
         value = quality.kl_mean if quality else None
         passed = unmeasured if value is None else value <= kl
@@ -32,14 +32,9 @@ def check_gates(
         value = quality.top1 if quality else None
         passed = unmeasured if value is None else value >= top1
         found.append(Gate(name="top1", limit=top1, value=value, passed=passed))
-    if gates.size is not None:
-        passed = None if size_bytes is None else size_bytes <= gates.size
-        found.append(Gate(name="size", limit=gates.size, value=size_bytes, passed=passed))
+    if (size := gates.size_limit) is not None:
+        passed = None if size_bytes is None else size_bytes <= size
+        found.append(Gate(name="size", limit=size, value=size_bytes, passed=passed))
     if gates.fits_budget:
         found.append(Gate(name="fits_budget", limit=True, value=fits_budget, passed=fits_budget))
     return found
-
-
-def _for(limit: Limit | None, precision: Precision) -> float | None:
-    value = limit.get(precision) if isinstance(limit, Mapping) else limit
-    return None if value is None else float(value)

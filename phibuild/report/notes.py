@@ -3,7 +3,7 @@ and what it was judged by in place of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from phibuild.backends.registry import backend
 from phibuild.planning.matrix import Matrix
@@ -32,26 +32,20 @@ def _judging_notes(judging: Judging | None) -> list[str]:
     return [f"{'not judged:' if judging.how == 'no' else 'judged by'} {judging.note}"]
 
 
-def note_lines(notes: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a line for each note, with the cells that have it: `*.BACKEND.*` if it is all of a
-    backend's, else their ids."""
-    cells: dict[str, list[str]] = {}
-    for name, texts in notes.items():
+def note_lines(cells: Iterable[tuple[str, str, Sequence[str]]]) -> list[str]:
+    """Return a line for each note of cells (id, backend, notes), with those that have it:
+    `*.BACKEND.*` if it is all of a backend's, else their ids."""
+    whole: dict[str, list[str]] = {}
+    noted: dict[str, dict[str, list[str]]] = {}
+    for name, backend_name, texts in cells:
+        whole.setdefault(backend_name, []).append(name)
         for text in texts:
-            cells.setdefault(text, []).append(name)
+            noted.setdefault(text, {}).setdefault(backend_name, []).append(name)
     lines = []
-    for text, names in cells.items():
+    for text, having in noted.items():
         shown: list[str] = []
-        for name, some in _by_backend(names).items():
-            whole = _by_backend(notes)[name]
-            shown += [f"*.{name}.*"] if some == whole and some[1:] else some
+        for backend_name, some in having.items():
+            is_all = some == whole[backend_name] and some[1:]
+            shown += [f"*.{backend_name}.*"] if is_all else some
         lines.append(f"note    {', '.join(shown)}: {text}")
     return lines
-
-
-def _by_backend(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the ids of cells (model.device.backend.precision) by backend."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        found.setdefault(name.split(".")[-2], []).append(name)
-    return found

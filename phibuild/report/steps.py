@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from tabulate import tabulate
-
 from phibuild.execute.local.executor import Execution
 from phibuild.execute.local.scheduler import Bound
 from phibuild.execute.runner.usage import Usage
 from phibuild.report.documents import Report, ReportStep
-from phibuild.units import format_size
+from phibuild.units import format_decimal
 
 _WORDS: dict[Bound, str] = {
     "memory": "memory",
@@ -59,32 +57,9 @@ def bound_line(report: Report) -> str | None:
     steps = [step for step in report.steps if step.cores]
     largest = max((step.peak_anonymous_bytes or 0 for step in steps), default=0)
     beside = sum(1 for step in steps if step.beside)
-    within = f"within {executor.cores} cores and {format_size(executor.memory_bytes)}"
+    within = f"within {executor.cores} cores and {format_decimal(executor.memory_bytes)}"
     if executor.kind == "slurm":
         within = f"as Slurm jobs of {executor.cores} cores"
     return f"bounded by {shares}; {beside} of {len(steps)} steps ran beside another {within}" + (
-        f"; the largest took {format_size(largest)}" if largest else ""
+        f"; the largest took {format_decimal(largest)}" if largest else ""
     )
-
-
-def steps_table(report: Report, style: str) -> str:
-    """Return the steps that ran runners, as a table; "" if there were none."""
-    steps = [step for step in report.steps if step.cores and step.seconds]
-    headers = ["step", "start s", "s", "CPU s", "memory planned", "taken", "waited s for", "beside"]
-    if any(step.place for step in steps):
-        headers.append("place")
-    rows = [
-        (
-            step.id,
-            f"{step.started_seconds:.1f}",
-            f"{step.seconds:.1f}",
-            f"{step.cpu_seconds:.1f}",
-            format_size(step.memory_bytes),
-            format_size(step.peak_anonymous_bytes),
-            ", ".join(f"{what} {s:.0f}" for what, s in step.waited_seconds.items() if s >= 0.5),
-            ", ".join(step.beside),
-            *((step.place or "",) if "place" in headers else ()),
-        )
-        for step in steps
-    ]
-    return tabulate(rows, headers, tablefmt=style, disable_numparse=True) if rows else ""

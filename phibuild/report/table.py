@@ -6,17 +6,17 @@ from tabulate import tabulate
 
 from phibuild.report.documents import Report, ReportCell
 from phibuild.report.notes import note_lines
-from phibuild.report.steps import bound_line, steps_table
+from phibuild.report.steps import bound_line
 from phibuild.store.documents import Quality
-from phibuild.units import format_mb
+from phibuild.units import format_decimal
 
 LEGEND = (
     "KL and top-1: against the original in fp32, over the held-out text. tok/s: on this machine. "
     "* the smallest of those judged that fits its device and keeps its gates."
 )
 _HEADERS = (
-    "device", "backend", "precision", "variant", "MB", "ratio", "bits/w", "KL", "KL 99%", "top-1",
-    "ppl (original)", "prefill t/s", "decode t/s", "device MB", "fits", "status",
+    "device", "backend", "precision", "variant", "size", "ratio", "bits/w", "KL", "KL 99%", "top-1",
+    "ppl (original)", "prefill t/s", "decode t/s", "device memory", "fits", "status",
 )  # fmt: skip
 
 
@@ -47,28 +47,39 @@ def _row(cell: ReportCell) -> list[str]:
         cell.device,
         cell.backend,
         cell.precision,
-        (cell.variant or "") + (" *" if cell.best else ""),
-        format_mb(cell.size_bytes),
+        (_label(cell) or cell.variant or "") + (" *" if cell.best else ""),
+        format_decimal(cell.size_bytes),
         _number(cell.ratio_to_source, "{:.2f}"),
         _number(cell.bits_per_weight, "{:.2f}"),
         *_quality_columns(quality),
         _rate(speed.prefill_tokens_per_second) if speed else "-",
         _rate(speed.decode_tokens_per_second) if speed else "-",
-        format_mb(cell.device_memory_bytes),
+        format_decimal(cell.device_memory_bytes),
         {True: "yes", False: "NO", None: "-"}[cell.fits_budget],
         status,
     ]
+
+
+def _label(cell: ReportCell) -> str:
+    """Return what tells a cell from the other variants of its precision; "" if it is alone."""
+    place = f"{cell.model}.{cell.device}.{cell.backend}.{cell.precision}"
+    return cell.id.removeprefix(place).removeprefix(".")
 
 
 def _quality_columns(quality: Quality | None) -> list[str]:
     if quality is None:
         return ["-"] * 4
     return [
-        _with_error(quality.kl_mean, quality.kl_error) if quality.kl_mean else "<1e-9",
+        loss(quality),
         _small(quality.kl_p99),
         f"{quality.top1:.3f}",
         f"{quality.perplexity:.2f} ({quality.reference_perplexity:.2f})",
     ]
+
+
+def loss(quality: Quality) -> str:
+    """Return the mean KL with its standard error, in nats: "0.0527 ± 0.0031"."""
+    return _with_error(quality.kl_mean, quality.kl_error) if quality.kl_mean else "<1e-9"
 
 
 def _number(value: float | None, form: str) -> str:
@@ -93,6 +104,29 @@ def _small(value: float) -> str:
     if value == 0:
         return "0"
     return f"{value:.4f}" if value >= 1e-3 else f"{value:.1e}"
+
+
+def _windows_line(report: Report) -> list[str]:
+    """Return how many windows cells were judged by, where it was not all of them."""
+    found = [cell.quality for cell in report.cells if cell.quality and cell.quality.windows]
+    why = {
+        "gates": "every gate was decided at 4 standard errors",
+        "precision": "the error of the KL was below 5 % of it",
+        "all": "there were no more",
+    }
+    numbers = [quality.windows or 0 for quality in found]
+    if all(quality.stopped in (None, "all") for quality in found):
+        return []
+    reasons = [
+        f"{text} ({count} cells)"
+        for stopped, text in why.items()
+        if (count := sum(quality.stopped == stopped for quality in found))
+    ]
+    most = report.evaluation.windows
+    return [
+        f"note    judged by {min(numbers)} to {max(numbers)} of at most {most} windows, until "
+        f"{', '.join(reasons)}"
+    ]
 
 
 def summary_lines(report: Report) -> list[str]:
@@ -124,7 +158,8 @@ def summary_lines(report: Report) -> list[str]:
             f"it is {low:.3g} to {high:.3g}."
         )
     lines += [f"note    {model.name}: {text}" for model in report.models for text in model.notes]
-    lines += note_lines({cell.id: cell.notes for cell in report.cells})
+    lines += note_lines((cell.id, cell.backend, cell.notes) for cell in report.cells)
+    lines += _windows_line(report)
     bound = bound_line(report)
     if bound:
         lines.append(f"note    {bound}")
@@ -149,21 +184,3 @@ def headline(report: Report) -> str:
     early = " (interrupted)" if totals.interrupted else ""
     nothing = "" if totals.steps else ", nothing to do"
     return f"{report.recipe}: {said}{gates}{nothing} in {totals.seconds:.1f} s{early}"
-
-
-def report_markdown(report: Report) -> str:
-    """Return report.md."""
-    models = "\n".join(
-        f"- **{model.name}**: {model.parameters:,} parameters, {format_mb(model.bytes)} MB, "
-        f"source `{(model.source_digest or 'unknown')[:16]}`"
-        + (f", commit `{model.commit}`" if model.commit else "")
-        for model in report.models
-    )
-    notes = "\n".join(f"- {line}" for line in summary_lines(report))
-    return (
-        f"# {report.recipe}\n\n{models}\n\n{report_table(report, 'github')}\n\n{LEGEND}\n"
-        + (f"\n{notes}\n" if notes else "")
-        + (f"\n## Steps\n{steps}\n" if (steps := steps_table(report, "github")) else "")
-        + f"\n{headline(report)}. `{report.command}`, phibuild {report.phibuild_version}, "
-        f"{report.host.system}, {report.host.cores} cores.\n"
-    )

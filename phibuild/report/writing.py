@@ -8,30 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from phibuild.backends.registry import backend
 from phibuild.errors import Problem, StoreError
 from phibuild.execute.context import Result
 from phibuild.planning.plan import Plan
+from phibuild.report.before import report_before
 from phibuild.report.data import artifact_folder
 from phibuild.report.documents import Report
-from phibuild.report.table import report_markdown
+from phibuild.report.markdown import report_page
+from phibuild.report.run_folders import LATEST_LINK, MARK, STAMP, sweep_runs
 from phibuild.schema import document_text
 from phibuild.store.manifest import StoredArtifact, require_intact
 from phibuild.store.store import Store
 from phibuild.system.files import link_tree, write_atomically
 from phibuild.system.locks import held_if_free
-
-_MARK = ".running"
-"""A file in a run's folder that its build holds a lock on until the report is written."""
-_LATEST = ".latest-"
-_RUN_NAME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?")
 
 
 def check_output(output: Path) -> None:
@@ -55,7 +50,7 @@ def new_run(output: Path, name: str) -> Iterator[Path]:
         folder = _make_run(output, name, stack)
         yield folder
         if (folder / "report.json").exists():
-            (folder / _MARK).unlink(missing_ok=True)
+            (folder / MARK).unlink(missing_ok=True)
 
 
 def _make_run(output: Path, name: str, stack: contextlib.ExitStack) -> Path:
@@ -63,14 +58,14 @@ def _make_run(output: Path, name: str, stack: contextlib.ExitStack) -> Path:
     base = output / name
     try:
         base.mkdir(parents=True, exist_ok=True)
-        _sweep_runs(base)
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+        sweep_runs(base)
+        stamp = time.strftime(STAMP)
         for number in range(1, 1000):
             folder = base / (stamp if number == 1 else f"{stamp}-{number}")
             # Another process may have the name, or have taken the folder for a leftover.
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 folder.mkdir()
-                if stack.enter_context(held_if_free(folder / _MARK)) is not None:
+                if stack.enter_context(held_if_free(folder / MARK)) is not None:
                     (folder / "logs").mkdir()
                     return folder
     except OSError as error:
@@ -84,40 +79,12 @@ def _make_run(output: Path, name: str, stack: contextlib.ExitStack) -> Path:
     raise StoreError(Problem("too many runs in one second", str(base)))
 
 
-def _sweep_runs(base: Path) -> None:
-    """Remove what killed builds have left: runs without a report, temporary files and links."""
-    for path in sorted(base.iterdir()):
-        if path.name.startswith(_LATEST):
-            path.unlink(missing_ok=True)
-        elif _RUN_NAME.fullmatch(path.name) and path.is_dir():
-            with contextlib.suppress(OSError):  # it has files, or belongs to somebody else
-                if not (path / _MARK).exists():
-                    path.rmdir()
-                    continue
-                with held_if_free(path / _MARK) as fd:
-                    if fd is not None:
-                        _sweep_run(path)
-
-
-def _sweep_run(folder: Path) -> None:
-    """Remove a dead build's run if it has no report, and its temporary files if it has one."""
-    finished = (folder / "report.json").exists()
-    for child in sorted(folder.iterdir()):
-        if child.name == _MARK or (finished and not child.name.startswith(".")):
-            continue
-        if child.is_dir():
-            shutil.rmtree(child)
-        else:
-            child.unlink()
-    (folder / _MARK).unlink()  # last: a sweep that is cut off can go on
-    if not finished:
-        folder.rmdir()
-
-
 def write_run(
     folder: Path, plan: Plan, results: dict[str, Result], store: Store, report: Report
 ) -> None:
-    """Link artifacts, write each cell's log, report.json and report.md, and move `latest` here."""
+    """Link artifacts, write each cell's log, report.json, report.md and
+    report.html, and move `latest` here."""
+    copies: dict[str, Path] = {}
     for planned in plan.cells:
         log = folder / "logs" / f"{planned.cell.id}.log"
         if planned.artifact is None:
@@ -125,24 +92,48 @@ def write_run(
         result = results[planned.artifact.key]
         artifact = store.artifact(planned.artifact.key) if result.status != "failed" else None
         if artifact is not None:
-            place = folder / artifact_folder(planned)
             copied = backend(planned.cell.backend).copied
-            if not link_tree(artifact.folder, place, copied):
-                require_intact(StoredArtifact(place, artifact.manifest))
+            _place(artifact, folder / artifact_folder(planned), copied, copies)
         parts = [path.read_text("utf-8", "replace") for path in result.logs if path.exists()]
         said = f"{planned.cell.id}: {result.status}"
         if result.reason:
             said += f": {result.reason}"
         log.write_text("".join(parts) + said + "\n", encoding="utf-8")
+    from phibuild.report.html.page import PAGE, report_html  # heavy
+
     text = document_text(report) + "\n"
-    write_atomically(folder / "report.md", report_markdown(report))
-    write_atomically(folder / "report.json", text)  # last: with it the run counts as written
+    write_atomically(folder / "report.md", report_page(report, report_before(folder)))
+    write_atomically(folder / "report.json", text)  # with it the run counts as written
     _point_latest(folder)
+    write_atomically(folder / PAGE, report_html(report, folder))
+
+
+def _place(
+    artifact: StoredArtifact, place: Path, copied: Sequence[str], copies: dict[str, Path]
+) -> None:
+    """Link an artifact's files into a cell's folder. Where some have to be copied, one folder of
+    the run has the copies (`copies`, by the artifact's digest), and those of other cells are
+    symbolic links to it."""
+    if (first := copies.get(artifact.digest)) and _linked_folder(first, place):
+        return
+    if not link_tree(artifact.folder, place, copied):
+        require_intact(StoredArtifact(place, artifact.manifest))
+        copies[artifact.digest] = place
+
+
+def _linked_folder(folder: Path, place: Path) -> bool:
+    """Make a symbolic link that holds wherever the run is moved; False where there are none."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(os.path.relpath(folder, place.parent), target_is_directory=True)
+    except (OSError, NotImplementedError):
+        return False
+    return True
 
 
 def _point_latest(folder: Path) -> None:
     while True:
-        temporary = folder.parent / f"{_LATEST}{secrets.token_hex(6)}"
+        temporary = folder.parent / f"{LATEST_LINK}{secrets.token_hex(6)}"
         temporary.symlink_to(folder.name)
         with contextlib.suppress(FileNotFoundError):  # another build took it for a leftover
             os.replace(temporary, folder.parent / "latest")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt
 
 from phibuild.schema import Document, Variant
+from phibuild.worker.stopping import Stopped
 
 Seconds = Annotated[FiniteFloat, Field(ge=0)]
 RareFigure = Annotated[FiniteFloat | None, Field(exclude_if=lambda value: value is None)]
@@ -105,6 +106,31 @@ class ArtifactManifest(ArtifactFacts, Manifest):
     """manifest.json of an artifact: what it is, how it was made, and every file."""
 
 
+class WindowQuality(Document):
+    """One window of the text: means over its positions. Two artifacts that were judged by the same
+    text compare window by window."""
+
+    window: int
+    """Its place among the reference's windows, from 0."""
+    kl: FiniteFloat
+    """KL(original || artifact), nats."""
+    top1: FiniteFloat
+    """Share of positions where both prefer the same token."""
+    nll: FiniteFloat
+    """-ln p of the next token by the artifact, nats."""
+    reference_nll: FiniteFloat
+    """The same by the original."""
+
+
+class PositionLoss(Document):
+    """The loss in a stretch of the windows: positions `start` to `end` - 1."""
+
+    start: int
+    end: int
+    kl: FiniteFloat
+    """Mean over windows and positions, nats."""
+
+
 class Quality(Document):
     """How far an artifact's predictions are from the original's over the held-out text
     (docs/judging.md)."""
@@ -132,6 +158,9 @@ class Quality(Document):
     """Positions that were compared."""
     windows: PositiveInt | None = None
     """Windows that they lie in."""
+    stopped: Stopped | None = None
+    """Why there are no more: every gate was decided (gates), the standard error of kl_mean was
+    below 5 % of it (precision), there are none (all); null: this was not asked."""
     cached_decoding_kl: FiniteFloat
     """Mean divergence of decoding step by step from one pass, in nats."""
     native_kl: RareFigure = None
@@ -140,6 +169,10 @@ class Quality(Document):
     runtime_kl: RareFigure = None
     """Mean KL against the ordinary original, in nats. Only where a runtime always uses the long
     rope factors (MLX), and the figures above are against an original that does too."""
+    by_window: list[WindowQuality] = Field(default_factory=list)
+    """In the order in which they were judged; none in reports of older versions."""
+    by_position: list[PositionLoss] = Field(default_factory=list)
+    """By stretches of the windows; none in reports of older versions."""
 
 
 class Speed(Document):

@@ -81,6 +81,8 @@ def remove(
     `waiting` is called if a build that is about to start has to be waited for. Raises StoreError if
     the store cannot be written.
     """
+    if not store.root.exists():  # nothing was built yet
+        return plan_removal(store, now=now, older_than=older_than, max_bytes=max_bytes)
     try:
         with store.workspace() as bin, _alone(store, waiting):
             wanted = plan_removal(store, now=now, older_than=older_than, max_bytes=max_bytes)

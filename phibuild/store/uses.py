@@ -9,8 +9,8 @@ may go on without it on a cluster.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,19 +48,42 @@ def nothing_removed(store: Store) -> Iterator[None]:
         yield
 
 
+class Using:
+    """What a living build says of its run's use of the store."""
+
+    def __init__(self, store: Store, folder: Path, keys: Mapping[str, Sequence[str]]) -> None:
+        self._store, self._keys = store, keys
+        self.entry = self._entry(folder)
+
+    def _entry(self, folder: Path) -> Path:
+        run = f"{socket.gethostname()}\n{folder}"
+        name = hashlib.sha256(run.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return self._store.root / "runs" / f"{name}.json"
+
+    def say(self, folder: Path) -> None:
+        """Say that the run in `folder` uses the entries, now. Raises OSError."""
+        text = {"folder": str(folder), "host": socket.gethostname(), **self._keys}
+        self._store.write(self._entry(folder), json.dumps(text))
+
+    def hand_over(self, folder: Path) -> None:
+        """Say it of the run in `folder`, in the place of this build's, which leaves none."""
+        with contextlib.suppress(OSError):
+            self.say(folder)
+            self.entry.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
-def in_use(store: Store, folder: Path, keys: Mapping[str, Sequence[str]]) -> Iterator[None]:
+def in_use(store: Store, folder: Path, keys: Mapping[str, Sequence[str]]) -> Iterator[Using]:
     """Say that the run in `folder` uses entries, `keys` by kind, and keep it until the end; what is
     said stays for as long as the run's report does."""
     with contextlib.ExitStack() as stack:
+        using = Using(store, folder, keys)
         with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
-            name = secrets.token_hex(8)
-            lock = store.root / "runs" / f"{name}.lock"
+            lock = using.entry.with_suffix(".lock")
             stack.callback(_remove, lock)
             stack.enter_context(held(lock))
-            text = json.dumps({"folder": str(folder), "host": socket.gethostname(), **keys})
-            store.write(store.root / "runs" / f"{name}.json", text)
-        yield
+            using.say(folder)
+        yield using
 
 
 def _remove(path: Path) -> None:

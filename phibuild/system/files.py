@@ -78,13 +78,13 @@ def _cloned(source: Path, target: Path) -> bool:
     return True
 
 
-def write_atomically(path: Path, text: str, workspace: Path | None = None) -> None:
-    """Replace a file by new text; a reader sees the old or the new one, whole. It is written in
+def write_atomically(path: Path, content: str | bytes, workspace: Path | None = None) -> None:
+    """Replace a file by new content; a reader sees the old or the new one, whole. It is written in
     `workspace` (default: beside the file), where a kill leaves it."""
     fd, temporary = tempfile.mkstemp(dir=workspace or path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode("utf-8"))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -2,7 +2,9 @@
 
 Of each matrix NAME [R, K] a file has NAME.codes, U8 [R, K / 2] (two codes in a byte, the first in
 the lower half; [R, K] of more than 4 bits), NAME.scales in the grid's type [R, K / group] and, as
-its zeros are, NAME.zeros U8 or NAME.biases in the scales' type, both [R, K / group]. numpy only.
+its zeros are, NAME.zeros U8 or NAME.biases in the scales' type, both [R, K / group]. Where groups
+share steps, scales and biases are U8, numbers of steps, and NAME.steps [R, K / span, 2] has what
+the two steps are, in the grid's type. numpy only.
 """
 
 from __future__ import annotations
@@ -39,6 +41,17 @@ def layer_file(layer: int) -> str:
     return f"layer-{layer:05d}.safetensors"
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a matrix on a grid: codes uint8 [R, K], scales and zeros fp32 [R, G]; with shared
+    steps these are numbers of steps, and `steps` fp32 [R, K / span, 2] is what they are."""
+
+    codes: Codes
+    scales: Floats
+    zeros: Floats
+    steps: Floats | None = None
+
+
 class CodeWriter:
     """One file, which is there under its name once it is finished, or not at all."""
 
@@ -53,11 +66,17 @@ class CodeWriter:
         entries.sort(key=lambda entry: -ITEM_BYTES[entry[1]])  # so that all are aligned
         self._writer = SafetensorsWriter(self._room, entries, metadata={"format": "np"})
 
-    def write(self, name: str, first: int, codes: Codes, scales: Floats, zeros: Floats) -> None:
-        """Store rows of a matrix from number `first` on: codes [R, K], scales and zeros [R, G]."""
-        grid = self._grid
+    def write(self, name: str, first: int, rows: Rows) -> None:
+        """Store rows of a matrix from number `first` on."""
+        grid, codes, scales, zeros = self._grid, rows.codes, rows.scales, rows.zeros
         codes = np.ascontiguousarray(codes)
         self._put(f"{name}.codes", first, pack_nibbles(codes) if grid.bits <= 4 else codes)
+        if rows.steps is not None:
+            for part, numbers in (("scales", scales), ("biases", zeros)):
+                self._put(f"{name}.{part}", first, np.ascontiguousarray(numbers).astype(np.uint8))
+            steps = np.ascontiguousarray(rows.steps)
+            self._put(f"{name}.steps", first, cast(steps, "F32", grid.scale))
+            return
         self._put(f"{name}.scales", first, cast(np.ascontiguousarray(scales), "F32", grid.scale))
         if grid.zero == "code":
             self._put(f"{name}.zeros", first, np.ascontiguousarray(zeros).astype(np.uint8))
@@ -81,11 +100,13 @@ class CodeWriter:
 @dataclass(frozen=True)
 class CodedRows:
     """Rows of a matrix as its grid has them: codes uint8 [R, K], scales [R, G] in the grid's type
-    (as numpy holds it), zeros uint8 [R, G] or biases like scales, None where all are the middle."""
+    (as numpy holds it), zeros uint8 [R, G] or biases like scales, None where all are the middle.
+    With shared steps scales and zeros are uint8, `steps` [R, K / span, 2] in the grid's type."""
 
     codes: Codes
-    scales: AnyFloats
+    scales: AnyFloats | Codes
     zeros: NDArray[Any] | None
+    steps: AnyFloats | None = None
 
 
 class CodedWeights:
@@ -112,7 +133,8 @@ class CodedWeights:
         scales = self._read(f"{name}.scales", first, count)
         suffix = {"middle": None, "code": "zeros", "bias": "biases"}[grid.zero]
         zeros = self._read(f"{name}.{suffix}", first, count) if suffix else None
-        return CodedRows(codes, scales, zeros)
+        steps = self._read(f"{name}.steps", first, count) if grid.shared else None
+        return CodedRows(codes, scales, zeros, steps)
 
     def _read(self, name: str, first: int, count: int) -> NDArray[Any]:
         info = self._tensors.get(name)
@@ -138,6 +160,13 @@ def _entries(
     rows, columns = shape
     groups = (rows, columns // grid.group_size)
     packed = columns // 2 if grid.bits <= 4 else columns
+    if grid.shared:
+        return [
+            (f"{name}.codes", "U8", (rows, packed)),
+            (f"{name}.scales", "U8", groups),
+            (f"{name}.biases", "U8", groups),
+            (f"{name}.steps", grid.scale, (rows, columns // grid.span, 2)),
+        ]
     entries: list[tuple[str, str, tuple[int, ...]]] = [
         (f"{name}.codes", "U8", (rows, packed)),
         (f"{name}.scales", grid.scale, groups),

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from phibuild.worker.json_values import JsonDict
+from phibuild.worker.json_values import JsonDict, NoObjectError, parse_object
 from phibuild.worker.protocol import WorkerError
 
 SPECIAL_TOKENS = (
@@ -80,9 +80,8 @@ def read_json(path: Path, *, optional: bool = False) -> JsonDict:
     if optional and not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_text(encoding="utf-8"))
+    except NoObjectError as error:
+        raise WorkerError(f"{path.name} is not a JSON object") from error
     except (OSError, ValueError) as error:
         raise WorkerError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise WorkerError(f"{path.name} is not a JSON object")
-    return data

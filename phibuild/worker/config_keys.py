@@ -8,9 +8,9 @@ Transformers' Phi3ForCausalLM either, and changes nothing. Standard library only
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from phibuild.worker.json_values import JsonObject
+from phibuild.worker.json_values import JsonObject, object_or_empty
 
 READ = {
     "architectures": "checkpoint.py",
@@ -106,5 +106,5 @@ def refused_values(config: JsonObject) -> Iterator[tuple[str, str]]:
 def rope_objects(config: JsonObject) -> Iterator[tuple[str, JsonObject]]:
     """Yield name and content of what a config.json may say of rope, where it is an object."""
     for name in ("rope_scaling", "rope_parameters"):
-        if isinstance(scaling := config.get(name), Mapping):
+        if scaling := object_or_empty(config.get(name)):
             yield name, scaling

@@ -104,7 +104,7 @@ def main() -> None:
         runner.build(request, report)
     elif verb == "judge":
         importlib.import_module("phibuild.worker.judge").judge(runner, request, report)
-    elif verb in ("source", "reference", "activations", "quantize"):
+    elif verb in ("source", "reference", "activations", "quantize", "sensitivity"):
         getattr(runner, verb)(request, report)
     elif verb == "generate":
         importlib.import_module("phibuild.worker.generation").generate(runner, request, report)

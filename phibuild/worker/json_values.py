@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeGuard
 
@@ -28,6 +29,24 @@ def as_ids(value: object) -> list[int]:
 def object_or_empty(value: object) -> JsonObject:
     """Return a JSON object, {} for anything else: of a key that is only looked at."""
     return value if isinstance(value, Mapping) else {}
+
+
+def parse_object(text: str | bytes) -> JsonDict:
+    """Return the object that JSON text holds. Raises NoObjectError for other JSON, any other
+    ValueError or RecursionError for what is none."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise NoObjectError("not a JSON object")
+    return data
+
+
+class NoObjectError(ValueError):
+    """JSON, but no object."""
+
+
+def as_text(value: object) -> str:
+    """Return a text as it is, any other value as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def is_texts(value: object) -> TypeGuard[list[str]]:

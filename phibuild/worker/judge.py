@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 from phibuild.worker.interface import Logits, Runtime, Tokens, Worker
 from phibuild.worker.metrics import Comparison, divergence
+from phibuild.worker.pairing import Window
 from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes, reset_peak_rss
 from phibuild.worker.requests import JudgeItem, JudgeRequest
+from phibuild.worker.stopping import Stopped, enough, spread
 
 # Kernels of one token and of many tokens round differently, above all where activations are
 # quantized on the way; a broken cache shows as whole nats.
@@ -27,6 +30,9 @@ CACHED_DECODING_LIMIT = 0.02
 # that were asked for would take longer, fewer are taken, and rates are of those.
 _SECONDS = 30.0
 _FEWEST = 4
+_PARTS = 8
+"""Stretches of a window whose loss is told apart: a cache or rope factors that go wrong do so with
+the position."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +86,43 @@ def _judge_one(
 
     comparison, runtime_gap = Comparison(), Comparison()
     seconds: list[float] = []
+    judged_by: list[int] = []
     vocabulary = compared.shape[-1]
     prompt = windows[0][:-1].astype(np.int64)
     steps = min(request["decode_tokens"], len(prompt) - 1)
     # Of the first window's logits what is compared again: all of them are large.
     opening = ending = np.empty((0, vocabulary), np.float32)
-    for number, window in enumerate(windows):
+    stopped: Stopped = "all"
+    for count, number in enumerate(spread(len(windows)), 1):
+        window = windows[number]
         ids, targets = window[:-1].astype(np.int64), window[1:].astype(np.int64)
         started = time.perf_counter()
         logits = runtime.logits(ids)[:, :vocabulary]
         seconds.append(time.perf_counter() - started)
         comparison.add(compared[number], logits, targets)
+        judged_by.append(number)
         if default is not None:
             runtime_gap.add(default[number], logits, targets)
         if number == 0:
             opening, ending = logits[: 2 * steps].copy(), logits[len(prompt) - steps :].copy()
         del logits  # before there are others
-        report.stage("judging", (number + 1) / len(windows), item=item)
+        report.stage("judging", count / len(windows), item=item)
+        if request["adaptive"] and (why := _enough(comparison, judged_by, judged)):
+            stopped = why
+            break
 
     report.stage("decoding", item=item)
     decoded, decode_rate = _decode(runtime, prompt, steps, vocabulary)
     start, ending = len(prompt) - steps, ending[: len(decoded)]
-    quality = comparison.summary()
+    quality: dict[str, object] = {
+        **comparison.summary(),
+        "stopped": stopped,
+        "by_window": [
+            {"window": number, **figures}
+            for number, figures in zip(judged_by, comparison.by_window(), strict=True)
+        ],
+        "by_position": comparison.by_position(_PARTS),
+    }
     decoding_kl = quality["cached_decoding_kl"] = _mean_kl(ending, decoded)
     original = compared[0][start : start + len(decoded)]
     _check_decoding(decoding_kl, original, ending, decoded)
@@ -126,6 +147,20 @@ def _judge_one(
         },
         "peak_rss_bytes": peak_rss_bytes(),
     }
+
+
+def _enough(comparison: Comparison, numbers: Sequence[int], judged: JudgeItem) -> Stopped | None:
+    """Return why no more windows are needed after those of these numbers."""
+    windows: list[Window] = [
+        {
+            "window": number,
+            "kl": found["kl"],
+            "top1": found["top1"],
+            "reference_nll": found["reference_nll"],
+        }
+        for number, found in zip(numbers, comparison.by_window(), strict=True)
+    ]
+    return enough(comparison.summary(), judged["limits"], windows, judged.get("comparisons", ()))
 
 
 def _affordable(runtime: Runtime, prompt: Tokens) -> int:

@@ -11,9 +11,12 @@ over windows.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
+from phibuild.worker.pairing import mean_and_error
 
 Floats = NDArray[np.floating]
 Numbers = NDArray[np.float64]
@@ -132,10 +135,28 @@ class Comparison:
             "windows": len(self._kl),
         }
 
+    def by_window(self) -> list[dict[str, float]]:
+        """Return of each window, in the order of `add`, the means over its positions: kl (nats),
+        top1 (share), nll and reference_nll (-ln p of the next token, the artifact's and the
+        original's)."""
+        names = ("kl", "top1", "nll", "reference_nll")
+        windows = zip(self._kl, self._agree, self._nll, self._reference_nll, strict=True)
+        return [
+            {name: float(rows.mean()) for name, rows in zip(names, window, strict=True)}
+            for window in windows
+        ]
+
+    def by_position(self, parts: int) -> list[dict[str, float | int]]:
+        """Return the mean KL (nats) of `parts` equal stretches of the windows, with the first
+        position of each and the one after its last; fewer where windows are shorter than that."""
+        kl = np.stack(self._kl).mean(axis=0)
+        bounds = np.unique(np.linspace(0, len(kl), parts + 1).astype(int)).tolist()
+        return [
+            {"start": start, "end": end, "kl": float(kl[start:end].mean())}
+            for start, end in pairwise(bounds)
+        ]
+
 
 def standard_error(windows: list[NDArray[np.float64]] | list[NDArray[np.bool_]]) -> float | None:
     """Return that of the mean over windows, by their means: s / sqrt(W); None for one window."""
-    if len(windows) < 2:
-        return None
-    means = [float(window.mean()) for window in windows]
-    return float(np.std(means, ddof=1) / len(means) ** 0.5)
+    return mean_and_error([float(window.mean()) for window in windows])[1]

@@ -10,9 +10,15 @@ from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict, Union, get_args, get_origin, get_type_hints
 
 from phibuild.worker.json_values import JsonDict
+from phibuild.worker.stopping import Compared
 
 Options = dict[str, Any]
 """A variant's options as JSON: the backend's own, by their names."""
+
+
+CACHE_RANGES = "cache_ranges.npy"
+"""File of the original's activations: the largest magnitudes of keys and of values, F32 [2, layers,
+KV heads, head_dim], of keys after their rotation to whatever position."""
 
 
 class VariantData(TypedDict):
@@ -27,14 +33,17 @@ class VariantData(TypedDict):
 
 class BuildItem(TypedDict):
     """An artifact to write into the empty folder `output`. `activations` is the folder of the
-    original's activations, `codes` that of its weights on the variant's grid (codes.py), for a
-    variant that is built from them."""
+    original's activations, `cache_ranges` one that has CACHE_RANGES, `codes` that of its weights on
+    the variant's grid (codes.py), `file` one of the user's, for a variant that is built from
+    them."""
 
     item: str
     variant: VariantData
     output: str
     activations: NotRequired[str]
+    cache_ranges: NotRequired[str]
     codes: NotRequired[str]
+    file: NotRequired[str]
 
 
 class BuildRequest(TypedDict):
@@ -52,18 +61,25 @@ class BuildRequest(TypedDict):
 
 
 class JudgeItem(TypedDict):
+    """An artifact to be judged; `limits` are those of its gates, `comparisons` those that they make
+    with a baseline (stopping.py)."""
+
     item: str
     folder: str
+    limits: dict[str, list[float]]
+    comparisons: NotRequired[list[Compared]]
 
 
 class JudgeRequest(TypedDict):
-    """Artifacts to be judged by the original's logits in the folder `reference`."""
+    """Artifacts to be judged by the original's logits in the folder `reference`; `adaptive`: no
+    further than needed."""
 
     verb: Literal["judge"]
     items: list[JudgeItem]
     reference: str
     threads: int
     decode_tokens: int
+    adaptive: bool
 
 
 class _Original(TypedDict):
@@ -133,6 +149,20 @@ class QuantizeRequest(TypedDict):
     chunk_tokens: int
 
 
+class SensitivityRequest(_Original):
+    """What the original loses with each matrix alone on a `grid` (`Grid.to_json`), over `tokens` of
+    a text, in chunks; with `long` by the long rope factors, where it has them. The folder `states`
+    is for what a later run goes on from."""
+
+    verb: Literal["sensitivity"]
+    states: str
+    text: str
+    tokens: int
+    chunk_tokens: int
+    grid: dict[str, Any]
+    long: bool
+
+
 class GenerateRequest(TypedDict):
     """Text that goes on from a prompt, by the artifact in `folder`. `raw`: the prompt as it is;
     `template`: a named chat template."""
@@ -147,7 +177,7 @@ class GenerateRequest(TypedDict):
     max_tokens: int
 
 
-OriginalRequest = SourceRequest | ReferenceRequest | ActivationsRequest
+OriginalRequest = SourceRequest | ReferenceRequest | ActivationsRequest | SensitivityRequest
 Request = BuildRequest | JudgeRequest | OriginalRequest | QuantizeRequest | GenerateRequest
 
 SHAPES: Mapping[str, type] = {
@@ -157,6 +187,7 @@ SHAPES: Mapping[str, type] = {
     "reference": ReferenceRequest,
     "activations": ActivationsRequest,
     "quantize": QuantizeRequest,
+    "sensitivity": SensitivityRequest,
     "generate": GenerateRequest,
 }
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from phibuild.worker.direct_io import OutputFile
+from phibuild.worker.json_values import NoObjectError, parse_object
 
 ITEM_BYTES = {
     "F64": 8,
@@ -72,11 +73,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         if length > min(_MAX_HEADER, size - 8):
             raise ValueError("its header is longer than the file; truncated, or not safetensors")
         try:
-            header = json.loads(file.read(length))
+            header = parse_object(file.read(length))
+        except NoObjectError as error:
+            raise ValueError("its header is not a JSON object") from error
         except (ValueError, RecursionError) as error:
             raise ValueError("its header is not JSON; damaged, or not safetensors") from error
-    if not isinstance(header, dict):
-        raise ValueError("its header is not a JSON object")
     tensors = []
     for name, entry in header.items():
         if name == "__metadata__":

@@ -13,12 +13,12 @@ from pathlib import Path
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_PIECES = 1
 
 
 class _Part:
-    """Numbers of a SentencePiece's fields."""
+    """Numbers of fields: of the pieces of a model, and of what a piece has."""
 
+    PIECE = 1
     TEXT, SCORE, TYPE = 1, 2, 3
 
 
@@ -35,9 +35,10 @@ def read_pieces(path: Path) -> list[Piece]:
     """Return the pieces of a model file, in the order of their ids. Raises ValueError if it is
     none, OSError if it cannot be read."""
     pieces = []
-    for field, value in _fields(path.read_bytes()):
-        if field == _PIECES and isinstance(value, bytes):
-            pieces.append(_piece(value))
+    for field in _fields(path.read_bytes()):
+        match field:
+            case _Part.PIECE, bytes(message):
+                pieces.append(_piece(message))
     if not pieces:
         raise ValueError("no sentencepiece model: it has no pieces")
     return pieces

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.json_values import JsonDict, JsonObject, as_object
+from phibuild.worker.json_values import JsonDict, JsonObject, as_object, is_number
 
 LLAMA_FIED = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -146,7 +146,7 @@ def _original_positions(config: JsonObject, maximum: object) -> object:
 
 def _same(value: object, allowed: object) -> bool:
     """Compare as JSON does: 1 and 1.0 are one number, true is none."""
-    return value == allowed and isinstance(value, bool) == isinstance(allowed, bool)
+    return value == allowed and is_number(value) == is_number(allowed)
 
 
 def unfused_tensors(arch: Architecture) -> Iterator[tuple[str, tuple[tuple[str, int], ...]]]:

@@ -65,9 +65,12 @@ def test_a_signal(name: str, moment: str, site: Site, undisturbed: Site, tally: 
         assert code == 130 or (name == "SIGINT twice" and code == -signal.SIGINT), running.output
         site.check()
     assert "Traceback" not in running.output
-    report = site.report()
-    assert report["totals"]["interrupted"] is True
-    assert {cell["backend"] for cell in report["cells"] if cell["status"] == "failed"} <= {*UNDONE}
+    # The second one, where it comes before the report is written, ends phibuild without it.
+    if name != "SIGINT twice" or list(site.outputs.glob("outputs/*/latest")):
+        report = site.report()
+        assert report["totals"]["interrupted"] is True
+        failed = {cell["backend"] for cell in report["cells"] if cell["status"] == "failed"}
+        assert failed <= {*UNDONE}
     resumes(site, undisturbed)
 
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PAPER = """
 import json, sys
+from dataclasses import replace
 import numpy as np
 import torch
 from phibuild.backends.pytorch.gptq.columns import quantize
@@ -47,13 +48,26 @@ def code_of(w, scale, zero, grid):
 def value_of(code, scale, zero, grid):
     return code * scale + zero if grid.zero == "bias" else (code - zero) * scale
 
-def fit(w, h, grid):
+def whole(value, step):
+    return float(np.clip(np.rint(value / step), 0, 63)) if step else 0.0
+
+def share(w, h, grid):
+    size = grid.group_size
+    found = [fit(w[i:i + size], h[i:i + size], grid) for i in range(0, len(w), size)]
+    return (stored(max(scale for scale, _ in found) / 63, grid),
+            stored(max(-zero for _, zero in found) / 63, grid))
+
+def fit(w, h, grid, steps=None):
     top, half = 2 ** grid.bits - 1, 2 ** (grid.bits - 1)
     tried = []
     def attempt(scale, zero):
-        if grid.zero == "bias":
-            zero = stored(zero, grid)
-        scale = stored(scale, grid)
+        if steps:
+            scale, zero = whole(scale, steps[0]) * steps[0], -whole(-zero, steps[1]) * steps[1]
+        elif grid.shared:
+            zero = min(zero, 0.0)
+        else:
+            zero = stored(zero, grid) if grid.zero == "bias" else zero
+            scale = stored(scale, grid)
         codes = code_of(w, scale, zero, grid)
         error = (h * (value_of(codes, scale, zero, grid) - w) ** 2).sum()
         tried.append((float(error), scale, zero))
@@ -74,6 +88,7 @@ def fit(w, h, grid):
             scale = (high - low) * factor / top
             attempt(scale, np.clip(np.rint(-low * factor / scale), 0, top))
         else:
+            low = min(low, 0) if grid.shared else low
             scale = (high - low) * factor / top
             attempt(scale, (low + high) / 2 - scale * top / 2)
     for _ in range(2):
@@ -95,13 +110,16 @@ def paper(weights, inputs, grid):
     h = (inputs ** 2).mean(0)
     codes = np.zeros(weights.shape, int)
     scales = np.zeros((len(weights), weights.shape[1] // grid.group_size))
-    zeros = scales.copy()
+    zeros, steps, span = scales.copy(), None, grid.group_size * grid.shared
     for number, row in enumerate(weights.copy()):
         for i in range(len(row)):
             group = i // grid.group_size
+            if span and i % span == 0:
+                steps = share(row[i:i + span], h[i:i + span], grid)
             if i % grid.group_size == 0:
                 end = i + grid.group_size
-                scales[number, group], zeros[number, group] = fit(row[i:end], h[i:end], grid)
+                levels = fit(row[i:end], h[i:end], grid, steps)
+                scales[number, group], zeros[number, group] = levels
             scale, zero = scales[number, group], zeros[number, group]
             codes[number, i] = code_of(row[i], scale, zero, grid)
             error = (row[i] - value_of(codes[number, i], scale, zero, grid)) / U[i, i]
@@ -124,6 +142,10 @@ for name, given in json.load(sys.stdin).items():
     made = quantize(torch.from_numpy(weights), hessian.factor(), importance, grid)
     codes, scales, zeros = paper(weights.astype(np.float64), inputs.astype(np.float64), grid)
     size = grid.group_size
+    if grid.shared:  # what so many steps are
+        parts = [part[:, :, None].repeat(1, 1, grid.shared).reshape(24, -1)
+                 for part in made.steps.permute(2, 0, 1)]
+        made = replace(made, scales=made.scales * parts[0], zeros=-made.zeros * parts[1])
     nearest = sum(
         fit(row[i:i + size], np.ones(size), grid)[0] == scales[n, i // size]
         for n, row in enumerate(weights.astype(np.float64)) for i in range(0, 256, size)
@@ -145,6 +167,9 @@ GRIDS: dict[str, dict[str, Any]] = {
     "bias": {"bits": 4, "group_size": 64, "zero": "bias", "scale": "F32"},
     "half precision": {"bits": 4, "group_size": 32, "zero": "middle", "scale": "F16"},
     "bfloat16, eight bits": {"bits": 8, "group_size": 64, "zero": "bias", "scale": "BF16"},
+    "shared steps": {"bits": 4, "group_size": 32, "zero": "bias", "scale": "F32", "shared": 8},
+    "shared steps in half precision": {"bits": 5, "group_size": 32, "zero": "bias", "scale": "F16",
+                                       "shared": 4},
     "three bits": {"bits": 3, "group_size": 32, "zero": "code", "scale": "F16"},
 }  # fmt: skip
 
@@ -174,6 +199,50 @@ def test_codes_are_those_of_the_paper(toolchain_python: Callable[[str], Path]) -
             assert wrong == {"codes": 0, "scales": 0, "zeros": 0}, name
 
 
+BLOCKS = """
+import ctypes, json
+import numpy as np
+from phibuild.backends.llamacpp import ggml
+from phibuild.backends.llamacpp.coded import coded_blocks
+from phibuild.backends.llamacpp.layout import GRIDS
+from phibuild.worker.codes import CodedRows
+
+answers = {}
+for kind, grid in GRIDS.items():
+    random = np.random.default_rng(3)
+    rows, width, size = 5, 768, grid.group_size
+    codes = random.integers(0, 2 ** grid.bits, (rows, width)).astype(np.uint8)
+    each = (rows, width // size)
+    if grid.shared:
+        scales, zeros = (random.integers(0, 64, each).astype(np.uint8) for _ in range(2))
+        steps = random.random((rows, width // grid.span, 2)).astype(np.float16)
+        scale, bias = (
+            number * np.repeat(steps[..., i].astype(np.float64), grid.shared, axis=1)
+            for i, number in enumerate((scales, zeros))
+        )
+        values = codes * np.repeat(scale, size, axis=1) - np.repeat(bias, size, axis=1)
+        coded = CodedRows(codes, scales, zeros, steps)
+    else:
+        scales = random.standard_normal(each).astype(np.float16)
+        values = (codes - 8.0) * np.repeat(scales.astype(np.float64), size, axis=1)
+        coded = CodedRows(codes, scales, None)
+    blocks = coded_blocks(kind, coded)
+    found = np.empty((rows, width), np.float32)
+    read = getattr(ggml.library(), f"dequantize_row_{kind.lower().replace('k', 'K')}")
+    read.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    read(blocks.ctypes.data, found.ctypes.data, found.size)
+    answers[kind] = float(np.abs(found - values).max() / np.abs(values).max())
+print(json.dumps(answers))
+"""
+
+
+def test_blocks_hold_what_llama_cpp_reads(toolchain_python: Callable[[str], Path]) -> None:
+    """Codes, scales and steps of each type, as llama.cpp itself reads the blocks."""
+    found = run(toolchain_python("llamacpp"), BLOCKS, None)
+    assert set(found) == {"Q4_0", "Q4_K", "Q5_K"}
+    assert max(found.values()) < 1e-6, found
+
+
 RECIPE = """\
 devices:
   intel_n100: {llamacpp: {int4: {type: Q4_0}}, openvino: [int4]}
@@ -187,6 +256,13 @@ devices:
 """
 OTHER_GRIDS = """\
 devices:
+  intel_n100:
+    llamacpp:
+      int4:
+        - {type: Q4_K_M}
+        - {type: Q4_K_M, method: gptq}
+        - {type: Q5_K_M}
+        - {type: Q5_K_M, method: gptq}
   ai_pc_intel: {openvino: {int4: {mode: int4_sym, method: gptq, tokens: 2048}}}
   copilot_pc_amd:
     ort_genai: {int4: {provider: cpu, symmetric: false, block_size: 64, method: gptq, tokens: 2048}}
@@ -237,7 +313,12 @@ def test_every_grid_that_can_be_asked_for(work: CommandLine) -> None:
     done = work("build", "recipe=mine", "evaluation=quick")
     assert done.returncode == 0, done.stdout + done.stderr
     plain = {"w4a16-asym-g32-gptq": 0.05, "q3-g32-gptq": 0.35, "q5-g64-float16-gptq": 0.06}
-    for cell in work.report("mine")["cells"]:
+    cells = {cell["variant"]: cell for cell in work.report("mine")["cells"]}
+    for name in ("Q4_K_M", "Q5_K_M"):  # a quarter of their weights is Q6_K with and without it
+        before, after = cells.pop(name), cells.pop(f"{name}-gptq")
+        assert after["quality"]["kl_mean"] < 0.8 * before["quality"]["kl_mean"], name
+        assert after["size_bytes"] == pytest.approx(before["size_bytes"], rel=1e-4)
+    for cell in cells.values():
         assert cell["quality"]["kl_mean"] < plain.get(cell["variant"], 0.06), cell["variant"]
 
 
@@ -301,7 +382,7 @@ def test_a_text_that_is_too_short_fails_what_is_made_of_it_alone(work: CommandLi
 BOTH = """\
 devices:
   raspberry_pi_5: {llamacpp: {int4: {type: Q4_0}}}
-  jetson_orin_nano: {llamacpp: {int4: {method: gptq, tokens: 4096}}}
+  jetson_orin_nano: {llamacpp: {int4: {type: Q4_0, method: gptq, tokens: 4096}}}
   intel_n100: {openvino: {int4: {group_size: 32}}}
   ai_pc_intel: {openvino: {int4: {group_size: 32, method: gptq, tokens: 4096}}}
   mac: {mlx: {int4: {group_size: 32}}}

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from phibuild.backends.llamacpp.layout import FILE_TYPES
+from phibuild.backends.llamacpp.matrix import encode_matrix
 from phibuild.backends.llamacpp.spec import SPEC
 from phibuild.schema import Precision, Variant
 from phibuild.worker.architecture import Architecture, read_architecture
@@ -25,6 +26,7 @@ from phibuild.worker.safetensors import SafetensorsWriter, read_checkpoint
 from support.llamacpp_recording import (
     CASES,
     IMATRIX_CHUNKS,
+    IMATRIX_FILE,
     IMATRIX_TOKENS,
     IMATRIX_TYPES,
     MODEL_NAME,
@@ -33,6 +35,7 @@ from support.llamacpp_recording import (
     Case,
     describe,
     digest,
+    fixed_matrix,
     folder_digest,
     squared_inputs,
     text_lines,
@@ -119,6 +122,16 @@ def _write_activations(folder: Path, checkpoint: Path) -> None:
     (folder / "model.safetensors").rename(folder / "activations.safetensors")
     meta = {"tokens": IMATRIX_TOKENS, "chunks": IMATRIX_CHUNKS}
     (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def _of_file(request: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a request whose importance matrices come from a file."""
+    for item in request["items"]:
+        if item.pop("activations", None):
+            given = {"imatrix": _sha256(path), "imatrix_file": path.name}
+            item["variant"]["options"] |= given
+            item["file"] = str(path)
+    return request
 
 
 def _results(events: Events) -> dict[str, dict[str, Any]]:
@@ -255,11 +268,44 @@ def test_tensors_with_an_importance_matrix_equal_the_vendors(
         made = describe(tmp_path / name / f"model-{name}.gguf")
         assert made["tensors"] == recorded["tensors"][name], name
         told = {key: value for key, value in made["metadata"].items() if "imatrix" in key}
-        assert told == recorded["imatrix"].get(name, {})
+        counts = {key: value for key, value in recorded["imatrix"].get(name, {}).items()
+                  if key.endswith("_count")}  # fmt: skip
+        assert told == counts
         promised: dict[str, int] = {}
         for tensor in SPEC.layout(arch, _variant(name)):
             promised[tensor.kind] = promised.get(tensor.kind, 0) + tensor.parameters
         assert results[name]["types"] == promised
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.imatrix_types], ids=lambda c: c.name)
+def test_a_file_of_an_importance_matrix_is_read_as_the_vendor_reads_it(
+    case: Case, checkpoint: MakeCheckpoint, run_worker: RunWorker, tmp_path: Path
+) -> None:
+    """The recorded llama-quantize had a file of the same bytes."""
+    source = checkpoint(case.shape, dtype=case.dtype, layers=case.layers)
+    matrix = tmp_path / IMATRIX_FILE
+    matrix.write_bytes(encode_matrix(fixed_matrix(source)))
+    names = [f"{type}-imatrix" for type in case.imatrix_types]
+    _results(run_worker("llamacpp", _of_file(_request(source, tmp_path, *names), matrix)))
+    for name in names:
+        made = describe(tmp_path / name / f"model-{name}.gguf")
+        assert made["tensors"] == RECORDED[case.name]["tensors"][name], name
+        told = {key: value for key, value in made["metadata"].items() if "imatrix" in key}
+        assert told == RECORDED[case.name]["imatrix"][name]
+
+
+def test_a_file_that_was_changed_since_the_plan_fails_its_variant_alone(
+    checkpoint: MakeCheckpoint, run_worker: RunWorker, tmp_path: Path
+) -> None:
+    source, matrix = checkpoint("phi3"), tmp_path / IMATRIX_FILE
+    matrix.write_bytes(encode_matrix(fixed_matrix(source)))
+    request = _of_file(_request(source, tmp_path, "Q4_0-imatrix", "Q4_0"), matrix)
+    matrix.write_bytes(encode_matrix(fixed_matrix(checkpoint("phi4mini"))))
+    events = run_worker("llamacpp", request)
+    failed = {event["item"]: event["error"] for event in events if event["event"] == "failed"}
+    why = "it was changed since the build began; build again"
+    assert failed == {"Q4_0-imatrix": f"the importance matrix {IMATRIX_FILE}: {why}"}
+    assert (tmp_path / "Q4_0" / "model-Q4_0.gguf").exists()
 
 
 def test_activations_that_do_not_suit_fail_their_variant_alone(
@@ -270,7 +316,8 @@ def test_activations_that_do_not_suit_fail_their_variant_alone(
     events = run_worker("llamacpp", _request(source, tmp_path, "Q4_0-imatrix", "Q4_0"))
     failed = {event["item"]: event["error"] for event in events if event["event"] == "failed"}
     assert failed == {
-        "Q4_0-imatrix": "the activations do not suit model.layers.0.self_attn.o_proj.weight"
+        "Q4_0-imatrix": "the importance matrix is of another model: "
+        "it has 384 columns for blk.0.attn_output.weight, not 256"
     }
     assert (tmp_path / "Q4_0" / "model-Q4_0.gguf").exists()
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from phibuild.worker.requests import CACHE_RANGES
 from phibuild.worker.safetensors import read_header
 from support.checkpoints import architecture
 
@@ -50,7 +51,7 @@ import json, sys
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 given = json.load(sys.stdin)
@@ -76,9 +77,19 @@ for source, ours, folder in given["cases"]:
             def add(module, inputs, name=f"{name}.weight"):
                 sums[name] = sums.get(name, 0) + inputs[0][0].double().square().sum(0)
             hooks.append(module.register_forward_pre_hook(add))
+    half, ranges = model.model.rotary_emb.inv_freq.shape[0], 0
     for number in range(count):
         first = number * (len(tokens) - taken) // (count - 1)
-        logits(torch.tensor([start + tokens[first : first + taken]]))
+        window = torch.tensor([start + tokens[first : first + taken]])
+        cache = DynamicCache()  # without the configuration it keeps what is beyond a window
+        with torch.inference_mode():
+            model(window, past_key_values=cache)
+        found = torch.stack([torch.cat((layer.keys, layer.values)) for layer in cache.layers], 1)
+        keys = found[0]  # [layers, heads, T, head_dim], rotated
+        keys[..., :half] = torch.hypot(keys[..., :half], keys[..., half : 2 * half])
+        keys[..., half : 2 * half] = keys[..., :half]
+        ranges = np.maximum(ranges, found.abs().amax(3).numpy())
+    np.save(f"{folder}/ranges.npy", ranges)
     save_file({name: total.float() for name, total in sums.items()}, f"{folder}/sums.safetensors")
     for hook in hooks:
         hook.remove()
@@ -198,6 +209,15 @@ def test_activations_equal_those_of_hooks_on_the_whole_model(case: str, folder: 
     meta = json.loads((folder / case / "activations" / "meta.json").read_text(encoding="utf-8"))
     assert (meta["tokens"], meta["chunks"]) == (5 * CHUNK, 5)
     assert {"torch", "transformers"} <= set(meta["versions"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranges_are_those_of_the_whole_models_cache(case: str, folder: Path) -> None:
+    """Keys there are rotated, by as much as their positions ask for: lengths of pairs stay."""
+    ours = np.load(folder / case / "activations" / CACHE_RANGES)
+    expected = np.load(folder / case / "whole" / "ranges.npy")
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
 
 
 def test_activations_do_not_depend_on_threads(

@@ -28,6 +28,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "w8": {**_QUANTIZED, "bits": 8, "symmetric": True},
     "w8-asym": {**_QUANTIZED, "bits": 8, "symmetric": False},
     "w4": {**_QUANTIZED, "bits": 4, "symmetric": True},
+    "mixed": {
+        **_QUANTIZED,
+        "bits": 4,
+        "symmetric": True,
+        "tensor_types": {
+            "model.layers.0.self_attn.qkv_proj.weight": "BF16",
+            "model.layers.0.mlp.down_proj.weight": "w8",
+            "model.layers.1.self_attn.o_proj.weight": "w4g32",
+        },
+    },
     "w4-asym": {**_QUANTIZED, "bits": 4, "symmetric": False, "dtype": "float16"},
 }
 COMPARE = """
@@ -42,9 +52,17 @@ stored_weights.DEQUANTIZED_ELEMENTS = 1 << 15  # several chunks to a tensor
 for folder in json.load(sys.stdin):
     config = json.loads(Path(folder, "config.json").read_text())
     options = {"dtype": getattr(torch, config["torch_dtype"])}
-    if "quantization_config" in config:
+    groups = config.get("quantization_config", {}).get("config_groups", {})
+    if len(groups) == 1:
         options["quantization_config"] = CompressedTensorsConfig(dequantize=True)
-    whole = AutoModelForCausalLM.from_pretrained(folder, **options).float()
+    whole = AutoModelForCausalLM.from_pretrained(folder, **options)
+    if len(groups) > 1:  # Transformers 5.23 dequantizes all by the type of one
+        whole(torch.tensor([[1]]))  # the first pass decompresses
+        loaded = whole.state_dict()
+        del whole.config.quantization_config
+        whole = AutoModelForCausalLM.from_config(whole.config)
+        whole.load_state_dict({name: loaded[name] for name in whole.state_dict()})
+    whole = whole.float()
     vocabulary = config["vocab_size"]
     ids = np.random.default_rng(0).integers(0, vocabulary, 40)
     cache = DynamicCache()

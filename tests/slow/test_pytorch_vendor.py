@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from phibuild.backends.pytorch.inspect import inspect
 from phibuild.backends.pytorch.options import PytorchOptions
 from phibuild.backends.pytorch.spec import SPEC
 from phibuild.schema import Device, Precision, Variant
 from phibuild.worker.architecture import read_architecture
+from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import read_checkpoint, read_header
 from support.checkpoints import architecture
 from support.devices import SOURCES
@@ -48,6 +52,20 @@ VENDORS: dict[str, tuple[Choice, dict[str, Any]]] = {
         {"dtype": "auto", "preset": "W8A16", "symmetric": False, "group_size": 32},
     ),
 }
+# Layers of other types: what matches -> the preset and changes of it, None where they are left
+# unquantized.
+MIXED: dict[str, tuple[str, dict[str, Any] | None]] = {
+    r"layers\.0\.self_attn\.qkv_proj": ("BF16", None),
+    "down_proj": ("w8", {"preset": "W8A16"}),
+    r"self_attn\.o_proj": ("w4g32", {"preset": "W4A16", "group_size": 32}),
+}
+VENDORS["w4a16-mixed"] = (
+    (
+        "int4",
+        {"dtype": "bfloat16", "tensor_types": {key: kind for key, (kind, _) in MIXED.items()}},
+    ),
+    {"dtype": "bfloat16"},
+)
 # One process makes all of them: importing Transformers takes longer than that.
 VENDOR = Path(__file__).parents[1] / "vendors" / "compressed_tensors_export.py"
 # Artifacts as users load them, compressed until the first pass, against the judge's runtime.
@@ -72,6 +90,7 @@ for folder in json.load(sys.stdin):
     generated = model.generate(ids, max_new_tokens=4, do_sample=False)
     assert generated.shape[1] > ids.shape[1]
 """
+LOADED = (*SHIPPED, "w4a16-asym", "w4a16-mixed")
 SHAPES = ("phi3", "phi4mini", "phi4")
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
@@ -97,7 +116,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ZEROS = "zeros"  # a checkpoint with groups of zeros
 NAMES: dict[str, list[str]] = {which: list(VENDORS) for which in CHECKPOINTS} | {
-    ZEROS: ["w8a16", "w4a16", "w4a16-asym", "w8a16-asym-g32"],
+    ZEROS: ["w8a16", "w4a16", "w4a16-asym", "w8a16-asym-g32", "w4a16-mixed"],
 }
 
 
@@ -132,6 +151,29 @@ def _variants(source: Path, choices: Mapping[str, Choice]) -> dict[str, Variant]
         assert isinstance(variant, Variant)
         variants[name] = variant
     return variants
+
+
+def _vendors(name: str, source: Path) -> dict[str, Any]:
+    """Return how the vendor makes a variant; of mixed ones every layer is named, and groups come in
+    the order of their first layers, as compressed-tensors writes them."""
+    choice = dict(VENDORS[name][1])
+    if not name.endswith("-mixed"):
+        return choice
+    groups: dict[str, dict[str, Any]] = {}
+    choice |= {"groups": [], "ignore": []}
+    for number in range(_json(source / "config.json")["num_hidden_layers"]):
+        for role in ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"):
+            layer = f"model.layers.{number}.{role}"
+            found = [how for pattern, how in MIXED.items() if re.search(pattern, layer)]
+            kind, change = found[0] if found else ("w4", {"preset": "W4A16"})
+            if change is None:
+                choice["ignore"].append(layer)
+                continue
+            if kind not in groups:
+                groups[kind] = {**change, "targets": []}
+                choice["groups"].append(groups[kind])
+            groups[kind]["targets"].append(layer)
+    return choice
 
 
 def _build(
@@ -225,7 +267,7 @@ def built(
         results = _of("item", "result", _build(run_worker, source, variants, ours))
         made[which] = Built(source, variants, results, ours, theirs)
         theirs.mkdir()
-        wanted += [(str(source), str(theirs / name), VENDORS[name][1]) for name in variants]
+        wanted += [(str(source), str(theirs / name), _vendors(name, source)) for name in variants]
     _run(toolchain_python("pytorch"), VENDOR.read_text(encoding="utf-8"), wanted, root)
     return made
 
@@ -248,10 +290,31 @@ def test_equal_to_the_vendor(which: str, built: dict[str, Built]) -> None:
         assert result["weight_bytes"] == sum(t.nbytes for t in SPEC.layout(arch, variant))
 
 
+def test_a_layer_is_of_the_type_that_the_configuration_promises(
+    built: dict[str, Built], tmp_path: Path
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(built["phi3"].ours / "w4a16-mixed", folder)
+    config = _json(folder / "config.json")
+    groups = {
+        group["weights"]["num_bits"]: group["targets"]
+        for group in config["quantization_config"]["config_groups"].values()
+    }
+    moved = groups[8].pop()
+    groups[4].append(moved)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(WorkerError, match="down_proj"):
+        inspect(folder)
+    groups[4].remove(moved)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(WorkerError, match="configuration are missing"):
+        inspect(folder)
+
+
 def test_artifacts_load_as_users_load_them(
     built: dict[str, Built], toolchain_python: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folders = [built[shape].ours / name for shape in SHAPES for name in (*SHIPPED, "w4a16-asym")]
+    folders = [built[shape].ours / name for shape in SHAPES for name in LOADED]
     _run(toolchain_python("pytorch"), LOAD, [str(folder) for folder in folders], tmp_path)
     for folder in folders:
         names = {path.name for path in folder.iterdir()}
@@ -330,7 +393,10 @@ def test_quality_orders_by_precision(embedded: Path, run_worker: RunWorker, tmp_
             "reference": str(tmp_path / "reference"),
             "decode_tokens": 16,
             "threads": 2,
-            "items": [{"item": name, "folder": str(embedded / name)} for name in SHIPPED],
+            "adaptive": False,
+            "items": [
+                {"item": name, "folder": str(embedded / name), "limits": {}} for name in SHIPPED
+            ],
         },
     )
     quality = {item: result["quality"] for item, result in _of("item", "result", judged).items()}

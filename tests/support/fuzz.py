@@ -15,9 +15,12 @@ from phibuild.cli import main
 from phibuild.commands.common import prepare
 from phibuild.commands.plan import plan_lines
 from phibuild.commands.plan_answer import plan_answer
+from phibuild.commands.plan_view import plan_page
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import Composition, compose_build
 from phibuild.errors import PhibuildError
+from phibuild.execute.forecast import forecast
+from phibuild.report.terminal.render import render
 from phibuild.schema import document_text
 
 
@@ -57,12 +60,17 @@ class Fuzz:
         later."""
         if words not in self.compositions:
             self.compositions[words] = compose_build(words, Catalogue(), sweep=False)
-        arguments = argparse.Namespace(config_dir=None, only=[], skip=[], strict=False)
+        arguments = argparse.Namespace(
+            config_dir=None, only=[], skip=[], strict=False, output="outputs"
+        )
         refused = None
         try:
-            found = prepare(arguments, self.compositions[words]).plan
-            assert plan_lines(found, "mine")
-            assert document_text(plan_answer(found, "mine"))
+            prepared = prepare(arguments, self.compositions[words])
+            found = prepared.plan
+            times = forecast(found, prepared.executor, prepared.store)
+            assert render(plan_page(found, "mine", times, 80), 80)
+            assert plan_lines(found, "mine", times)
+            assert document_text(plan_answer(found, "mine", times))
         except PhibuildError as error:
             refused = error
         self.ends[2 if refused else 0] += 1

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phibuild.backends.llamacpp.layout import stored_name
+from phibuild.backends.llamacpp.matrix import Entry, ImportanceMatrix
 from phibuild.worker.safetensors import read_checkpoint
 from support.checkpoints import tensor_values
 
@@ -31,6 +33,7 @@ ALL_TYPES = ("Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS", "Q8_0", "F16", "F32")
 SOME_TYPES = ("Q4_K_M", "Q8_0", "F16", "F32")
 IMATRIX_TYPES = ("Q4_K_M", "Q4_0", "Q5_K_M", "IQ4_XS")
 IMATRIX_TOKENS, IMATRIX_CHUNKS = 1000, 2  # the division by the number is to round
+IMATRIX_FILE = "fixed.gguf"
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,16 @@ def squared_inputs(checkpoint: Path) -> dict[str, NDArray[np.float32]]:
             normal = tensor_values(name, tensor.shape[-1:], seed=1)
             sums[name] = (normal**2 * np.float32(1e6) + np.float32(0.001)) ** 2
     return sums
+
+
+def fixed_matrix(checkpoint: Path) -> ImportanceMatrix:
+    """Return those sums as an importance matrix."""
+    entries = {
+        stored_name(name): Entry(sums.tobytes(), (IMATRIX_TOKENS,))
+        for name, sums in squared_inputs(checkpoint).items()
+    }
+    chunk_tokens = IMATRIX_TOKENS // IMATRIX_CHUNKS
+    return ImportanceMatrix(entries, ("fixed values",), IMATRIX_CHUNKS, chunk_tokens)
 
 
 def text_lines() -> list[str]:

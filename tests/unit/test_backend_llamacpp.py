@@ -15,24 +15,10 @@ from phibuild.backends.llamacpp.memory import CHUNK_BYTES, MAX_THREADS
 from phibuild.backends.llamacpp.options import LlamaCppOptions
 from phibuild.backends.llamacpp.spec import SPEC
 from phibuild.schema import Device, Precision, Skip, Variant
-from phibuild.worker.architecture import Architecture, Rope
+from phibuild.worker.architecture import Architecture
 from support.devices import SOURCES
+from support.shapes import SMALL as ARCH
 
-ARCH = Architecture(
-    hidden_size=256,
-    intermediate_size=512,
-    layers=16,
-    heads=8,
-    kv_heads=8,
-    vocab_size=1000,
-    tied=False,
-    max_positions=131072,
-    original_max_positions=4096,
-    sliding_window=None,
-    norm_eps=1e-5,
-    dtype="bfloat16",
-    rope=Rope(10000.0, 1.0, (1.0,) * 16, (2.0,) * 16),
-)
 DEVICE = Device.model_validate(
     {
         "name": "board",

@@ -15,27 +15,12 @@ from phibuild.backends.llamacpp.layout import Tensor
 from phibuild.backends.llamacpp.metadata import general_name, model_values, size_label
 from phibuild.backends.llamacpp.pretokenizer import pretokenizer_name
 from phibuild.backends.llamacpp.vocabulary import read_vocabulary
-from phibuild.worker.architecture import Architecture, Rope
+from phibuild.worker.architecture import Rope
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.tokenizer_check import Facts
+from support.shapes import SMALL as ARCH
 
 TOKENIZERS = Path(__file__).resolve().parents[1] / "data" / "tokenizers"
-
-ARCH = Architecture(
-    hidden_size=256,
-    intermediate_size=512,
-    layers=16,
-    heads=8,
-    kv_heads=8,
-    vocab_size=1000,
-    tied=False,
-    max_positions=131072,
-    original_max_positions=4096,
-    sliding_window=None,
-    norm_eps=1e-5,
-    dtype="bfloat16",
-    rope=Rope(10000.0, 1.0, (1.0,) * 16, (2.0,) * 16),
-)
 
 
 def test_header_of_one_value_and_one_tensor() -> None:

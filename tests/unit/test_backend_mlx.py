@@ -11,7 +11,7 @@ from phibuild.backends.base import SourceFiles
 from phibuild.backends.mlx.layout import module_order
 from phibuild.backends.mlx.options import MlxOptions
 from phibuild.backends.mlx.spec import SPEC
-from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.schema import Device, Misfit, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, Rope
 from support.devices import SOURCES
 
@@ -52,7 +52,7 @@ def _device(*accelerators: str) -> Device:
 
 def _result(
     precision: Precision, arch: Architecture | None = None, **options: Any
-) -> Variant | Skip:
+) -> Variant | Skip | Misfit:
     device = _device("cpu", "metal")
     return SPEC.variant(precision, MlxOptions(**options), device, arch or _architecture())
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from phibuild.backends.base import SourceFiles
 from phibuild.backends.openvino.options import OpenVinoOptions
 from phibuild.backends.openvino.spec import SPEC
-from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.schema import Device, Misfit, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, read_architecture
 from support.devices import SOURCES
 
@@ -47,7 +47,7 @@ def architecture(**overrides: Any) -> Architecture:
     )
 
 
-def choose(precision: Precision, **options: Any) -> Variant | Skip:
+def choose(precision: Precision, **options: Any) -> Variant | Skip | Misfit:
     return SPEC.variant(precision, OpenVinoOptions(**options), device(), architecture())
 
 

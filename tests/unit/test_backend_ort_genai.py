@@ -13,7 +13,7 @@ from phibuild.backends.base import SourceFiles
 from phibuild.backends.ort_genai.layout import mixed_layers
 from phibuild.backends.ort_genai.options import OrtGenaiOptions
 from phibuild.backends.ort_genai.spec import SPEC
-from phibuild.schema import Device, Precision, Skip, Variant
+from phibuild.schema import Device, Misfit, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, Rope
 from support.devices import SOURCES
 
@@ -48,7 +48,7 @@ def _result(
     accelerators: tuple[str, ...] = ALL,
     arch: Architecture | None = None,
     **options: Any,
-) -> Variant | Skip:
+) -> Variant | Skip | Misfit:
     device = Device.model_validate(
         {
             "name": "pc",

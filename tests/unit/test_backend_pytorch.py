@@ -10,11 +10,12 @@ import yaml
 from pydantic import ValidationError
 
 from phibuild.backends.base import SourceFiles
+from phibuild.backends.pytorch.config_groups import PromisedLayers
 from phibuild.backends.pytorch.layout import Scheme, entry_bytes, file_entries
 from phibuild.backends.pytorch.memory import SHORT_WINDOW, reference_memory
 from phibuild.backends.pytorch.options import PytorchOptions
 from phibuild.backends.pytorch.spec import SPEC
-from phibuild.schema import PRECISIONS, Device, Precision, Skip, Variant
+from phibuild.schema import PRECISIONS, Device, Misfit, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture, Rope
 from phibuild.worker.safetensors import ITEM_BYTES
 from support.devices import SOURCES
@@ -57,7 +58,7 @@ DEVICE = Device.model_validate(
 
 def _result(
     precision: Precision, arch: Architecture | None = None, **options: Any
-) -> Variant | Skip:
+) -> Variant | Skip | Misfit:
     return SPEC.variant(precision, PytorchOptions(**options), DEVICE, arch or _architecture())
 
 
@@ -179,6 +180,61 @@ def test_lm_head_and_embedding_are_not_quantized() -> None:
     kinds = {t.name: t.kind for t in SPEC.layout(_architecture(tied=False), _variant("int4"))}
     assert kinds["lm_head.weight"] == kinds["model.embed_tokens.weight"] == "BF16"
     assert sum(kind == "w4" for kind in kinds.values()) == 4
+
+
+def test_layers_of_other_types() -> None:
+    types = {"down_proj": "w8", "o_proj": "w4g32", "qkv_proj": "BF16"}
+    variant = _variant("int4", tensor_types=types)
+    assert variant.name == "w4a16-g128-mixed"
+    tensors = {
+        tensor.name.split(".")[-2]: (tensor.kind, tensor.nbytes)
+        for tensor in SPEC.layout(_architecture(), variant)
+    }
+    # Of 128 rows of 256, 128 of 128, 256 of 128, 512 of 128; two int64 of shape where packed.
+    assert tensors["down_proj"] == ("w8", 128 * 256 + 128 * 2 * 2 + 16)
+    assert tensors["o_proj"] == ("w4", 128 * 64 + 128 * 4 * 2 + 16)
+    assert tensors["qkv_proj"] == ("BF16", 256 * 128 * 2)
+    assert tensors["gate_up_proj"] == ("w4", 512 * 64 + 512 * 2 + 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "known"),
+    [
+        ({}, "w4g64", "w4 or w4g32 or w8 or BF16"),
+        ({"dtype": "float16"}, "BF16", "w4 or w4g32 or w8 or F16"),
+        ({"group_size": 32}, "w4g32", "w4 or w8 or BF16"),
+    ],
+)
+def test_types_that_a_layer_can_have(options: dict[str, Any], kind: str, known: str) -> None:
+    made = SPEC.variant(
+        "int4",
+        PytorchOptions(tensor_types={"o_proj": kind}, **options),
+        DEVICE,
+        _architecture(),
+    )
+    assert isinstance(made, Misfit)
+    assert made.remedy == f"it can be {known}"
+
+
+def test_a_target_chooses_among_quantized_types() -> None:
+    variant = _variant("int4", target_kl=0.1, method="gptq")
+    matrices = SPEC.matrices(_architecture(), variant)
+    assert len(matrices) == 4
+    assert {tuple(choice.kind for choice in one.choices) for one in matrices} == {
+        ("w4", "w4g32", "w8")
+    }
+
+
+def test_a_configuration_names_the_layers_of_each_group() -> None:
+    group = {"targets": ["model.layers.0.mlp.down_proj"], "weights": {"num_bits": 8}}
+    whole = {"targets": ["Linear"], "weights": {"num_bits": 4}}
+    quantization = {"config_groups": {"a": whole, "b": group}, "ignore": ["lm_head"]}
+    layers = PromisedLayers({"quantization_config": quantization})
+    assert layers.is_quantized
+    assert layers.of("model.layers.0.mlp.down_proj.weight") == {"num_bits": 8}
+    assert layers.of("model.layers.10.mlp.down_proj.weight") == {"num_bits": 4}
+    assert layers.of("lm_head.weight") is None
+    assert PromisedLayers({}).of("model.layers.0.mlp.down_proj.weight") is None
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp16", "F16"), ("fp32", "F32")])

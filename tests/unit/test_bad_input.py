@@ -22,10 +22,8 @@ OK = "devices:\n  raspberry_pi_5: {llamacpp: [int4]}\n"
 DATA = "recipes are data: write the value itself"
 ADD = "add: devices: {raspberry_pi_5: {llamacpp: [int4]}}"
 PRECISIONS = "for example llamacpp: [int4, int8]"
-DEVICES = (
-    "known: ai_pc_intel, ai_pc_rtx, android_flagship, android_midrange, copilot_pc_amd, "
-    "copilot_pc_intel, copilot_pc_snapdragon, intel_n100, iphone, jetson_orin_nano, mac, "
-    "raspberry_pi_5"
+DEVICES = "known: " + ", ".join(
+    sorted(path.stem for path in (ROOT / "conf" / "device").glob("*.yaml"))
 )
 KEYS = "known: allow_nonfinite, backends, description, devices, evaluation, executor, gates, model"
 ALL_KEYS = (
@@ -117,6 +115,19 @@ RECIPE_CASES: dict[str, tuple[str | bytes, int, str, str]] = {
                "gates.kl: a limit must be greater than 0, not nan", ""),
     "kl-precision": (OK + "gates:\n  kl:\n    int4: 1\n    int5: 1\n", 6,
                      "gates.kl.int5: unknown precision 'int5'; known: int4, int8, fp16, fp32", ""),
+    "baseline-missing": (OK + "gates:\n  kl:\n    int4: {not_worse_than: 1.05}\n", 4,
+                         "gates.kl: 'kl' compares with a baseline, and none is named; add for "
+                         "example baseline: latest", ""),
+    "baseline-unused": (OK + "gates:\n  kl: 0.1\n  baseline: latest\n", 5,
+                        "gates.baseline: no gate compares with 'baseline'; add for example kl: "
+                        "{not_worse_than: 1.05}", ""),
+    "baseline-nowhere": (OK + "gates:\n  baseline: releases/1.3.0\n  kl: {not_worse_than: 1.1}\n",
+                         4, "gates.baseline: no run 'releases/1.3.0' (outputs)",
+                         "name a folder with a report.json, a report.json, a recipe that was "
+                         "built, or latest"),
+    "baseline-factor": (OK + "gates:\n  baseline: latest\n  kl:\n    not_worse_than: 0.95\n", 6,
+                        "gates.kl.not_worse_than: 'not_worse_than' is a factor of the baseline's "
+                        "figure, at least 1: 1.05 allows that much more", ""),
     "gates-list": (OK + "gates: [kl]\n", 3, "gates: must be a mapping, not a list", ""),
     "gates-empty": (OK + "gates:\n", 3, "gates: must be a mapping, not None", ""),
     "evaluation-word": (OK + "evaluation: none\n", 3,
@@ -287,10 +298,10 @@ RECIPE_CASES: dict[str, tuple[str | bytes, int, str, str]] = {
                              "recipe 'iot' comes twice", "remove it from one list"),
     "defaults-clash": ("defaults: [quickstart]\ndevices:\n  mac:\n    mlx: []\n", 4,
                        "devices.mac.mlx: must be a mapping as in "
-                       "{root}/recipes/quickstart.yaml:13, not a list", ""),
+                       "{root}/recipes/quickstart.yaml:14, not a list", ""),
     "defaults-clash-of-gates": ("defaults: [quickstart]\ngates:\n  kl: [1]\n", 3,
                                 "gates.kl: must be a mapping as in "
-                                "{root}/recipes/quickstart.yaml:16, not a list", ""),
+                                "{root}/recipes/quickstart.yaml:17, not a list", ""),
     "defaults-typed": ("defaults:\n  - 1.10\n" + OK, 2,
                        "unknown recipe '1.10' in the defaults list",
                        RECIPES.replace("mobile", "mine, mobile")),
@@ -353,7 +364,11 @@ def test_a_bad_recipe_of_the_defaults_list_is_named_itself(refuse: Refuse) -> No
     ]
 
 
-AXES = "axes of a sweep: recipe, model, device, backend, precision; a list is written [a,b]"
+AXES = (
+    "axes of a sweep: recipe, model, device, backend, precision, and options: "
+    "backends.BACKEND.PRECISION.OPTION, devices.DEVICE.BACKEND.PRECISION.OPTION; a list is written "
+    "[a,b]"
+)
 HYDRA = ("Hydra's own settings do not apply", "use --output DIR for the folder")
 HAS = "it has: raspberry_pi_5, ai_pc_intel, mac, ai_pc_rtx"
 PLAIN = "overrides are key=value, +key=value or ~key; quote values with spaces"
@@ -445,8 +460,9 @@ WORD_CASES: list[tuple[str, str, str | None, str | None]] = [
     ("devices.macc.mlx=[int4]", "", "unknown device 'macc'", "did you mean 'mac'?"),
     ("devices.iphone.mlx=[int44]", "", "unknown precision 'int44'", "did you mean 'int4'?"),
     ("devices.iphone.mlxx=[int4]", "", "unknown backend 'mlxx'", "did you mean 'mlx'?"),
-    ("gates.kl.int4.x=1", "",
-     "gates.kl.int4.x cannot be set: gates.kl.int4 is 0.25, not a mapping", ""),
+    ("gates.kl.int4.x=1", "", "gates.kl: no int4 variant of the recipe is called 'x'",
+     "known: Q4_0, int4-asym-g64, int4-cpu-b32, q4-g64, w4a16-g128"),
+    ("gates.kl.int5.x=1", "", None, None),
     ("description.x=1", "",
      "description.x cannot be set: description is 'every backend at every precision', "
      "not a mapping", ""),
@@ -455,7 +471,7 @@ WORD_CASES: list[tuple[str, str, str | None, str | None]] = [
      "~devices.mac.mlx.int4 deletes it whatever it is"),
     ("devices.ai_pc_intel.ort_genai.int8.providr=x", "", "unknown option 'providr' of ort_genai",
      "did you mean 'provider'?"),
-    ("devices.8gb.mlx=[int4]", "", "unknown device '8gb'", DEVICES),
+    ("devices.2026.mlx=[int4]", "", "unknown device '2026'", DEVICES),
     ("devices.m\u00e4c.mlx=[int4]", "", "unknown device 'm\u00e4c'", "did you mean 'mac'?"),
     ("backends.llamacpp.int4.typ=Q4_0", "", "unknown option 'typ' of llamacpp",
      "did you mean 'type'?"),
@@ -580,7 +596,8 @@ FLAG_CASES: list[tuple[str, str, str]] = [
     ("iphone", "command line: unknown verb 'iphone'", "did you mean 'device=iphone'?"),
     ("phi-4", "command line: unknown verb 'phi-4'", "did you mean 'model=phi-4'?"),
     ("frobnicate", "command line: unknown verb 'frobnicate'",
-     "known: build, doctor, list, plan, report, run, schema, store, toolchain, verify"),
+     "known: build, check, completion, diff, doctor, imatrix, init, list, plan, report, run, runs, "
+     "schema, show, store, toolchain, verify"),
     ("plan --onyl x", "command line: unrecognized arguments: --onyl", "did you mean '--only'?"),
     ("build -x", "command line: unrecognized arguments: -x",
      "'phibuild build --help' shows what there is"),
@@ -705,7 +722,7 @@ DEVICE_CASES: dict[str, tuple[str, int, str, str]] = {
     "memory-absurd": (DEVICE.replace("8 GiB", "8000 TiB"), 3,
                       "memory: no device has more than 1 PiB, not '8000 TiB'", ""),
     "budget-beyond-memory": (DEVICE.replace("6 GiB", "9 GB"), 4,
-                             "budget: more than the device's memory (8.38 GiB of 8.00 GiB), "
+                             "budget: more than the device's memory (9 GB of 8 GiB (8.59 GB)), "
                              "not '9 GB'", ""),
     "source-missing": (DEVICE.replace("budget: tried, ", ""), 7, "key 'sources.budget' is missing",
                        ""),

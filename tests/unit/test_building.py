@@ -9,7 +9,7 @@ import pytest
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
 from phibuild.execute.context import Context, Result
-from phibuild.execute.progress import PlainProgress
+from phibuild.execute.display.plain import PlainProgress
 from phibuild.execute.runner.events import BuildResult, read_result
 from phibuild.execute.work.build import check_and_publish
 from phibuild.planning.making import make_plan

@@ -70,7 +70,7 @@ def test_version(phibuild: CommandLine) -> None:
     ("words", "message"),
     [
         (["biuld"], "unknown verb 'biuld'\n    did you mean 'build'?"),
-        (["frobnicate"], "unknown verb 'frobnicate'\n    known: build, doctor"),
+        (["frobnicate"], "unknown verb 'frobnicate'\n    known: build, check, completion, diff"),
         (["plan", "--onyl", "x"], "--onyl"),
         (["list", "nonsense"], "nonsense"),
         (["toolchain", "install", "lamacpp"], "did you mean 'llamacpp'?"),
@@ -172,19 +172,21 @@ def test_lists_as_json_have_numbers_and_lists(phibuild: CommandLine) -> None:
     pi = rows["devices"]["raspberry_pi_5"]
     assert (pi["memory"], pi["budget"], pi["context"]) == (8 << 30, 6_000_000_000, 2048)
     assert pi["accelerators"] == ["cpu"]
-    assert rows["backends"]["llamacpp"]["options"] == [
-        "method", "text", "tokens", "type", "imatrix", "imatrix_tokens",
+    options = rows["backends"]["llamacpp"]["options"]
+    assert options == [
+        "quality", "method", "text", "tokens", "tensor_types", "target_size", "target_kl", "type",
+        "imatrix", "imatrix_tokens", "kv_cache",
     ]  # fmt: skip
     defaults = rows["precisions"]["int4"]
-    none = dict.fromkeys(("method", "text", "tokens", "type", "imatrix"))
-    assert defaults["llamacpp"] == {**none, "imatrix_tokens": 16384}
+    assert defaults["llamacpp"] == {**dict.fromkeys(options), "imatrix_tokens": 16384}
     assert rows["models"]["phi-4"]["repo"] == "microsoft/phi-4"
     assert rows["models"]["phi-4"]["revision"] is None
     assert rows["models"]["phi3-tiny-trained"]["repo"] is None
     assert rows["models"]["phi-4"]["config"]["hidden_size"] == 5120
     assert rows["recipes"]["mobile"]["problem"] is None
     table = phibuild("list", "devices").stdout
-    assert "8.00 GiB" in table  # as people read it
+    assert "8 GiB  " in table  # as the files have it
+    assert "6 GB  " in table
     assert "cpu, vulkan" in table
 
 

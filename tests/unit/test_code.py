@@ -18,7 +18,7 @@ from phibuild.planning.steps import REFERENCE_BACKEND
 from phibuild.store.store import Store
 from support.copies import copy_package
 
-ORIGINAL = ("source", "reference", "activations", "quantize")
+ORIGINAL = ("source", "reference", "activations", "quantize", "sensitivity")
 STEPS = tuple(
     (kind, backend)
     for kind in KINDS
@@ -28,6 +28,7 @@ STEPS = tuple(
 CALLED = {
     "build": ("build",), "measure": ("prepare", "load"), "source": ("source",),
     "reference": ("reference",), "activations": ("activations",), "quantize": ("quantize",),
+    "sensitivity": ("sensitivity",),
 }  # fmt: skip
 
 
@@ -253,4 +254,5 @@ def test_a_backend_of_another_package_reaches_its_own_modules_and_phibuilds(
     }  # fmt: skip
     assert code.reached(["theirs.worker:load"]) == {
         "theirs.worker:load", "theirs.runtime", worker, f"{worker}.metrics",
+        f"{worker}.pairing",
     }  # fmt: skip

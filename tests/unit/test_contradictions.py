@@ -42,9 +42,10 @@ CONTRADICTIONS: list[tuple[str, Precision, Options, str, str]] = [
     ("mlx", "int4", {"recipe": "mixed_3_6", "bits": 3}, "chooses the bits", "leave bits null"),
     ("mlx", "fp16", {"bits": 4, "mode": "affine"}, "without mode and bits", "remove mode and"),
     ("mlx", "fp32", {"dtype": "float16"}, "without dtype", "remove dtype,"),
-    ("llamacpp", "int4", {"method": "gptq", "type": "Q4_K_M"}, "makes Q4_0, not", "set type to"),
+    ("llamacpp", "int4", {"method": "gptq", "type": "IQ4_XS"}, "Q5_K_M, not IQ4", "set type to"),
     ("llamacpp", "int4", {"method": "gptq", "imatrix": "embedded"}, "without imatrix", "or method"),
     ("ort_genai", "int4", {"method": "gptq", "algorithm": "rtn"}, "without algorithm", "or method"),
+    ("ort_genai", "fp32", {"text": "embedded"}, "without text", "remove text"),
     ("openvino", "int4", {"method": "gptq", "group_size": -1}, "groups within a row", "32, 64 or"),
     ("mlx", "int4", {"method": "gptq", "mode": "mxfp4"}, "needs mode affine", "or remove method"),
     ("mlx", "int4", {"method": "gptq", "recipe": "mixed_3_6"}, "without recipe", "or method"),
@@ -55,6 +56,8 @@ CONTRADICTIONS: list[tuple[str, Precision, Options, str, str]] = [
     ("pytorch", "fp32", {"group_size": 64}, "without group_size", "remove group_size,"),
     ("pytorch", "fp16", {"symmetric": True}, "without symmetric", "remove symmetric,"),
     ("pytorch", "fp16", {"dtype": "bfloat16"}, "without dtype", "remove dtype,"),
+    ("pytorch", "int8", {"target_kl": 0.1}, "only int4 mixes types", "remove target_kl"),
+    ("pytorch", "int4", {"target_kl": 0.1, "symmetric": False}, "zero points", "remove symmetric"),
 ]  # fmt: skip
 
 
@@ -233,6 +236,10 @@ def test_the_judged_text_is_no_calibration_text(verb: str, refuse: Refuse, tmp_p
         assert error.startswith("recipes/mine.yaml:5: the calibration text is the one that")
     refuse.write("recipes/mine.yaml", "devices:\n  mac:\n    mlx: {int4: {method: gptq}}\n")
     own = held_out.with_name("calibration.txt")  # what GPTQ takes where no text is named
+    (error,) = refuse(verb, "recipe=mine", f"evaluation.text={own}")
+    assert error.startswith("recipes/mine.yaml:3: the calibration text is the one that")
+    # A phone with a Hexagon NPU takes GPTQ by itself.
+    refuse.write("recipes/mine.yaml", "devices:\n  android_flagship:\n    llamacpp: [int4]\n")
     (error,) = refuse(verb, "recipe=mine", f"evaluation.text={own}")
     assert error.startswith("recipes/mine.yaml:3: the calibration text is the one that")
     refuse.write("recipes/mine.yaml", "devices: {intel_n100: {llamacpp: [int4]}}\n")

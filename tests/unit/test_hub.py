@@ -35,7 +35,7 @@ class Client:
 
     def plan(self, model: str) -> str:
         """Return the plan of one cell of a model."""
-        done = self.run("plan", model)
+        done = self.run("plan", model, "--wide")
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -358,7 +358,7 @@ def test_the_cache_is_where_the_hubs_client_has_it(
     assert Path(done.stdout.strip()).name == commit
     environ["HF_HUB_OFFLINE"] = "1"
     client.hub.log.clear()
-    found = client.phibuild("plan", "model=org/phi", *ONE_CELL, cwd=None, **environ)
+    found = client.phibuild("plan", "model=org/phi", "--wide", *ONE_CELL, cwd=None, **environ)
     assert found.returncode == 0, found.stderr
     assert f"note    phi is org/phi as it was fetched, commit {commit}" in found.stdout
     assert client.hub.log == []

@@ -157,6 +157,8 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "worker/json_values.py",
         "worker/protocol.py",
         "worker/requests.py",
+        "worker/pairing.py",
+        "worker/stopping.py",
         "worker/__init__.py",
         "__init__.py",
         "backends/__init__.py",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from types import MappingProxyType
 
 import pytest
 
 from phibuild.worker.json_values import (
+    NoObjectError,
     as_ids,
     as_object,
+    as_text,
     is_number,
     is_texts,
     is_whole_number,
     object_or_empty,
+    parse_object,
 )
 
 NO_OBJECTS: tuple[object, ...] = (None, [], "text", 1, True)
@@ -29,6 +33,20 @@ def test_anything_else_is_refused_by_name_or_is_nothing(value: object) -> None:
     with pytest.raises(ValueError, match=r"^key must be an object, not "):
         as_object(value, "key")
     assert object_or_empty(value) == {}
+
+
+def test_json_is_an_object_or_says_what_it_is_not() -> None:
+    assert parse_object('{"a": 1}') == parse_object(b'{"a": 1}') == {"a": 1}
+    with pytest.raises(NoObjectError):
+        parse_object("[]")
+    with pytest.raises(json.JSONDecodeError):
+        parse_object("{")
+
+
+def test_a_text_is_shown_as_it_is() -> None:
+    assert [as_text(value) for value in ("ä", "", True, None, ["ä"])] == [
+        "ä", "", "true", "null", '["ä"]',
+    ]  # fmt: skip
 
 
 def test_ids_are_a_list_or_one_number() -> None:

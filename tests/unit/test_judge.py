@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from phibuild.worker.interface import Worker
 from phibuild.worker.judge import judge
 from phibuild.worker.protocol import Report
 from phibuild.worker.requests import JudgeRequest
+from phibuild.worker.stopping import Compared
 
 VOCABULARY, WINDOW = 50, 33
 
@@ -70,19 +72,31 @@ class Judged:
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    windows = np.random.default_rng(5).integers(0, VOCABULARY, (2, WINDOW)).astype(np.int32)
+    return make_reference(tmp_path, 2)
+
+
+def make_reference(tmp_path: Path, count: int) -> Path:
+    windows = np.random.default_rng(5).integers(0, VOCABULARY, (count, WINDOW)).astype(np.int32)
     np.save(tmp_path / "windows.npy", windows)
     logits = [Model().logits(window[:-1].astype(np.int64)) for window in windows]
     np.save(tmp_path / "logits.npy", np.array(logits))
     return tmp_path
 
 
-def judged(reference: Path, name: str) -> dict[str, Any]:
+def judged(
+    reference: Path,
+    name: str,
+    *,
+    adaptive: bool = False,
+    limits: dict[str, list[float]] | None = None,
+    comparisons: Sequence[Compared] = (),
+) -> dict[str, Any]:
     """Return the event about an artifact."""
     stream = io.StringIO()
     request: JudgeRequest = {
         "verb": "judge", "reference": str(reference), "threads": 1, "decode_tokens": 16,
-        "items": [{"item": "key", "folder": name}],
+        "items": [{"item": "key", "folder": name, "limits": limits or {},
+                   "comparisons": list(comparisons)}], "adaptive": adaptive,
     }  # fmt: skip
     judge(cast(Worker, Judged()), request, Report(stream))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -109,3 +123,52 @@ def test_decoding_that_is_another_model_fails(reference: Path, name: str) -> Non
     error = judged(reference, name)["error"]
     assert error.startswith("cached decoding disagrees with one pass: mean KL ")
     assert "this artifact would generate other text" in error
+
+
+def test_judging_goes_as_far_as_it_has_to(tmp_path: Path) -> None:
+    reference = make_reference(tmp_path, 40)
+
+    def found(**given: Any) -> dict[str, Any]:
+        quality: dict[str, Any] = judged(reference, "noisy", **given)["result"]["quality"]
+        return quality
+
+    whole = found()
+    assert (whole["windows"], whole["stopped"]) == (40, "all")
+    precise = found(adaptive=True)
+    assert precise["stopped"] == "precision"
+    assert 4 <= precise["windows"] < 40
+    assert precise["kl_error"] <= 0.05 * precise["kl_mean"]
+    far = found(adaptive=True, limits={"kl": [100.0, 200.0], "top1": [0.0]})
+    assert (far["windows"], far["stopped"]) in [(4, "gates"), (4, "precision")]
+    # A limit that lies where the figure does is decided by nothing but all the windows; only the
+    # precision of the figure ends it before.
+    near = found(adaptive=True, limits={"kl": [whole["kl_mean"]]})
+    assert near["stopped"] == "precision"
+    assert near["kl_mean"] == pytest.approx(whole["kl_mean"], abs=4 * near["kl_error"])
+
+
+def test_a_baseline_is_compared_on_the_windows_that_both_have(tmp_path: Path) -> None:
+    """An artifact beside itself differs by nothing but the factor, on every window."""
+    reference = make_reference(tmp_path, 40)
+    whole = judged(reference, "noisy")["result"]["quality"]
+    keys = ("window", "kl", "top1", "reference_nll")
+    windows = [{key: one[key] for key in keys} for one in whole["by_window"]]
+
+    def found(factor: float, count: int) -> tuple[int, str]:
+        one = {
+            "figure": "kl", "factor": factor, "margin": 0.0, "limit": factor * whole["kl_mean"],
+            "windows": windows[:count],
+        }  # fmt: skip
+        comparisons = [cast(Compared, one)]
+        quality = judged(reference, "noisy", adaptive=True, comparisons=comparisons)
+        return quality["result"]["quality"]["windows"], quality["result"]["quality"]["stopped"]
+
+    # Far below what the precision of the KL would tell from the limit.
+    assert found(1.02, 40)[0] < 40
+    assert found(1.0, 12) == (12, "precision")
+    assert found(1.0, 40) == (40, "precision")
+
+
+def test_the_original_is_known_at_once(tmp_path: Path) -> None:
+    quality = judged(make_reference(tmp_path, 9), "exact", adaptive=True)["result"]["quality"]
+    assert (quality["windows"], quality["stopped"]) == (4, "precision")

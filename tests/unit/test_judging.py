@@ -108,7 +108,7 @@ def test_the_plan_says_how_and_has_no_step_for_what_it_cannot_judge(unheard: Com
 
 
 def test_the_plan_for_people_has_a_note_where_it_is_not_native(unheard: CommandLine) -> None:
-    done = unheard("plan", "recipe=mine")
+    done = unheard("plan", "recipe=mine", "--wide")
     assert done.stdout.count("judged") == 2
     assert "raspberry_pi_5.unheard.int8: judged by its twin\n" in done.stdout
     assert f"raspberry_pi_5.unheard.int4: not judged: {WHY}\n" in done.stdout

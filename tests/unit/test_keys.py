@@ -64,7 +64,7 @@ def all_keys(
         chosen = variant.model_copy(update={"options": options or variant.options})
         found[name] = keys.artifact(chosen, inputs)
         found[f"{name} judged"] = measure_key(
-            found[name], found["reference"], name, evaluation, store
+            found[name], found["reference"], name, evaluation, {}, store
         )
     assert len(set(found.values())) == len(found)
     return found

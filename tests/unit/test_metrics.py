@@ -118,3 +118,30 @@ def test_half_precision_logits_are_widened() -> None:
     p, q = logits(1, 70, 9), logits(2, 70, 9)
     half = divergence(p.astype(np.float16), q.astype(np.float16))
     np.testing.assert_allclose(half, divergence(p, q), atol=0.05)
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 12))
+def test_windows_and_positions_are_means_of_the_same_divergences(
+    windows: int, tokens: int, parts: int
+) -> None:
+    pairs = [(logits(n, tokens, 7), logits(99 + n, tokens, 7)) for n in range(windows)]
+    targets = np.random.default_rng(7).integers(0, 7, (windows, tokens))
+    comparison = Comparison()
+    for (p, q), aims in zip(pairs, targets, strict=True):
+        comparison.add(p, q, aims)
+    kl = np.array([[direct_kl(*rows) for rows in zip(p, q, strict=True)] for p, q in pairs])
+    found = comparison.by_window()
+    np.testing.assert_allclose([one["kl"] for one in found], kl.mean(axis=1), atol=1e-9)
+    for one, (p, q), aims in zip(found, pairs, targets, strict=True):
+        for name, side in (("nll", q), ("reference_nll", p)):
+            lost = [-math.log(softmax(r)[aim]) for r, aim in zip(side, aims, strict=True)]
+            assert one[name] == pytest.approx(math.fsum(lost) / tokens)
+        same = [np.argmax(a) == np.argmax(b) for a, b in zip(p, q, strict=True)]
+        assert one["top1"] == pytest.approx(np.mean(same))
+    stretches = comparison.by_position(parts)
+    assert [one["start"] for one in stretches[1:]] == [one["end"] for one in stretches[:-1]]
+    assert (stretches[0]["start"], stretches[-1]["end"]) == (0, tokens)
+    assert len(stretches) == min(parts, tokens)
+    for one in stretches:
+        rows = kl[:, int(one["start"]) : int(one["end"])]
+        assert one["kl"] == pytest.approx(rows.mean(), abs=1e-9)

@@ -166,4 +166,4 @@ def test_names_of_any_script_where_they_go(phibuild: CommandLine) -> None:
         done = phibuild("plan", word, "--only", pattern, cwd=None, **{name: value})
         assert (done.returncode, done.stderr) == (0, "")
         assert "1 cells" in done.stdout
-    assert "Gerät-фи-日本-नी.mac.mlx.int4" in phibuild("plan", word).stdout
+    assert "Gerät-фи-日本-नी.mac.mlx.int4" in phibuild("plan", word, "--wide").stdout

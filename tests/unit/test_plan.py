@@ -7,90 +7,23 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from phibuild.backends.llamacpp.matrix import ImportanceMatrix, encode_matrix
 from phibuild.backends.registry import SHIPPED, backend
 from phibuild.commands.plan import plan_lines
 from phibuild.commands.plan_answer import plan_answer
-from phibuild.config.catalogue import Catalogue
-from phibuild.config.compose import compose_build
-from phibuild.planning.making import make_plan
-from phibuild.planning.matrix import expand
-from phibuild.planning.plan import Plan
 from phibuild.planning.readme import artifact_readme
 from phibuild.report.notes import cell_notes
 from phibuild.schema import PRECISIONS
-from phibuild.store.store import Store
 from support.devices import SOURCES
-from support.documents import some_facts, some_measure
+from support.matrices import make_matrix
+from support.planner import RECIPE, Planner, plan
 
-RECIPE = """\
-devices:
-  intel_n100: {llamacpp: [int4, int8], openvino: [int4]}
-  ai_pc_intel: {llamacpp: [int4]}
-  raspberry_pi_5: {llamacpp: [int4]}
-"""
-
-
-class Planner:
-    """Plans in a working directory of its own, with a store of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = Store(folder / "store")
-        self.recipe(RECIPE)
-
-    def recipe(self, text: str) -> None:
-        path = self.folder / "recipes" / "mine.yaml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    def __call__(self, *words: str, hashed: bool = True, config_dir: Path | None = None) -> Plan:
-        catalogue = Catalogue(config_dir)
-        composition = compose_build(("recipe=mine", *words), catalogue, sweep=False)
-        return make_plan(
-            expand(composition, catalogue),
-            composition.recipes[0].config.evaluation,
-            self.store,
-            read_weights=hashed,
-        )
-
-    def keys(self, *words: str) -> dict[str, str]:
-        """Return cell, without its model -> key."""
-        return {
-            cell.cell.id.split(".", 1)[1]: cell.artifact.key
-            for cell in self(*words).cells
-            if cell.artifact
-        }
-
-    def prepared(self) -> Store:
-        """Return the store, ready to be written."""
-        self.store.prepare()
-        return self.store
-
-    def build(self, plan: Plan) -> None:
-        """Put something into the store under every key of the plan."""
-        for artifact in plan.artifacts:
-            if not artifact.cached:
-                with self.prepared().workspace() as folder:
-                    (folder / "model.bin").write_bytes(artifact.key.encode())
-                    self.store.publish(artifact.key, folder, some_facts())
-
-    def judge(self, plan: Plan) -> None:
-        for artifact in plan.artifacts:
-            assert artifact.measure_key is not None
-            self.store.publish_measure(artifact.measure_key, some_measure())
-
-
-@pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return Planner(folder)
-
+__all__ = ["plan"]  # fixtures
 
 PI, NUC, PC = (f"{name}.llamacpp.int4" for name in ("raspberry_pi_5", "intel_n100", "ai_pc_intel"))
 
@@ -261,6 +194,23 @@ def test_keys_depend_on_a_calibration_text_and_not_on_its_place(plan: Planner) -
     assert len(keys("one.txt", "another text") & one) == 2  # int8 and openvino
 
 
+def test_a_file_of_an_importance_matrix_is_in_the_key_by_content_and_name(plan: Planner) -> None:
+    def keys(name: str, matrix: ImportanceMatrix) -> set[str]:
+        (plan.folder / name).parent.mkdir(exist_ok=True)
+        (plan.folder / name).write_bytes(encode_matrix(matrix))
+        plan.recipe(IMATRIX.replace("TEXT", name).replace(", imatrix_tokens: 1024", ""))
+        found = plan("evaluation=none")
+        assert found.calibrations == ()
+        return {artifact.key for artifact in found.artifacts}
+
+    matrix = make_matrix()
+    one = keys("one.gguf", matrix)
+    assert len(one) == 4
+    assert keys("moved/one.gguf", matrix) == one
+    for other in (keys("two.gguf", matrix), keys("one.gguf", replace(matrix, chunks=3))):
+        assert len(other & one) == 2  # int8 and openvino
+
+
 def test_a_checkpoint_that_was_never_hashed_counts_as_not_cached(plan: Planner) -> None:
     assert plan(hashed=False).source_digests == {}
     plan.prepared()
@@ -319,9 +269,10 @@ def test_a_window_that_a_runtime_has_not_limits_its_context(plan: Planner) -> No
     assert note.startswith("right up to 2,047 of 4,096 tokens: ")
     assert "llama.cpp leaves out for phi3" in note
     assert note.endswith("planned for a context of 2,048; its memory is reckoned for 2,047")
-    (line,) = (line for line in plan_lines(found, "mine") if "mlx-lm's phi3 has not" in line)
+    lines = plan_lines(found, "mine", plan.times(found))
+    (line,) = (line for line in lines if "mlx-lm's phi3 has not" in line)
     assert line.startswith("note    phi-3-mini-4k.mac.mlx.int4: right up to 2,047")
-    answer = plan_answer(found, "mine")
+    answer = plan_answer(found, "mine", plan.times(found))
     for cell, texts in zip(answer.cells, notes.values(), strict=True):
         assert [note for note in cell.notes if "judged" not in note] == texts
 
@@ -356,12 +307,13 @@ def test_copies_in_the_runs_folder_count_as_disk_to_write(plan: Planner) -> None
                 "  intel_n100: {ort_genai: [int4]}\n")  # fmt: skip
     found = plan()
     sizes = {a.variant.backend: a.estimate.artifact_bytes for a in found.artifacts}
-    answer = plan_answer(found, "mine")
-    assert answer.copied_bytes == 2 * sizes["ort_genai"]  # a copy for each device
-    assert answer.disk_bytes == sizes["llamacpp"] + 3 * sizes["ort_genai"]
+    answer = plan_answer(found, "mine", plan.times(found))
+    assert answer.copied_bytes == sizes["ort_genai"]  # a copy for both devices
+    assert answer.disk_bytes == sizes["llamacpp"] + 2 * sizes["ort_genai"]
     plan.prepared()
     plan.build(found)
-    again = plan_answer(plan(), "mine")
+    after = plan()
+    again = plan_answer(after, "mine", plan.times(after))
     assert again.disk_bytes == again.copied_bytes == answer.copied_bytes
 
 

@@ -276,6 +276,12 @@ while True:
         process.stdout.close()
 
 
+def test_a_store_that_is_not_there_has_nothing_to_remove(tmp_path: Path) -> None:
+    none = Store(tmp_path / "none")
+    found = remove(none, now=NOW, older_than=0, max_bytes=0)
+    assert (found.entries, found.left_bytes, none.root.exists()) == ((), 0, False)
+
+
 def test_order() -> None:
     def entry(
         key: str, used: float, size: int, state: str = "complete", run: bool = False

@@ -6,40 +6,25 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from phibuild.commands.build import exit_code
-from phibuild.config.catalogue import Catalogue
-from phibuild.config.compose import compose_build
 from phibuild.errors import ConfigError, StoreError
-from phibuild.execute.context import Result
-from phibuild.execute.local.executor import Execution
-from phibuild.execute.local.scheduler import History, Task, TaskRun
-from phibuild.execute.runner.usage import Usage
 from phibuild.planning.making import make_plan
-from phibuild.planning.matrix import expand
-from phibuild.planning.plan import Plan
 from phibuild.report.data import make_report
 from phibuild.report.documents import Provenance, Report, ReportCell
+from phibuild.report.markdown import report_page
 from phibuild.report.runs import find_run, read_report
-from phibuild.report.table import headline, report_markdown, report_table, summary_lines
+from phibuild.report.table import headline, report_table, summary_lines
 from phibuild.report.writing import check_output, new_run, write_run
 from phibuild.schema import document_text
 from phibuild.store.manifest import check_artifact, read_artifact
-from phibuild.store.store import Store
-from support.documents import some_facts, some_measure
+from support.documents import some_measure
+from support.report_runs import Run, run
 
-RECIPE = """\
-devices:
-  ai_pc_intel:
-    llamacpp: [int4, int8]
-    openvino: [int4]
-    ort_genai: {fp16: {provider: cpu}}
-  intel_n100: {llamacpp: [int4]}
-gates: {kl: {int4: 0.2}, size: 3 MB}
-"""
+__all__ = ["run"]
+
 CELL_KEYS = {
     "id", "device", "backend", "precision", "variant", "format", "status", "reason", "size_bytes",
     "estimated_bytes", "bits_per_weight", "ratio_to_source", "build_seconds", "peak_rss_bytes",
@@ -48,81 +33,9 @@ CELL_KEYS = {
 }  # fmt: skip
 
 
-class Run:
-    """A run whose artifacts are small files: a plan, a store, results."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "recipes").mkdir()
-        (folder / "recipes" / "mine.yaml").write_text(RECIPE, encoding="utf-8")
-        self.store = Store(folder / "store")
-        self.store.prepare()
-        self.output = folder / "outputs"
-        catalogue = Catalogue()
-        composition = compose_build(["recipe=mine"], catalogue, sweep=False)
-        config = composition.recipes[0].config
-        self.plan: Plan = make_plan(
-            expand(composition, catalogue), config.evaluation, self.store, read_weights=True
-        )
-        self.results = {a.key: Result(a) for a in self.plan.artifacts}
-
-    def result(self, variant: str) -> Result:
-        return next(r for r in self.results.values() if r.artifact.variant.name == variant)
-
-    def built(
-        self,
-        variant: str,
-        size: int,
-        kl: float | None,
-        status: Literal["built", "cached"] = "built",
-    ) -> None:
-        result = self.result(variant)
-        with self.store.workspace() as folder:
-            (folder / "model.bin").write_bytes(bytes(size))
-            facts = some_facts(build_own_seconds=0.5, build_shared_seconds=1.0)
-            self.store.publish(result.artifact.key, folder, facts)
-        result.status = status
-        result.measure = None if kl is None else some_measure(kl)
-
-    def execution(self, *, interrupted: bool = False) -> Execution:
-        """A build beside the reference, then judging that waited for cores."""
-        task = Task("build.m.llamacpp", frozenset(), 1, 300 << 20, lambda alone: False)
-        beside = {"reference.m"}
-        judging = Task("measure.m.llamacpp", frozenset(), 2, 1 << 30, lambda alone: False)
-        return Execution(
-            self.results,
-            History(
-                {
-                    judging.id: TaskRun(judging, 8.0, 12.0, waited={"cores": 3.0}),
-                    task.id: TaskRun(task, 0.5, 4.5, concurrent=beside),
-                },
-                {"cores": 3.0, "work": 9.0},
-            ),
-            {task.id: Usage(3.5, 200 << 20)},
-            cores=2,
-            memory_bytes=8 << 30,
-            complete=not interrupted,
-        )
-
-    def report(self, *, interrupted: bool = False) -> Report:
-        return make_report(
-            self.plan, self.execution(interrupted=interrupted), self.store, recipe="mine",
-            configuration="recipe: mine\n", command="phibuild recipe=mine", seconds=12.3,
-        )  # fmt: skip
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.chdir(tmp_path)
-    return Run(tmp_path)
-
-
 @pytest.fixture
 def done(run: Run) -> Run:
-    """int4 of llama.cpp for two devices, int8 too big, OpenVINO lost too much, one skipped."""
-    run.built("Q4_K_M", 2_000_000, 0.1)
-    run.built("Q8_0", 4_000_000, 0.001, "cached")
-    (name,) = {a.variant.name for a in run.plan.artifacts} - {"Q4_K_M", "Q8_0"}
-    run.built(name, 1_000_000, 0.3)
+    run.build_all()
     return run
 
 
@@ -150,7 +63,7 @@ def test_the_contract(done: Run) -> None:
         assert set(cell) >= CELL_KEYS
         assert cell["status"] in ("built", "cached", "skipped", "failed")
         for gate in cell["gates"]:
-            assert set(gate) == {"name", "limit", "value", "passed"}
+            assert set(gate) == {"name", "limit", "value", "passed", "baseline"}
     built = report["cells"][0]
     assert built["id"].endswith("ai_pc_intel.llamacpp.int4")
     assert {"kl_mean", "kl_p99", "perplexity", "reference_perplexity", "top1"} <= set(
@@ -223,7 +136,7 @@ def test_nothing_is_best_that_was_not_judged(run: Run) -> None:
     report = run.report()
     assert not any(cell.best for cell in report.cells)
     assert "*" not in report_table(report)
-    assert "* the smallest of those judged" in report_markdown(report)
+    assert "nothing was judged: nobody knows" in report_page(report)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +165,7 @@ def test_an_original_that_is_as_good_as_guessing_is_warned_of(
     assert f"perplexity of {perplexity:,.0f} over this text" in text
     assert f"guessing among its {tokens:,} tokens" in text
     assert lines == [f"WARNING phi3-tiny-trained: {text}"]
-    assert lines[0] in report_markdown(report)
+    assert "> **Warning** `phi3-tiny-trained`: the original itself" in report_page(report)
 
 
 def test_notes_of_cells_are_said_once(done: Run) -> None:
@@ -346,12 +259,12 @@ def test_steps_and_what_bounded_the_run(done: Run) -> None:
     line = next(line for line in summary_lines(report) if "bounded by" in line)
     assert line == (
         "note    bounded by the steps themselves 75%, cores 25%; 1 of 2 steps ran beside another "
-        "within 2 cores and 8.00 GiB; the largest took 200.0 MiB"
+        "within 2 cores and 8.59 GB; the largest took 210 MB"
     )
-    assert "## Steps" in report_markdown(report)
+    assert "<summary>2 steps</summary>" in report_page(report)
     older = read(report, "steps", "executor")
     assert not any("bounded by" in line for line in summary_lines(older))
-    assert "## Steps" not in report_markdown(older)
+    assert "steps</summary>" not in report_page(older)
 
 
 def test_what_decides_the_bytes_is_named(done: Run) -> None:
@@ -365,17 +278,6 @@ def test_what_decides_the_bytes_is_named(done: Run) -> None:
     )  # fmt: skip
 
 
-def test_markdown(done: Run) -> None:
-    text = report_markdown(done.report())
-    assert text.startswith("# mine\n")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 4 + 2 + 2  # cells, steps
-    assert (
-        len({row.count("|") for row in rows[:6]}) == len({row.count("|") for row in rows[6:]}) == 1
-    )
-    assert "`phibuild recipe=mine`" in text
-
-
 def test_a_run_folder(done: Run) -> None:
     with new_run(done.output, "mine") as folder, new_run(done.output, "mine") as second:
         assert folder != second
@@ -386,7 +288,7 @@ def test_a_run_folder(done: Run) -> None:
         report = done.report()
         write_run(folder, done.plan, done.results, done.store, report)
     assert sorted(path.name for path in folder.iterdir()) == [
-        "artifacts", "logs", "report.json", "report.md",
+        "artifacts", "logs", "report.html", "report.json", "report.md",
     ]  # fmt: skip
     assert read_report(folder) == report
     text = (folder / "report.json").read_text(encoding="utf-8")

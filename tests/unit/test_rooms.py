@@ -20,7 +20,8 @@ FLOORS = (
 )  # fmt: skip
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 CORE = {"hydra", "omegaconf", "pydantic", "pydantic_core", "yaml", "tabulate", "rich", "psutil",
-        "huggingface_hub", "submitit", "numpy", "uv"}  # fmt: skip
+        "huggingface_hub", "submitit", "numpy", "uv", "jinja2", "markupsafe",
+        "vl_convert", "argcomplete"}  # fmt: skip
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."):
         path

@@ -178,10 +178,9 @@ def test_the_log_tells_what_was_admitted_beside_what() -> None:
              watch.task("c", memory=60 << 20)]  # fmt: skip
     run_tasks(tasks, Limits(4, 100 << 20), stop=threading.Event(), tell=lines.append)
     assert lines[:3] == [
-        "a starts: 1 cores, 60.0 MiB; nothing running with 0 of 4 cores, 0 B of 100.0 MiB",
-        "b starts: 1 cores, 30.0 MiB; a running with 1 of 4 cores, 60.0 MiB of 100.0 MiB",
-        "c waits for memory: 1 cores, 60.0 MiB; a, b running with 2 of 4 cores, "
-        "90.0 MiB of 100.0 MiB",
+        "a starts: 1 cores, 62.9 MB; nothing running with 0 of 4 cores, 0 B of 105 MB",
+        "b starts: 1 cores, 31.5 MB; a running with 1 of 4 cores, 62.9 MB of 105 MB",
+        "c waits for memory: 1 cores, 62.9 MB; a, b running with 2 of 4 cores, 94.4 MB of 105 MB",
     ]
 
 

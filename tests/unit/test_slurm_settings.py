@@ -59,7 +59,7 @@ def test_without_slurm_it_is_said(refuse: Refuse, monkeypatch: pytest.MonkeyPatc
     (error,) = refuse("build", "executor=slurm")
     assert "executor=slurm needs Slurm's commands; not on this machine: sbatch, squeue" in error
     assert error.endswith("run phibuild where sbatch works, or use executor=local")
-    assert "conf/executor/slurm.yaml:2" in error
+    assert "conf/executor/slurm.yaml:3" in error
 
 
 def test_setup_commands_are_not_for_recipes(refuse: Refuse) -> None:

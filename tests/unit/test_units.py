@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phibuild.units import format_mb, format_size, parse_size
+from phibuild.errors import Place
+from phibuild.units import (
+    Amount,
+    format_decimal,
+    format_duration,
+    parse_size,
+    with_decimal,
+    written,
+)
 
 FACTORS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -45,8 +54,8 @@ def test_bytes_stay_what_they_are(size: int) -> None:
 
 @given(st.integers(0, 2**50))
 def test_what_is_shown_can_be_read(size: int) -> None:
-    """Rounded to two or three digits: within half a percent and half a unit of the last digit."""
-    assert abs(parse_size(format_size(size)) - size) <= 0.006 * size
+    """Rounded to three digits: within half a unit of the last of them."""
+    assert abs(parse_size(format_decimal(size).replace(",", "")) - size) <= 0.005 * size
 
 
 @pytest.mark.parametrize(
@@ -71,16 +80,56 @@ def test_an_unknown_unit_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
-    [(None, "-"), (0, "0.00"), (1_234_567, "1.23"), (98_765_432, "98.8"), (1.5e10, "15,000")],
-)
-def test_megabytes(size: int | None, text: str) -> None:
-    assert format_mb(size) == text
+    ("size", "shown"),
+    [
+        (0, "0 B"), (999, "999 B"), (1000, "1.00 kB"), (9_994, "9.99 kB"), (9_996, "10.0 kB"),
+        (99_960, "100 kB"), (999_600, "1.00 MB"), (2_282_000_000, "2.28 GB"),
+        (63_990_000_000, "64.0 GB"), (1_234_000_000_000, "1,234 GB"),
+    ],
+)  # fmt: skip
+def test_decimal_sizes_have_three_digits(size: int, shown: str) -> None:
+    assert format_decimal(size) == shown
 
 
 @pytest.mark.parametrize(
-    ("size", "text"),
-    [(None, "-"), (12, "12 B"), (2048, "2.00 KiB"), (6 << 30, "6.00 GiB"), (50 << 20, "50.0 MiB")],
+    ("text", "shown"),
+    [("4 GiB", "4 GiB"), ("4GiB", "4GiB"), ("5.5 GB", "5.5 GB"), ("4294967296", "4.29 GB")],
 )
-def test_sizes_for_people(size: int | None, text: str) -> None:
-    assert format_size(size) == text
+def test_a_budget_is_shown_as_it_was_written(text: str, shown: str) -> None:
+    size = Amount(parse_size(text), text)
+    assert written(size) == shown
+    assert size == parse_size(text)
+    copy = pickle.loads(pickle.dumps(size))  # as the plan of a Slurm job is
+    assert (copy, written(copy)) == (size, shown)
+
+
+def test_what_nobody_wrote_is_shown_in_decimal_units() -> None:
+    assert written(5 * 2**30) == "5.37 GB"
+
+
+def test_a_size_of_powers_of_two_is_shown_beside_decimal_ones() -> None:
+    assert with_decimal("4 GiB", 4 << 30) == "4 GiB (4.29 GB)"
+    assert with_decimal("512mib", 512 << 20) == "512mib (537 MB)"
+    assert with_decimal("6 GB", 6 * 10**9) == "6 GB"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (-1, "0.0 s"), (0.04, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"),
+        (59.6, "1 min 00 s"), (200, "3 min 20 s"), (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"), (7500, "2 h 05 min"), (100_000, "27 h 47 min"),
+    ],
+)  # fmt: skip
+def test_durations(seconds: float, shown: str) -> None:
+    assert format_duration(seconds) == shown
+
+
+def test_what_knows_its_text_or_place_keeps_it_in_a_job() -> None:
+    """Slurm's jobs get their plan as a pickle."""
+    place = pickle.loads(pickle.dumps(Place("recipes/mine.yaml", 3, 7)))
+    assert (place, place.file, place.line, place.column) == (
+        "recipes/mine.yaml:3", "recipes/mine.yaml", 3, 7,
+    )  # fmt: skip
+    amount = pickle.loads(pickle.dumps(Amount(4 << 30, "4 GiB")))
+    assert (amount, amount.written) == (4 << 30, "4 GiB")

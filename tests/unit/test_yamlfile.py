@@ -37,22 +37,24 @@ def make(folder: Path, text: str) -> YamlFile:
 @pytest.mark.parametrize(
     ("path", "found"),
     [
-        ((), (0, 1)),
-        (("model",), (1, 2)),
-        (("model", "phi-4"), (2, 2)),
-        (("devices",), (1, 3)),
-        (("devices", "raspberry_pi_5", "llamacpp"), (3, 5)),
-        (("devices", "raspberry_pi_5", "llamacpp", "int4", "type"), (5, 6)),
-        (("devices", "raspberry_pi_5", "llamacpp", "int8"), (4, 7)),
-        (("devices", "mac", "mlx", "int4"), (4, 8)),
-        (("devices", "mac", "mlx", "int8"), (4, 9)),
-        (("defaults", 1), (2, 12)),
-        (("devices", "mac", "openvino", "int4"), (2, 8)),  # as deep as it goes
-        (("nothing",), (0, 1)),
+        ((), (0, 1, 1)),
+        (("model",), (1, 2, 1)),
+        (("model", "phi-4"), (2, 2, 8)),
+        (("devices",), (1, 3, 1)),
+        (("devices", "raspberry_pi_5", "llamacpp"), (3, 5, 5)),
+        (("devices", "raspberry_pi_5", "llamacpp", "int4", "type"), (5, 6, 14)),
+        (("devices", "raspberry_pi_5", "llamacpp", "int8"), (4, 7, 7)),
+        (("devices", "mac", "mlx", "int4"), (4, 8, 15)),
+        (("devices", "mac", "mlx", "int8"), (4, 9, 15)),
+        (("defaults", 1), (2, 12, 5)),
+        (("devices", "mac", "openvino", "int4"), (2, 8, 3)),  # as deep as it goes
+        (("nothing",), (0, 1, 1)),
     ],
 )
-def test_line_of(tmp_path: Path, path: KeyPath, found: tuple[int, int]) -> None:
-    assert make(tmp_path, RECIPE).line_of(path) == found
+def test_find(tmp_path: Path, path: KeyPath, found: tuple[int, int, int]) -> None:
+    depth, place = make(tmp_path, RECIPE).find(path)
+    assert (depth, place.line, place.column) == found
+    assert place == f"file.yaml:{place.line}"
 
 
 def test_a_sound_file(tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_a_sound_file(tmp_path: Path) -> None:
     assert isinstance(data, dict)
     assert data["devices"]["raspberry_pi_5"] == {"llamacpp": {"int4": {"type": "Q4_0"},
                                                                "int8": None}}  # fmt: skip
-    assert file.entries("defaults") == [("one", 11), ("two", 12)]
+    assert file.entries("defaults") == [("one", "file.yaml:11"), ("two", "file.yaml:12")]
     assert file.entries("model") is None  # not a list
     assert file.entries("nothing") == []
 

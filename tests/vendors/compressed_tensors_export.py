@@ -5,6 +5,8 @@
 Standard input is a list of [checkpoint, output folder, {"dtype", "preset", ...}]. A memoryless
 min-max observer, then compressed-tensors' own compressor, in the order of llm-compressor's wrapped
 save_pretrained. Without a preset the checkpoint is loaded and saved in `dtype` by Transformers.
+With "groups", a list of {"preset", "targets", ...}, each has layers of its own; those in "ignore"
+stay as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from compressed_tensors import ModelCompressor
 from compressed_tensors.quantization import (
     QuantizationConfig,
+    QuantizationScheme,
     QuantizationStatus,
     apply_quantization_config,
     preset_name_to_scheme,
@@ -28,13 +31,13 @@ from transformers import AutoModelForCausalLM
 def export(source: str, folder: str, choice: dict[str, Any]) -> None:
     """Write the checkpoint `source` to `folder` by the scheme of `choice`."""
     model = AutoModelForCausalLM.from_pretrained(source, dtype=choice.pop("dtype"))
-    if "preset" not in choice:
+    ignored = choice.pop("ignore", [])
+    groups = choice.pop("groups", [choice] if "preset" in choice else [])
+    if not groups:
         model.save_pretrained(folder)
         return
-    scheme = preset_name_to_scheme(choice.pop("preset"), ["Linear"])
-    for key, value in choice.items():
-        setattr(scheme.weights, key, value)
-    config = QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"])
+    schemes = {f"group_{number}": scheme_of(group) for number, group in enumerate(groups)}
+    config = QuantizationConfig(config_groups=schemes, ignore=[*ignored, "lm_head"])
     apply_quantization_config(model, config)
     for module in model.modules():
         if getattr(module, "quantization_scheme", None) is None:
@@ -52,6 +55,14 @@ def export(source: str, folder: str, choice: dict[str, Any]) -> None:
     compressor.compress_model(model, skip_compressed=True)
     model.save_pretrained(folder)
     compressor.update_config(folder)
+
+
+def scheme_of(group: dict[str, Any]) -> QuantizationScheme:
+    """Return the scheme of a preset, with changes of the weights' arguments."""
+    scheme = preset_name_to_scheme(group.pop("preset"), group.pop("targets", ["Linear"]))
+    for key, value in group.items():
+        setattr(scheme.weights, key, value)
+    return scheme
 
 
 if __name__ == "__main__":

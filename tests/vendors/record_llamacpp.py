@@ -11,7 +11,7 @@ llama.cpp comes from the source distribution of llama-cpp-python, which holds th
 converter is run as it is, but for `get_vocab_base_pre`: that recognizes a BPE pre-tokenizer by a
 hash over token ids, which no vocabulary but the published ones can have.
 
-The importance matrix is a file of fixed values (`squared_inputs`) in the format of llama-imatrix.
+The importance matrix is a file of fixed values (`fixed_matrix`), as phibuild writes them.
 
 A bf16 checkpoint goes through a bf16 GGUF, others through an f32 one: both hold the weights
 exactly. F16 and F32 files are the converter's own.
@@ -30,31 +30,28 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from phibuild.backends.llamacpp.header import ALIGNMENT, Value, encode_header
-from phibuild.backends.llamacpp.layout import Tensor, tensors
-from phibuild.worker.architecture import read_architecture
+from phibuild.backends.llamacpp.matrix import encode_matrix
 from support.checkpoints import make_checkpoint
 from support.llamacpp_recording import (
     CASES,
-    IMATRIX_CHUNKS,
-    IMATRIX_TOKENS,
+    IMATRIX_FILE,
     MODEL_NAME,
     RECORDING,
     Case,
     describe,
     digest,
+    fixed_matrix,
     folder_digest,
-    squared_inputs,
     text_lines,
 )
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
-IMATRIX_KEYS = ("quantize.imatrix.entries_count", "quantize.imatrix.chunks_count")
+IMATRIX_KEYS = [
+    f"quantize.imatrix.{key}" for key in ("file", "dataset", "entries_count", "chunks_count")
+]
 PRETOKENIZERS = {"phi4mini": "gpt-4o", "phi4": "dbrx"}
 
 
@@ -71,17 +68,23 @@ def unpack(work: Path) -> Path:
 
 def compile_quantizer(source: Path, work: Path) -> Path:
     """Return llama-quantize, compiled for any CPU of this kind."""
-    build = work / "build"
-    program = build / "bin" / "llama-quantize"
-    if not program.exists():
-        switches = ("GGML_NATIVE", "LLAMA_CURL", "BUILD_SHARED_LIBS", "LLAMA_BUILD_TESTS",
-                    "LLAMA_BUILD_SERVER", "LLAMA_BUILD_EXAMPLES")  # fmt: skip
+    return compile_programs(source, work, "llama-quantize") / "llama-quantize"
+
+
+def compile_programs(source: Path, work: Path, *programs: str, native: bool = False) -> Path:
+    """Return the folder of llama.cpp's programs, compiled for any CPU of this kind or, `native`,
+    for this one."""
+    build = work / ("build-native" if native else "build")
+    if not all((build / "bin" / program).exists() for program in programs):
+        switches = ("LLAMA_CURL", "BUILD_SHARED_LIBS", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_SERVER",
+                    "LLAMA_BUILD_EXAMPLES")  # fmt: skip
         options = ["-DCMAKE_BUILD_TYPE=Release", *(f"-D{switch}=OFF" for switch in switches)]
+        options.append(f"-DGGML_NATIVE={'ON' if native else 'OFF'}")
         configure = ["cmake", "-S", str(source), "-B", str(build), *options]
         subprocess.run(configure, check=True)
-        compile = ["cmake", "--build", str(build), "--target", "llama-quantize", "--parallel"]
+        compile = ["cmake", "--build", str(build), "--parallel", "2", "--target", *programs]
         subprocess.run(compile, check=True)
-    return program
+    return build / "bin"
 
 
 def convert(source: Path, checkpoint: Path, output: Path, outtype: str, pre: str | None) -> None:
@@ -119,10 +122,10 @@ def record(case: Case, source: Path, quantizer: Path, work: Path) -> dict[str, A
         files[type] = describe(made)
         made.unlink()
     for type in case.imatrix_types:
-        matrix, made = work / f"{case.name}.imatrix", work / f"{case.name}-{type}-imatrix.gguf"
-        write_imatrix(checkpoint, matrix)
-        command = [str(quantizer), "--imatrix", str(matrix), str(exact), str(made), type, "2"]
-        subprocess.run(command, check=True, capture_output=True)
+        made = work / f"{case.name}-{type}-imatrix.gguf"
+        (work / IMATRIX_FILE).write_bytes(encode_matrix(fixed_matrix(checkpoint)))
+        command = [str(quantizer), "--imatrix", IMATRIX_FILE, str(exact), str(made), type, "2"]
+        subprocess.run(command, check=True, capture_output=True, cwd=work)
         files[f"{type}-imatrix"] = describe(made)
         made.unlink()
     exact.unlink()
@@ -138,28 +141,6 @@ def record(case: Case, source: Path, quantizer: Path, work: Path) -> dict[str, A
         "tensors": {type: file["tensors"] for type, file in files.items()},
         "token_ids": _token_ids(checkpoint),
     }
-
-
-def write_imatrix(checkpoint: Path, path: Path) -> None:
-    """Write the fixed importance matrix of a checkpoint as llama-imatrix writes its own."""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    sums = squared_inputs(checkpoint)
-    infos, data = [], bytearray()
-    for tensor in tensors(read_architecture(config), "F32"):
-        if tensor.source in sums:
-            for suffix, numbers in (
-                ("in_sum2", sums[tensor.source]),
-                ("counts", np.array([IMATRIX_TOKENS], np.float32)),
-            ):
-                infos.append(Tensor(f"{tensor.name}.{suffix}", None, (1, numbers.size), "F32"))
-                data += numbers.tobytes() + bytes(-numbers.nbytes % ALIGNMENT)
-    values = [
-        Value("general.type", "str", "imatrix"),
-        Value("imatrix.datasets", "array[str]", ["fixed values"]),
-        Value("imatrix.chunk_count", "u32", IMATRIX_CHUNKS),
-        Value("imatrix.chunk_size", "u32", IMATRIX_TOKENS // IMATRIX_CHUNKS),
-    ]
-    path.write_bytes(encode_header(values, infos) + data)
 
 
 def _common(metadata: list[dict[str, Any]]) -> dict[str, Any]:

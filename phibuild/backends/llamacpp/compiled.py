@@ -16,6 +16,8 @@ from typing import TypeAlias, TypeVar
 
 import numba
 import numpy as np
+from numba.core.compiler import Compiler
+from numba.core.compiler_machinery import PassManager
 from numpy.typing import NDArray
 
 if numba.config.DISABLE_JIT:
@@ -33,15 +35,27 @@ _LINE = 16  # float32 of a cache line
 _MAGIC = np.float32(12582912)  # 1.5 * 2^23: the last bit of the sum is worth 1
 
 
+class _Apart(Compiler):  # type: ignore[misc]  # numba has no types
+    """numba's compiler, with the promise of `phase`, for which its decorator has no word."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        self.state.flags.noalias = True
+        self.state.flags.no_cpython_wrapper = True
+        self.state.flags.no_cfunc_wrapper = True
+        passes: list[PassManager] = super().define_pipelines()
+        return passes
+
+
 def compiled(function: Function) -> Function:
     """Compile at the first call, for the types of its arguments."""
     result: Function = numba.njit(nogil=True, error_model="numpy")(function)
     return result
 
 
-def inlined(function: Function) -> Function:
-    """Compile a part of compiled functions, into each of them."""
-    result: Function = numba.njit(nogil=True, error_model="numpy", inline="always")(function)
+def phase(function: Function) -> Function:
+    """Compile a part of another function, to be called with arrays that do not overlap: what it
+    writes to one is then known not to change another, and the loops need no checks for that."""
+    result: Function = numba.njit(nogil=True, error_model="numpy", pipeline_class=_Apart)(function)
     return result
 
 
@@ -63,7 +77,7 @@ def nearest_level(value: np.float32, lowest: np.float32, highest: np.float32) ->
 @compiled
 def lanes(size: int = 1) -> Lanes:
     """Return room for `size` float32 of each lane [size * LANES], on a border of cache lines."""
-    # Arrays of their own: of slices of one array the compiler must assume that they overlap.
+    # Arrays of their own: slices of one would overlap to the compiler, unless in a `phase`.
     room = np.empty(size * LANES + _LINE, np.float32)
     first = -room.ctypes.data % (4 * _LINE) // 4
     return room[first : first + size * LANES]

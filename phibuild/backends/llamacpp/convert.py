@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from phibuild.backends.llamacpp import ggml
-from phibuild.backends.llamacpp.coded import q4_0_blocks
+from phibuild.backends.llamacpp import cache, ggml
+from phibuild.backends.llamacpp.coded import coded_blocks
 from phibuild.backends.llamacpp.files import GgufFile
-from phibuild.backends.llamacpp.imatrix import check_importance, read_importance
+from phibuild.backends.llamacpp.header import Value
+from phibuild.backends.llamacpp.imatrix import Importance, read_importance
 from phibuild.backends.llamacpp.inspect import inspect, model_file
-from phibuild.backends.llamacpp.layout import ROPE_FACTORS, tensors
+from phibuild.backends.llamacpp.layout import ROPE_FACTORS, variant_tensors
 from phibuild.backends.llamacpp.memory import CHUNK_WEIGHTS, MAX_THREADS
 from phibuild.backends.llamacpp.metadata import general_name, imatrix_values, model_values
 from phibuild.backends.llamacpp.quantizer import Quantize, choose
@@ -32,6 +33,7 @@ from phibuild.worker.costs import Output
 from phibuild.worker.json_values import JsonObject
 from phibuild.worker.passes import Chunk, Steps, Store, find_tensors, stream
 from phibuild.worker.protocol import Contents, WorkerError
+from phibuild.worker.requests import BuildItem
 from phibuild.worker.safetensors import TensorInfo
 from phibuild.worker.tokenizer_check import Facts, TokenizerCheck
 
@@ -48,7 +50,7 @@ class LlamaCppBuilder:
 
     def __init__(self) -> None:
         ggml.library()
-        self._importance = functools.cache(read_importance)  # outputs of one text share it
+        self._read = functools.cache(read_importance)  # outputs of one matrix share its arrays
         self._vocabulary: Vocabulary
         self._generation: JsonObject = {}
 
@@ -58,15 +60,16 @@ class LlamaCppBuilder:
         self._generation = read_json(build.source / "generation_config.json", optional=True)
 
     def open(self, build: Build[GgufFile], output: Output) -> GgufFile:
-        variant, folder = output.request["variant"], output.request.get("activations")
+        variant = output.request["variant"]
         type, vocabulary = variant["options"]["type"], self._vocabulary
-        importance = self._importance(Path(folder)) if folder else None
+        importance = self._importance(output.request)
         name = general_name(build.model, strips_after_special=vocabulary.strips_after_special)
         values = model_values(build.arch, type, name, self._generation)
-        stored = tensors(build.arch, type, imatrix=importance is not None)
+        stored = variant_tensors(build.arch, variant["options"])
+        if kind := variant["options"].get("kv_cache"):
+            values.append(Value(cache.KEY, "str", kind))
         if importance is not None:
-            check_importance(importance, stored)
-            values += imatrix_values(len(importance.columns), importance.chunks)
+            values += imatrix_values(importance.matrix, variant["options"].get("imatrix_file"))
         file = GgufFile(
             output.folder / f"model-{variant['name']}.gguf",
             [*values, *vocabulary.values],
@@ -75,11 +78,16 @@ class LlamaCppBuilder:
                 f"{ROPE_FACTORS}long.weight": build.arch.rope.long,
                 f"{ROPE_FACTORS}short.weight": build.arch.rope.short,
             },
-            importance.columns if importance is not None else {},
+            importance.of(stored) if importance is not None else {},
             coded_weights(output.request),
         )
         file.open()
         return file
+
+    def _importance(self, item: BuildItem) -> Importance | None:
+        """Return the importance matrix that a variant is made with, if it is made with one."""
+        place = item.get("activations") or item.get("file")
+        return self._read(Path(place), item["variant"]["options"]["imatrix"]) if place else None
 
     def convert(self, build: Build[GgufFile], outputs: Sequence[Opened]) -> None:
         sources = find_tensors(build.source, build.arch.tensors(), _SOURCE_TYPES)
@@ -141,13 +149,14 @@ class _Encoder:
         # Files that weigh a matrix's errors alike hold the same array.
         alike: dict[tuple[str, int], list[Opened]] = {}
         for output, file in self._outputs:
-            if output.error is None and file.coded is not None and source.name in file.coded:
+            kind = file.tensor(source.name).kind
+            if output.error is None and (coded := file.coded_for(source.name)):
                 with self._build.costs.of(output):
-                    coded = file.coded.rows(source.name, chunk.first, chunk.rows)
-                    file.write_rows(source.name, chunk.first, q4_0_blocks(coded).data)
+                    on_grid = coded.rows(source.name, chunk.first, chunk.rows)
+                    blocks = coded_blocks(kind, on_grid)
+                    file.write_rows(source.name, chunk.first, blocks.data)
             elif output.error is None:
                 weighed = id(file.importance.get(source.name))
-                kind = file.tensor(source.name).kind
                 alike.setdefault((kind, weighed), []).append((output, file))
         for (kind, _), some in alike.items():
             importance = some[0][1].importance.get(source.name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from phibuild.backends.llamacpp import ggml
 from phibuild.backends.llamacpp.header import Value, data_bytes, data_offsets, encode_header
-from phibuild.backends.llamacpp.layout import Tensor, row_bytes
+from phibuild.backends.llamacpp.layout import GRIDS, Tensor, row_bytes
 from phibuild.worker.codes import CodedWeights
 from phibuild.worker.direct_io import OutputFile
 from phibuild.worker.protocol import WorkerError
@@ -20,7 +20,7 @@ from phibuild.worker.protocol import WorkerError
 class GgufFile:
     """A file to write. `constants` are the tensors that come from no checkpoint; `importance` has
     the weights of the columns [columns] of those tensors, by their name in the checkpoint, that are
-    quantized with some; `coded` those that are on Q4_0's grid already."""
+    quantized with some; `coded` those that are on the grid of a type of the file already."""
 
     path: Path
     values: Sequence[Value]
@@ -61,6 +61,12 @@ class GgufFile:
     def tensor(self, source: str) -> Tensor:
         """Return the tensor of this file that the checkpoint's tensor `source` becomes."""
         return self._places[source][0]
+
+    def coded_for(self, source: str) -> CodedWeights | None:
+        """Return the weights that a tensor is made of where its type has their grid."""
+        if self.coded is None or source not in self.coded:
+            return None
+        return self.coded if GRIDS.get(self.tensor(source).kind) == self.coded.grid else None
 
     def write_rows(self, source: str, first_row: int, data: bytes | memoryview) -> None:
         """Write the stored rows of a tensor from row `first_row` on. Raises WorkerError."""

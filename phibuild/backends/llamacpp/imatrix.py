@@ -1,14 +1,12 @@
-"""The importance matrix: how much each column's rounding errors weigh, from the activations.
+"""The weights of columns' rounding errors that an importance matrix gives to the quantization.
 
-llama-imatrix adds up the squares of a matrix's inputs over all tokens, llama-quantize divides by
-their number (tools/quantize/quantize.cpp: `load_imatrix`), both in float32. The sums come from the
-original's activations step; lm_head and the embedding have none, as llama-imatrix has it.
+llama-quantize divides the sums by the number of tokens (tools/quantize/quantize.cpp:
+`load_imatrix`), in float32; where there were none, all columns weigh the same.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,38 +14,50 @@ import numpy as np
 
 from phibuild.backends.llamacpp.ggml import Floats
 from phibuild.backends.llamacpp.layout import Tensor
+from phibuild.backends.llamacpp.matrix import Entry, ImportanceMatrix, misfit, read_activations
+from phibuild.backends.llamacpp.matrix_file import read_matrix
 from phibuild.worker.protocol import WorkerError
-from phibuild.worker.safetensors import read_header
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Weights [columns] by the matrices' names in the checkpoint, and the chunks of text that they
-    come from."""
+    """A matrix and its weights [columns] by the tensors' names in GGUF."""
 
+    matrix: ImportanceMatrix
     columns: Mapping[str, Floats]
-    chunks: int
+
+    def of(self, tensors: Iterable[Tensor]) -> dict[str, Floats]:
+        """Return the weights by the tensors' names in the checkpoint. Raises WorkerError if they
+        are of another model."""
+        tensors = tuple(tensors)
+        if why := misfit(self.matrix, tensors):
+            raise WorkerError(f"the importance matrix is of another model: it {why}")
+        return {
+            tensor.source: self.columns[tensor.name]
+            for tensor in tensors
+            if tensor.source and tensor.name in self.columns
+        }
 
 
-def read_importance(folder: Path) -> Importance:
-    """Return the importance matrix that the activations in a folder make. Raises WorkerError if
-    they hold infinity or NaN."""
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    path = folder / "activations.safetensors"
-    data = np.memmap(path, np.uint8, mode="r")
-    columns: dict[str, Floats] = {}
-    for tensor in read_header(path).values():
-        sums = data[tensor.offset : tensor.offset + tensor.nbytes].view("<f4")
-        columns[tensor.name] = np.array(sums / np.float32(meta["tokens"]), np.float32)
-        if not np.isfinite(columns[tensor.name]).all():
-            raise WorkerError(f"the activations of {tensor.name} hold infinity or NaN")
-    return Importance(columns, meta["chunks"])
+def read_importance(path: Path, sha256: str) -> Importance:
+    """Return the importance matrix that the activations in a folder make, or that a file of this
+    sha256 holds. Raises WorkerError if there is something else."""
+    try:
+        if path.is_dir():
+            matrix = read_activations(path)
+        else:
+            matrix, found = read_matrix(path)
+            if found != sha256:
+                raise ValueError("it was changed since the build began; build again")
+    except (OSError, ValueError) as error:
+        raise WorkerError(f"the importance matrix {path.name}: {error}") from error
+    return Importance(matrix, {name: weights(entry) for name, entry in matrix.entries.items()})
 
 
-def check_importance(importance: Importance, tensors: list[Tensor]) -> None:
-    """Raise WorkerError unless every matrix inside a layer has its weights."""
-    for tensor in tensors:
-        if tensor.source and tensor.source.startswith("model.layers.") and len(tensor.shape) == 2:
-            found = importance.columns.get(tensor.source)
-            if found is None or found.shape != tensor.shape[-1:]:
-                raise WorkerError(f"the activations do not suit {tensor.source}")
+def weights(entry: Entry) -> Floats:
+    """Return the weights [columns] that one entry gives."""
+    counts = np.array(entry.counts, np.float32).reshape(-1, 1)
+    sums = np.frombuffer(entry.sums, "<f4").reshape(len(counts), -1)
+    means = np.ones(sums.shape, np.float32)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means.reshape(-1)

@@ -1,4 +1,4 @@
-"""The search for scales and minima of Q4_K and Q5_K, compiled by numba, its phases into one loop.
+"""The search for scales and minima of Q4_K and Q5_K, compiled by numba in phases.
 
 Formulas: ggml-quants.c, `make_qkx2_quants`, `make_qkx3_quants`. Where a sub-block meets what ggml
 treats apart (equal weights, no positive scale, values out of range), `odd` is set, and its results
@@ -15,9 +15,9 @@ from phibuild.backends.llamacpp.compiled import (
     LANES,
     Lanes,
     compiled,
-    inlined,
     lanes,
     nearest_level,
+    phase,
     rows,
 )
 from phibuild.worker.floats import Flags, Floats
@@ -117,7 +117,7 @@ def search_affine(
         _store(blocks, best, found, start)
 
 
-@inlined
+@phase
 def _load(
     blocks: _Blocks, weights: Floats, squares: Floats, importance: Floats, start: int
 ) -> None:
@@ -140,7 +140,7 @@ def _load(
                 c[i, lane] = mean[lane] + abs(w[i, lane])
 
 
-@inlined
+@phase
 def _add_up(blocks: _Blocks) -> None:
     """Find the extremes, and the sums that no level changes."""
     w, c = blocks.weights, blocks.counts
@@ -157,7 +157,7 @@ def _add_up(blocks: _Blocks) -> None:
             first[lane] += c[i, lane] * w[i, lane]
 
 
-@inlined
+@phase
 def _begin(blocks: _Blocks, attempt: _Try, best: _Fit, most: np.float32) -> None:
     """Take the scale and the minimum with which levels reach over all weights."""
     w, c = blocks.weights, blocks.counts
@@ -175,7 +175,7 @@ def _begin(blocks: _Blocks, attempt: _Try, best: _Fit, most: np.float32) -> None
             best.error[lane] += c[i, lane] * (off * off)
 
 
-@inlined
+@phase
 def _round(blocks: _Blocks, attempt: _Try, best: _Fit, width: np.float32, most: np.float32) -> None:
     """Round to levels, of which the weights reach over `width`, and add them up."""
     w, c = blocks.weights, blocks.counts
@@ -197,7 +197,7 @@ def _round(blocks: _Blocks, attempt: _Try, best: _Fit, width: np.float32, most: 
             by_weight[lane] += counted * w[i, lane]
 
 
-@inlined
+@phase
 def _solve(blocks: _Blocks, attempt: _Try) -> None:
     """Find the best scale and minimum for the levels, by least squares, and their error."""
     w, c, fit = blocks.weights, blocks.counts, attempt.fit
@@ -217,7 +217,7 @@ def _solve(blocks: _Blocks, attempt: _Try) -> None:
             fit.error[lane] += c[i, lane] * (off * off)
 
 
-@inlined
+@phase
 def _keep_better(attempt: _Try, best: _Fit) -> None:
     """Take what fits better than what is best so far."""
     fit = attempt.fit
@@ -228,7 +228,7 @@ def _keep_better(attempt: _Try, best: _Fit) -> None:
         best.low[lane] = fit.low[lane] if better else best.low[lane]
 
 
-@inlined
+@phase
 def _store(blocks: _Blocks, best: _Fit, found: Found, start: int) -> None:
     for lane in range(min(LANES, len(found.scales) - start)):
         found.scales[start + lane] = best.scale[lane]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from phibuild.backends.llamacpp.coded import pack_scales
 from phibuild.backends.llamacpp.kquant_affine import Found, Levels, mean_squares, search_affine
 from phibuild.backends.llamacpp.kquant_store import fit_positive, store_affine, store_symmetric
 from phibuild.backends.llamacpp.kquant_symmetric import search_symmetric
@@ -90,7 +91,7 @@ def _affine(rows: Floats, kind: str, stored: Bytes, importance: Floats | None) -
         halves.append(half)
     for index, half in enumerate(halves):
         stored[:, 2 * index : 2 * index + 2] = half.view(np.uint8).reshape(-1, 2)
-    stored[:, 4:16] = _pack_scales(*steps)
+    stored[:, 4:16] = pack_scales(*steps)
     high, low = stored[:, 16:48], stored[:, -128:]  # Q4_K has no `high`, and none is written
     scale, low_end = (
         half.astype(_F)[:, None] * step for half, step in zip(halves, steps, strict=True)
@@ -106,20 +107,6 @@ def _even_steps(values: Floats) -> tuple[Bytes, NDArray[np.float16]]:
     inverse = np.where(largest > 0, _F(_TOP_SCALE) / largest, _F(0))
     steps = np.minimum(np.rint(inverse[:, None] * values), _F(_TOP_SCALE)).astype(np.uint8)
     return steps, (largest / _F(_TOP_SCALE)).astype(np.float16)
-
-
-def _pack_scales(scales: Bytes, mins: Bytes) -> Bytes:
-    """Return scales and minima [n, 8] of six bits each in 12 bytes [n, 12]: those of the first four
-    sub-blocks have a byte each, whose upper bits are the upper two of the last four."""
-    first, last = slice(0, 4), slice(4, 8)
-    return np.concatenate(
-        (
-            scales[:, first] | (scales[:, last] >> 4) << 6,
-            mins[:, first] | (mins[:, last] >> 4) << 6,
-            (scales[:, last] & 15) | (mins[:, last] & 15) << 4,
-        ),
-        axis=1,
-    )
 
 
 def _symmetric(rows: Floats, stored: Bytes, importance: Floats | None) -> Flags:

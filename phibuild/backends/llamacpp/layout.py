@@ -8,10 +8,12 @@ every tensor with what that tool writes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.grids import Grid
 from phibuild.worker.requests import Options
 
 
@@ -38,11 +40,27 @@ BLOCK_TYPES = {
     "IQ4_NL": BlockType(20, 32, 18),
     "IQ4_XS": BlockType(23, 256, 136),
 }
+GRIDS = {
+    "Q4_0": Grid(4, 32, "middle", "F16"),
+    "Q4_K": Grid(4, 32, "bias", "F16", shared=8),
+    "Q5_K": Grid(5, 32, "bias", "F16", shared=8),
+}
+"""Types of tensors that calibrated weights are stored in, and what numbers they have."""
 K_QUANTS = ("Q4_K", "Q5_K", "Q6_K")
 """Types whose searches can be compiled (kquants.py)."""
 
 ROPE_FACTORS = "rope_factors_"
 """How the names of tensors begin that are configuration, not weights."""
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_output": "self_attn.o_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_up": "mlp.gate_up_proj",
+}
+"""Tensors of a layer: name in GGUF -> in the checkpoint."""
+_ROLES = {part: role for role, part in _LAYER.items()}
 _SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 
 
@@ -94,24 +112,40 @@ def row_bytes(kind: str, columns: int) -> int:
     return columns // block.weights * block.nbytes
 
 
+def stored_name(source: str) -> str:
+    """Return the name in GGUF of a layer's tensor, by its name in the checkpoint."""
+    _, _, layer, part = source.removesuffix(".weight").split(".", 3)
+    return f"blk.{layer}.{_ROLES[part]}.weight"
+
+
 def variant_tensors(arch: Architecture, options: Options) -> list[Tensor]:
     """Return all tensors of the file of a variant with these options."""
-    return tensors(arch, options["type"], imatrix="imatrix" in options)
+    types = options.get("tensor_types", {})
+    return tensors(arch, options["type"], imatrix="imatrix" in options, types=types)
 
 
-def tensors(arch: Architecture, file_type: str, *, imatrix: bool = False) -> list[Tensor]:
+def tensors(
+    arch: Architecture,
+    file_type: str,
+    *,
+    imatrix: bool = False,
+    types: Mapping[str, str] = MappingProxyType({}),
+) -> list[Tensor]:
     """Return all tensors of a file of this type, made with or without an importance matrix, in
-    llama-quantize's order, layer by layer."""
-    return list(_File(arch, file_type, imatrix).tensors())
+    llama-quantize's order, layer by layer; `types` are those of matrices that have their own, by
+    their names in the checkpoint."""
+    return list(_File(arch, file_type, imatrix, types).tensors())
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the type `type`, made with or without an importance matrix."""
+    """A file of the type `type`, made with or without an importance matrix, and the types of
+    matrices that have their own."""
 
     arch: Architecture
     type: str
     imatrix: bool
+    types: Mapping[str, str]
 
     def tensors(self) -> Iterator[Tensor]:
         arch = self.arch
@@ -123,13 +157,12 @@ class _File:
                 yield Tensor(f"{ROPE_FACTORS}{name}.weight", None, (len(factors),), "F32")
         yield self._matrix("token_embd", "model.embed_tokens")
         for layer in range(arch.layers):
-            block, source = f"blk.{layer}.", f"model.layers.{layer}."
-            yield self._norm(f"{block}attn_norm", f"{source}input_layernorm")
-            yield self._matrix(f"{block}attn_output", f"{source}self_attn.o_proj", layer)
-            yield self._matrix(f"{block}attn_qkv", f"{source}self_attn.qkv_proj", layer)
-            yield self._matrix(f"{block}ffn_down", f"{source}mlp.down_proj", layer)
-            yield self._norm(f"{block}ffn_norm", f"{source}post_attention_layernorm")
-            yield self._matrix(f"{block}ffn_up", f"{source}mlp.gate_up_proj", layer)
+            for role, part in _LAYER.items():
+                name, source = f"blk.{layer}.{role}", f"model.layers.{layer}.{part}"
+                if role.endswith("_norm"):
+                    yield self._norm(name, source)
+                else:
+                    yield self._matrix(name, source, layer)
 
     def _norm(self, name: str, source: str) -> Tensor:
         # Vectors stay F32 in every file type.
@@ -145,7 +178,7 @@ class _File:
             "ffn_up": (2 * arch.intermediate_size, arch.hidden_size),
             "ffn_down": (arch.hidden_size, arch.intermediate_size),
         }[role]
-        kind = self._kind(role, layer, shape[1])
+        kind = self.types.get(f"{source}.weight") or self._kind(role, layer, shape[1])
         return Tensor(f"{name}.weight", f"{source}.weight", shape, kind)
 
     def _kind(self, role: str, layer: int, columns: int) -> str:

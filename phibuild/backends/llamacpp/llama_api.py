@@ -11,7 +11,7 @@ import ctypes
 
 from phibuild.worker.protocol import WorkerError
 
-FLASH_ATTENTION_OFF = 0
+FLASH_ATTENTION_OFF, FLASH_ATTENTION_ON = 0, 1
 VOCABULARY_SENTENCEPIECE = 1  # llama_vocab_type
 TYPE_F32 = 0
 TYPE_F16 = 1

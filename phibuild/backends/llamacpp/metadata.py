@@ -11,9 +11,11 @@ import re
 
 from phibuild.backends.llamacpp.header import Value, ValueType
 from phibuild.backends.llamacpp.layout import FILE_TYPES
+from phibuild.backends.llamacpp.matrix import ImportanceMatrix
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.json_values import JsonObject
 
+_LONGEST_TEXT = 127
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml.h
 # generation_config.json -> general.sampling.*, llama.cpp's defaults for this model
 _SAMPLING: tuple[tuple[str, str, ValueType], ...] = (
@@ -64,13 +66,24 @@ def model_values(
     return values
 
 
-def imatrix_values(entries: int, chunks: int) -> list[Value]:
-    """Return the key/values that tell of an importance matrix: the matrices it weighs, and the
-    chunks of text it comes from."""
+def imatrix_values(matrix: ImportanceMatrix, file: str | None) -> list[Value]:
+    """Return the key/values that tell of an importance matrix, those that llama-quantize writes:
+    the file that it came from, if it came from one, and the text; how many matrices it weighs, and
+    the chunks of text it comes from. A file's name stands without its folder."""
+    counts = [Value("quantize.imatrix.entries_count", "u32", len(matrix.entries))]
+    if matrix.chunks:
+        counts.append(Value("quantize.imatrix.chunks_count", "u32", matrix.chunks))
+    texts = (("file", file), ("dataset", next(iter(matrix.datasets), None)))
     return [
-        Value("quantize.imatrix.entries_count", "u32", entries),
-        Value("quantize.imatrix.chunks_count", "u32", chunks),
+        *(Value(f"quantize.imatrix.{key}", "str", _cut(text)) for key, text in texts if text),
+        *counts,
     ]
+
+
+def _cut(text: str) -> str:
+    """Return what llama-quantize keeps of a text (`val_str` of llama_model_kv_override), in whole
+    characters."""
+    return text.encode("utf-8", "replace")[:_LONGEST_TEXT].decode("utf-8", "ignore")
 
 
 def general_name(model: str, *, strips_after_special: bool) -> str:

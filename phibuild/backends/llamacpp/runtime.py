@@ -1,7 +1,9 @@
 """Run a GGUF file with llama.cpp on the CPU: logits, cached decoding, tokens, text.
 
 For judging, the KV cache is F32 and flash attention is off, so that what is compared with the
-original is the weights: an F16 cache alone costs more than fp32 weights may differ.
+original is the weights: an F16 cache alone costs more than fp32 weights may differ. A file that is
+made for a quantized cache gets it, with flash attention, without which llama.cpp quantizes no
+values. A pass reads its own keys and values from the cache too, so that it shows what that loses.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from numpy.typing import NDArray
 
 from phibuild.backends.llamacpp import ggml, llama_api
 from phibuild.backends.llamacpp.chat_keys import read_chat_keys
+from phibuild.backends.llamacpp.layout import BLOCK_TYPES
 from phibuild.backends.llamacpp.memory import PASS_TOKENS
+from phibuild.backends.llamacpp.run_keys import cache_type, original_context
 from phibuild.worker.chat import ChatFormat
 from phibuild.worker.protocol import WorkerError
 
@@ -84,7 +88,8 @@ class LlamaRuntime:
         self._api = _engine()
         self._path = path
         self._threads = threads
-        self._original_context = _original_context(path)
+        self._original_context = original_context(path)
+        self._cache = cache_type(path)
         params = self._api.llama_model_default_params()
         params.n_gpu_layers = 0
         self._model = _loaded(self._api, path, params)
@@ -171,6 +176,9 @@ class LlamaRuntime:
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = llama_api.FLASH_ATTENTION_OFF
         params.type_k = params.type_v = llama_api.TYPE_F32
+        if self._cache:
+            params.flash_attn_type = llama_api.FLASH_ATTENTION_ON
+            params.type_k = params.type_v = BLOCK_TYPES[self._cache.upper()].id
         params.offload_kqv = params.op_offload = False
         _errors.clear()
         self._context = self._api.llama_init_from_model(self._model, params)
@@ -222,19 +230,6 @@ def _loaded(api: ctypes.CDLL, path: Path, params: llama_api.ModelParams) -> int:
     if not model:
         raise WorkerError(f"llama.cpp cannot load {path.name}: {_last_words()}")
     return model
-
-
-def _original_context(path: Path) -> int:
-    """Return how many tokens the short rope factors are for. Raises WorkerError for another
-    architecture than phi3, for which phibuild makes its contexts."""
-    name = ggml.read_texts(path, "general.architecture").get("general.architecture")
-    if name != "phi3":
-        raise WorkerError(f"{path.name} holds a model of architecture {name!r}, not 'phi3'")
-    for key in ("phi3.rope.scaling.original_context_length", "phi3.context_length"):
-        number = ggml.find_number(path, key)
-        if number is not None:
-            return number
-    raise WorkerError(f"{path.name} does not say how long its context is")
 
 
 def _last_words() -> str:

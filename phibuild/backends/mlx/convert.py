@@ -72,7 +72,10 @@ class WeightFiles:
 
     def is_coded(self, name: str) -> bool:
         """Return whether the tensor `name` is on its grid already."""
-        return self._coded is not None and name in self._coded
+        how = self.quantization_of(name)
+        if self._coded is None or how is None or name not in self._coded:
+            return False
+        return how.bits == self._coded.grid.bits
 
     def quantization_of(self, name: str) -> MlxQuantization | None:
         """Return how the tensor `name` is quantized, None if it is cast."""

@@ -59,11 +59,15 @@ def quantization(options: Options) -> MlxQuantization | None:
 def matrix_quantization(name: str, layers: int, options: Options) -> MlxQuantization | None:
     """Return how the matrix `name` of a model of so many layers is quantized.
 
-    A recipe gives more bits to lm_head, and to down_proj and qkv_proj (for its v) of the first and
-    last eighth of the layers and of every third between them.
+    Its own type counts (q6). A recipe gives more bits to lm_head, and to down_proj and qkv_proj
+    (for its v) of the first and last eighth of the layers and of every third between them.
     """
     whole = quantization(options)
-    if whole is None or "recipe" not in options:
+    if whole is None:
+        return None
+    if kind := options.get("tensor_types", {}).get(name):
+        return MlxQuantization(int(kind[1:]), whole.group_size, whole.mode)
+    if "recipe" not in options:
         return whole
     low, high = RECIPES[options["recipe"]]
     layer = int(name.split(".")[2]) if name.startswith("model.layers.") else 0

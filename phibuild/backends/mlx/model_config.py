@@ -38,8 +38,8 @@ def write_config(
     """Write config.json of the artifact from that of the checkpoint.
 
     As `mlx_lm.convert` does: keys sorted, the ids that end generation (`ends`) among them,
-    `quantization` twice, with that of each matrix where a recipe chose it. Beyond it: the float
-    type is the artifact's own (a second conversion would cast to what config.json says), and rope
+    `quantization` twice, with that of each matrix where it has its own. Beyond it: the float type
+    is the artifact's own (a second conversion would cast to what config.json says), and rope
     stands where mlx-lm looks for it even if Transformers 5 wrote the checkpoint (mlx-lm would
     ignore `rope_parameters` and load a model without longrope).
     """
@@ -56,7 +56,7 @@ def write_config(
     quantized = quantization(options)
     if quantized is not None:
         parameters = _parameters(quantized)
-        if "recipe" in options:
+        if "recipe" in options or "tensor_types" in options:
             for name, shape in module_order(arch):
                 own = matrix_quantization(name, arch.layers, options)
                 if own is not None and len(shape) == 2:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from phibuild.backends.calibration import GptqOptions, gptq_contradiction
+from phibuild.backends.calibration import gptq_contradiction
 from phibuild.backends.common import plain_weights
+from phibuild.backends.mixed import MixedOptions, mixed_contradiction
 from phibuild.schema import Contradiction, Precision
 
 # Weights of one row that can share a scale, by mode; the first is the mode's default (the table
@@ -20,7 +21,7 @@ BITS: dict[Precision, dict[str, tuple[int, ...]]] = {
 CAST: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
 
 
-class MlxOptions(GptqOptions):
+class MlxOptions(MixedOptions):
     """Options of the mlx backend; None stands for the default of the precision or the mode."""
 
     mode: Literal["affine", "mxfp4", "mxfp8"] | None = None
@@ -45,6 +46,14 @@ def contradiction(precision: Precision, options: MlxOptions) -> Contradiction | 
     mode = options.mode or "affine"
     if found := gptq_contradiction(precision, options, "recipe"):
         return found
+    if found := mixed_contradiction(precision, options, "recipe"):
+        return found
+    if options.mixes and mode != "affine":
+        return Contradiction(
+            reason=f"types of tensors differ by their bits, and mode {mode} has one number of them",
+            options=("mode", *options.mixes),
+            remedy=f"use mode affine, or remove {options.mixes[0]}",
+        )
     if options.is_gptq and mode != "affine":
         return Contradiction(
             reason=f"method gptq needs mode affine, not {mode}",

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
+from phibuild.backends.base import (
+    BackendSpec,
+    Best,
+    ContextLimit,
+    MatrixTypes,
+    SourceFiles,
+    StoredTensor,
+    TypeChoice,
+)
 from phibuild.backends.calibration import calibrated_variant
 from phibuild.backends.common import (
     copied_bytes,
@@ -14,6 +23,7 @@ from phibuild.backends.common import (
     missing_accelerator,
     window_limit,
 )
+from phibuild.backends.mixed import GPTQ_LOSS, UNMIXED, affine_error, mixed_variant
 from phibuild.backends.mlx.layout import (
     MlxQuantization,
     matrix_quantization,
@@ -29,7 +39,16 @@ from phibuild.backends.mlx.options import (
     alternatives,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
+from phibuild.schema import (
+    Contradiction,
+    Device,
+    Judging,
+    Misfit,
+    Options,
+    Precision,
+    Skip,
+    Variant,
+)
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.grids import Grid
 from phibuild.worker.safetensors import FLOAT_DTYPES
@@ -43,6 +62,11 @@ class MlxSpec(BackendSpec[MlxOptions]):
     format = "MLX"
     library = "mlx"
     options = MlxOptions
+    best = tuple(
+        Best({**UNMIXED, "mode": "affine", "bits": 5, "group_size": size, "recipe": None,
+              "method": "gptq"})
+        for size in (64, 32)  # where 64 does not divide a width
+    )  # fmt: skip
 
     def contradiction(self, precision: Precision, options: MlxOptions) -> Contradiction | None:
         """Return the options that mlx-lm does not have together."""
@@ -50,7 +74,7 @@ class MlxSpec(BackendSpec[MlxOptions]):
 
     def variant(
         self, precision: Precision, options: MlxOptions, device: Device, arch: Architecture
-    ) -> Variant | Skip:
+    ) -> Variant | Skip | Misfit:
         """Return the variant, or why mlx-lm could not make or run it on this device."""
         reason = missing_accelerator(device, "metal", "MLX artifacts run on Apple GPUs (metal)")
         if reason:
@@ -67,7 +91,7 @@ class MlxSpec(BackendSpec[MlxOptions]):
 
     def _quantized(
         self, precision: Precision, options: MlxOptions, arch: Architecture
-    ) -> Variant | Skip:
+    ) -> Variant | Skip | Misfit:
         mode = options.mode or "affine"
         bits = options.bits or BITS[precision][mode][0]
         group_size = options.group_size or GROUPS[mode][0]
@@ -95,11 +119,34 @@ class MlxSpec(BackendSpec[MlxOptions]):
         if dtype != arch.dtype:
             name += f"-{dtype}"
         variant = make_variant(self, precision, name, complete)
-        if not options.is_gptq:
+        if mode != "affine":
             return variant
         # The embedding of a tied model is lm_head too.
         grid = Grid(bits, group_size, "bias", FLOAT_DTYPES[dtype], head=True)
-        return calibrated_variant(variant, options, grid)
+        if options.is_gptq:
+            variant = calibrated_variant(variant, options, grid)
+        matrices = self.matrices(arch, variant)
+        return mixed_variant(variant, options, replace(grid, head=False), matrices, long=True)
+
+    def matrices(self, arch: Architecture, variant: Variant) -> list[MatrixTypes]:
+        """Return every matrix, the embedding too: it can have the variant's bits, or more."""
+        options = variant.options
+        bits, group_size = options["bits"], options["group_size"]
+        head = "model.embed_tokens.weight" if arch.tied else "lm_head.weight"
+        found = []
+        for name, shape in module_order(arch):
+            if len(shape) == 1:
+                continue
+            coded = options.get("method") == "gptq" and (name == head or "layers" in name)
+            choices = []
+            for wider in (bits, *(more for more in (4, 5, 6, 8) if more > bits)):
+                own = {**options, "tensor_types": {name: f"q{wider}"}}
+                arrays = stored_arrays(name, shape, arch.layers, own)
+                error = affine_error(wider, group_size)
+                error *= GPTQ_LOSS if coded and wider == bits else 1.0
+                choices.append(TypeChoice(f"q{wider}", sum(one.nbytes for one in arrays), error))
+            found.append(MatrixTypes(name, name, tuple(choices)))
+        return found
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return every weight; a quantized one with the bytes of its scales and biases."""

@@ -12,7 +12,7 @@ import numpy as np
 from phibuild.backends.openvino.compression import note_compression
 from phibuild.backends.openvino.encode import Rows, encode, from_codes
 from phibuild.backends.openvino.files import IrFiles
-from phibuild.backends.openvino.inspect import MODEL_XML, inspect
+from phibuild.backends.openvino.inspect import CACHE_PRECISION, MODEL_XML, inspect
 from phibuild.backends.openvino.ir import build_model
 from phibuild.backends.openvino.layout import encoding
 from phibuild.backends.openvino.nodes import name_all
@@ -60,8 +60,9 @@ class Ir:
         )
         if options["mode"].startswith("int"):
             note_compression(model, options)
-        else:
-            model.set_rt_info("f16", ["runtime_options", "KV_CACHE_PRECISION"])
+        cache = options.get("kv_cache") or (None if options["mode"].startswith("int") else "f16")
+        if cache:
+            model.set_rt_info(cache, list(CACHE_PRECISION))
         name_all(model)
         self._names = weights.names
         streamed = {name for names in self._names.values() for name in names}
@@ -71,8 +72,9 @@ class Ir:
         """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
         stored so."""
         how = encoding(tensor.name, tensor.shape, self._options)
-        if self._coded is not None and tensor.name in self._coded:
-            parts = from_codes(self._coded.rows(tensor.name, first, len(rows.values)), how)
+        coded = self._coded
+        if coded and tensor.name in coded and how.is_on(coded.grid):
+            parts = from_codes(coded.rows(tensor.name, first, len(rows.values)), how)
         else:
             parts = encode(rows, how)
         for name, data in zip(self._names[tensor.name], parts, strict=True):

@@ -16,6 +16,8 @@ from pathlib import Path
 from phibuild.worker.protocol import Contents
 
 MODEL_XML = "openvino_model.xml"
+CACHE_PRECISION = ("runtime_options", "KV_CACHE_PRECISION")
+"""Where an IR asks for the type of its KV cache: plugins take such options from its rt_info."""
 _SMALL = 1024  # constants below are shapes, axes and rope factors
 
 

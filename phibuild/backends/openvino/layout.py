@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from phibuild.worker.grids import Grid
 from phibuild.worker.requests import Options
 
 ROW = -1
@@ -51,6 +52,10 @@ class Encoding:
     def asymmetric(self) -> bool:
         return self.kind[0] == "u"
 
+    def is_on(self, grid: Grid) -> bool:
+        """Return whether its numbers are those of a grid."""
+        return (self.bits, self.group_size) == (grid.bits, grid.group_size)
+
     def parts(self, shape: tuple[int, ...]) -> tuple[Part, ...]:
         """Return the constants of a tensor, the first its numbers; of integers, matrices [out, in],
         the scale is the last."""
@@ -69,8 +74,8 @@ class Encoding:
 
 
 def encoding(name: str, shape: tuple[int, ...], options: Options) -> Encoding:
-    """Return how the tensor `name` is stored in a variant with these options (`mode`, and for int4
-    `group_size`)."""
+    """Return how the tensor `name` is stored in a variant with these options (`mode`, for int4
+    `group_size`, and the types of matrices that have their own: u8, or u4g32 with its group)."""
     mode = options["mode"]
     if mode in ("fp16", "fp32"):
         return Encoding(f"f{mode[2:]}")
@@ -78,5 +83,13 @@ def encoding(name: str, shape: tuple[int, ...], options: Options) -> Encoding:
         return Encoding("f32")
     if mode.startswith("int4") and not name.startswith("model.layers."):
         return Encoding("u8")
-    kind = f"{'u' if mode.endswith('_asym') else 'i'}{mode[3]}"
-    return Encoding(kind, options.get("group_size", ROW))
+    own = options.get("tensor_types", {}).get(name)
+    kind, _, group_size = (own or whole_kind(mode)).partition("g")
+    if kind[1] != "4":
+        return Encoding(kind)
+    return Encoding(kind, int(group_size or options.get("group_size", ROW)))
+
+
+def whole_kind(mode: str) -> str:
+    """Return the element type of a mode: u4, i4, u8 or i8."""
+    return f"{'u' if mode.endswith('_asym') else 'i'}{mode[3]}"

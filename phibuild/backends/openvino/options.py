@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from phibuild.backends.calibration import GptqOptions, gptq_contradiction
+from phibuild.backends.calibration import gptq_contradiction
 from phibuild.backends.common import plain_weights
+from phibuild.backends.mixed import MixedOptions, mixed_contradiction
 from phibuild.schema import Contradiction, Precision
 
 Mode = Literal["int4_asym", "int4_sym", "int8_asym", "int8_sym"]
@@ -16,7 +17,7 @@ MODES: dict[Precision, tuple[Mode, ...]] = {
 }
 
 
-class OpenVinoOptions(GptqOptions):
+class OpenVinoOptions(MixedOptions):
     """Options of the openvino backend; None stands for the default of the precision or mode."""
 
     mode: Mode | None = None
@@ -26,12 +27,15 @@ class OpenVinoOptions(GptqOptions):
     128 (int4_sym) by default. int8 always has one scale for each row."""
     target: Literal["cpu", "gpu", "npu"] = "cpu"
     """Plugin that the artifact is for. The NPU takes symmetric weights alone."""
+    kv_cache: Literal["u8", "f16"] | None = None
+    """KV_CACHE_PRECISION that the IR asks for; the plugin's default where it is None, but f16 for
+    float weights. The artifact is judged with u8."""
 
 
 def contradiction(precision: Precision, options: OpenVinoOptions) -> Contradiction | None:
     """Return a mode of another precision, or groups where there are none."""
     if precision not in MODES:
-        return plain_weights(precision, options, "target")
+        return plain_weights(precision, options, "target", "kv_cache")
     if options.mode and options.mode not in MODES[precision]:
         return Contradiction(
             reason=f"mode {options.mode} is not {precision}",
@@ -50,4 +54,10 @@ def contradiction(precision: Precision, options: OpenVinoOptions) -> Contradicti
             options=("group_size", "method"),
             remedy="use group_size 32, 64 or 128",
         )
-    return gptq_contradiction(precision, options)
+    if options.has_target and options.group_size == -1:
+        return Contradiction(
+            reason="a target is met by types whose losses are measured in groups within a row",
+            options=("group_size", *options.mixes),
+            remedy="use group_size 32, 64 or 128",
+        )
+    return gptq_contradiction(precision, options) or mixed_contradiction(precision, options)

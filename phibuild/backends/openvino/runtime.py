@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from phibuild.backends.openvino.inspect import MODEL_XML
+from phibuild.backends.openvino.inspect import CACHE_PRECISION, MODEL_XML
 from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.interface import Logits, Tokens
 
@@ -21,12 +21,9 @@ if TYPE_CHECKING:
     import openvino_genai
 
 # The CPU plugin computes in bf16 where it can, keeps the KV cache in 8 bits and quantizes
-# activations on the way: judged is what the artifact holds, so all three are turned off.
-_EXACT = {
-    "INFERENCE_PRECISION_HINT": "f32",
-    "KV_CACHE_PRECISION": "f32",
-    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
-}
+# activations on the way: judged is what the artifact holds, so all three are turned off. A
+# quantized cache that the IR asks for stays.
+_EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 
 
 class OpenVinoRuntime:
@@ -35,17 +32,24 @@ class OpenVinoRuntime:
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder = folder
         self._properties: dict[str, int] = {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        compiled = ov.Core().compile_model(
-            folder / MODEL_XML, "CPU", {**_EXACT, **self._properties}
-        )
+        core = ov.Core()
+        model = core.read_model(folder / MODEL_XML)
+        asked = list(CACHE_PRECISION)
+        self._quantizes = model.has_rt_info(asked) and model.get_rt_info(asked).value == "u8"
+        cache = {} if self._quantizes else {"KV_CACHE_PRECISION": "f32"}
+        compiled = core.compile_model(model, "CPU", {**_EXACT, **cache, **self._properties})
         self._request = compiled.create_infer_request()
         self._length = 0
 
     def logits(self, ids: Tokens) -> Logits:
-        """Return the logits [T, V] of one pass over `ids` [T] from an empty cache."""
+        """Return the logits [T, V] of one pass over `ids` [T] from an empty cache; where that is
+        quantized, as decoding has them: a pass that finds the cache empty attends to keys and
+        values as they are, one that finds a token there reads its own from the cache, too."""
         self._request.reset_state()
         self._length = 0
-        return self.extend(ids)
+        if not self._quantizes or len(ids) == 1:
+            return self.extend(ids)
+        return np.concatenate([self.extend(ids[:1]), self.extend(ids[1:])])
 
     def extend(self, ids: Tokens) -> Logits:
         """Return the logits [T, V] of `ids` [T] appended to the cache that is there."""
@@ -100,7 +104,8 @@ class OpenVinoRuntime:
         config.do_sample = False
         config.apply_chat_template = False
         ends = {config.eos_token_id, *config.stop_token_ids}
-        made: queue.Queue[int | BaseException | None] = queue.Queue()
+        made: queue.Queue[int | None] = queue.Queue()
+        failures: list[BaseException] = []
 
         class Streamer(openvino_genai.StreamerBase):  # type: ignore[misc]
             def write(self, token: int | Sequence[int]) -> openvino_genai.StreamingStatus:
@@ -115,13 +120,12 @@ class OpenVinoRuntime:
             try:
                 self._pipeline.generate(ov.Tensor(np.array([ids], np.int64)), config, Streamer())
             except BaseException as error:
-                made.put(error)
-            else:
-                made.put(None)
+                failures.append(error)
+            made.put(None)
 
         threading.Thread(target=run, daemon=True).start()
         while (token := made.get()) is not None:
-            if isinstance(token, BaseException):
-                raise token
             if token not in ends:
                 yield token
+        if failures:
+            raise failures[0]

@@ -5,10 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
+from phibuild.backends.base import (
+    BackendSpec,
+    Best,
+    MatrixTypes,
+    SourceFiles,
+    StoredTensor,
+    TypeChoice,
+    changed,
+)
 from phibuild.backends.calibration import calibrated_variant
-from phibuild.backends.common import copied_bytes, make_variant, missing_accelerator, undivided
-from phibuild.backends.openvino.layout import ROW, encoding
+from phibuild.backends.common import (
+    cached_variant,
+    copied_bytes,
+    make_variant,
+    missing_accelerator,
+    undivided,
+)
+from phibuild.backends.mixed import GPTQ_LOSS, UNMIXED, affine_error, mixed_variant
+from phibuild.backends.openvino.layout import ROW, encoding, whole_kind
 from phibuild.backends.openvino.memory import build_memory, judge_memory
 from phibuild.backends.openvino.options import MODES, Mode, OpenVinoOptions, contradiction
 from phibuild.schema import (
@@ -16,6 +31,7 @@ from phibuild.schema import (
     Contradiction,
     Device,
     Judging,
+    Misfit,
     Options,
     Precision,
     Skip,
@@ -25,6 +41,7 @@ from phibuild.worker.architecture import Architecture
 from phibuild.worker.grids import Grid, Zero
 
 _GROUP_SIZE = {"int4_asym": 64, "int4_sym": 128}
+_SMALL_GROUP = 32
 _NPU_GROUP_SIZES = (128, ROW)
 _ACCELERATOR: dict[str, Accelerator] = {
     "cpu": "cpu",
@@ -32,6 +49,7 @@ _ACCELERATOR: dict[str, Accelerator] = {
     "npu": "openvino_npu",
 }
 
+_CACHE_BITS = {"u8": 8, "f16": 16}
 _HEAD = 96
 """Smallest head_dim of the published Phi models."""
 
@@ -47,6 +65,10 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
     format = "OpenVINO IR"
     library = "openvino"
     options = OpenVinoOptions
+    best = (
+        Best({**UNMIXED, "mode": "int4_asym", "group_size": 32, "method": "gptq"}),
+        Best({**UNMIXED, "mode": "int4_sym", "group_size": 128, "method": "gptq"}),  # the NPU's
+    )
 
     def contradiction(self, precision: Precision, options: OpenVinoOptions) -> Contradiction | None:
         """Return a mode of another precision, or groups where there are none."""
@@ -54,8 +76,31 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
 
     def variant(
         self, precision: Precision, options: OpenVinoOptions, device: Device, arch: Architecture
-    ) -> Variant | Skip:
+    ) -> Variant | Skip | Misfit:
         """Return the variant, or why it would not work on this device or with this model."""
+        made = self._of_weights(precision, options, device, arch)
+        return changed(made, lambda variant: self._with_cache(variant, options))
+
+    def _with_cache(self, variant: Variant, options: OpenVinoOptions) -> Variant | Skip:
+        if options.kv_cache in (None, self._cache(variant)):
+            return variant
+        if options.target == "npu":
+            return Skip(
+                reason="a quantized KV cache is experimental on the NPU, its values another type "
+                "than the CPU's, which it would be judged by; use f16"
+            )
+        return cached_variant(variant, options.kv_cache, _CACHE_BITS[options.kv_cache])
+
+    def _cache(self, variant: Variant) -> str | None:
+        """Return the type of the cache, None where it is the CPU plugin's default: on GPU and NPU
+        and where the weights are floats, for which the IR asks for it, it is f16."""
+        own = variant.options["target"] == "cpu" and variant.precision in MODES
+        cache: str | None = variant.options.get("kv_cache", None if own else "f16")
+        return cache
+
+    def _of_weights(
+        self, precision: Precision, options: OpenVinoOptions, device: Device, arch: Architecture
+    ) -> Variant | Skip | Misfit:
         needed = _ACCELERATOR[options.target]
         reason = missing_accelerator(
             device, needed, f"target {options.target} needs the accelerator {needed}"
@@ -77,7 +122,9 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
     def _default_mode(self, precision: Precision, target: str) -> Mode:
         return MODES[precision][1 if target == "npu" else 0]
 
-    def _int4(self, mode: Mode, options: OpenVinoOptions, arch: Architecture) -> Variant | Skip:
+    def _int4(
+        self, mode: Mode, options: OpenVinoOptions, arch: Architecture
+    ) -> Variant | Skip | Misfit:
         group_size = options.group_size or _GROUP_SIZE[mode]
         if options.target == "npu" and group_size not in _NPU_GROUP_SIZES:
             return Skip(
@@ -96,13 +143,41 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
             {"mode": mode, "group_size": group_size},
             options.target,
         )
-        if not options.is_gptq:
-            return variant
         zero: Zero = "code" if mode == "int4_asym" else "middle"
-        return calibrated_variant(variant, options, Grid(4, group_size, zero, "F16"))
+        grid = Grid(4, group_size, zero, "F16")
+        if options.is_gptq:
+            variant = calibrated_variant(variant, options, grid)
+        return mixed_variant(variant, options, grid, self.matrices(arch, variant))
 
     def _variant(self, precision: Precision, name: str, options: Options, target: str) -> Variant:
         return make_variant(self, precision, name, {**options, "target": target})
+
+    def matrices(self, arch: Architecture, variant: Variant) -> list[MatrixTypes]:
+        """Return the matrices of the layers: 4 bits in groups, smaller groups, or 8 bits with a
+        scale for each row. The embedding and lm_head have 8 as it is."""
+        mode, group_size = variant.options["mode"], variant.options["group_size"]
+        kind = whole_kind(mode)
+        gptq = GPTQ_LOSS if variant.options.get("method") == "gptq" else 1.0
+        kinds = {kind: affine_error(4, group_size) * gptq}
+        if group_size > _SMALL_GROUP and variant.options["target"] != "npu":
+            kinds[f"{kind}g{_SMALL_GROUP}"] = affine_error(4, _SMALL_GROUP)
+        kinds[f"{kind[0]}8"] = affine_error(8, ROW)
+
+        def nbytes(name: str, shape: tuple[int, ...], own: str) -> int:
+            how = encoding(name, shape, {**variant.options, "tensor_types": {name: own}})
+            return sum(part.nbytes for part in how.parts(shape))
+
+        return [
+            MatrixTypes(
+                name,
+                name,
+                tuple(
+                    TypeChoice(own, nbytes(name, shape, own), error) for own, error in kinds.items()
+                ),
+            )
+            for name, shape in arch.tensors()
+            if len(shape) == 2 and name.startswith("model.layers.")
+        ]
 
     def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
         """Return every weight as the IR stores it."""
@@ -137,12 +212,9 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
         return Judging(how="substitute", note="OpenVINO's CPU plugin")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
-        """Return 2 (f16) on GPU and NPU and where the weights are floats, for which the IR asks
-        for f16; the CPU plugin's default is u8 with a scale and a zero point (f32) for each head.
-        """
-        if variant.options["target"] != "cpu" or variant.precision not in MODES:
-            return 2.0
-        return 1.0 + 8.0 / _HEAD
+        """Return 2 (f16), or what u8 takes, which is the CPU plugin's default, with a scale and a
+        zero point (f32) for each head."""
+        return 2.0 if self._cache(variant) == "f16" else 1.0 + 8.0 / _HEAD
 
     def run_command(self, variant: Variant) -> str:
         """Return Python for openvino-genai."""

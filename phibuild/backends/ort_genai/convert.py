@@ -50,6 +50,7 @@ class OrtGenaiBuilder:
                 shown = percent
                 build.report.stage("quantizing and writing", percent / 100, item=output.item)
 
+        ranges = output.request.get("cache_ranges")
         vendor.build(
             build.source.resolve(),
             build.arch,
@@ -58,6 +59,7 @@ class OrtGenaiBuilder:
             output.folder,
             Streaming(build.threads, progress),
             coded_weights(output.request),
+            Path(ranges) if ranges else None,
         )
         adapt(output.folder, build.facts)
 

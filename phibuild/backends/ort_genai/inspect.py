@@ -11,8 +11,8 @@ from onnx import TensorProto
 
 from phibuild.worker.protocol import Contents, WorkerError
 
-# Inputs that take cos and sin tables, which are not weights.
-_ROPE_INPUTS = {"GroupQueryAttention": (7, 8), "RotaryEmbedding": (2, 3)}
+# Inputs that take cos and sin tables, or the scales of the KV cache, which are not weights.
+_TABLES = {"GroupQueryAttention": (7, 8, 12, 13), "RotaryEmbedding": (2, 3)}
 _BITS = {
     TensorProto.FLOAT: 32,
     TensorProto.FLOAT16: 16,
@@ -28,13 +28,13 @@ def inspect(folder: Path) -> Contents:
     """Return what the artifact's files hold.
 
     A product that MatMulNBits or DequantizeLinear feeds counts as int4 or int8 with its own
-    width times outputs; every other initializer counts by its type, but for rope tables.
+    width times outputs; every other initializer counts by its type, but for tables.
     Raises WorkerError if the data file does not hold what the graph refers to.
     """
     model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     sizes = {name: _data_bytes(folder, tensor) for name, tensor in initializers.items()}
-    tables = _rope_tables(model) & initializers.keys()
+    tables = _tables(model) & initializers.keys()
     types: dict[str, int] = {}
     claimed = set(tables)
     for node in model.graph.node:
@@ -55,11 +55,11 @@ def inspect(folder: Path) -> Contents:
     return {"types": types, "weight_bytes": sum(sizes.values()) - tables_bytes}
 
 
-def _rope_tables(model: onnx.ModelProto) -> set[str]:
+def _tables(model: onnx.ModelProto) -> set[str]:
     return {
         node.input[index]
         for node in model.graph.node
-        for index in _ROPE_INPUTS.get(node.op_type, ())
+        for index in _TABLES.get(node.op_type, ())
         if index < len(node.input)
     }
 

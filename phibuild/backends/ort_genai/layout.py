@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from phibuild.backends.base import StoredTensor
+from phibuild.backends.base import MatrixTypes, StoredTensor, TypeChoice
+from phibuild.backends.mixed import GPTQ_LOSS, affine_error
+from phibuild.backends.ort_genai.products import source_of
 from phibuild.schema import Variant
 from phibuild.worker.architecture import Architecture
 
@@ -36,7 +38,14 @@ def mixed_layers(layers: int) -> list[int]:
 
 
 def matmuls(arch: Architecture, variant: Variant) -> Iterator[tuple[str, int, int, bool]]:
-    """Yield name, K (inputs), N (outputs) of every product, and whether a selector raises it."""
+    """Yield name, K (inputs), N (outputs) of every product, and whether a selector raises it, or
+    the type of its own."""
+    types = variant.options.get("tensor_types", {})
+    for name, width, outputs, raised in _products(arch, variant):
+        yield name, width, outputs, raised or types.get(source_of(name)) == "int8"
+
+
+def _products(arch: Architecture, variant: Variant) -> Iterator[tuple[str, int, int, bool]]:
     hidden, inner = arch.hidden_size, arch.intermediate_size
     selectors = variant.options.get("int8_matmuls", ())
     raised = set(mixed_layers(arch.layers)) if "mixed_layers" in selectors else set()
@@ -111,6 +120,28 @@ def stored_tensors(arch: Architecture, variant: Variant) -> list[StoredTensor]:
     return stored
 
 
+def matrix_types(arch: Architecture, variant: Variant) -> list[MatrixTypes]:
+    """Return the matrices whose products can have 8 bits in an int4 variant: all, but for the
+    embedding of a tied model, which the graph reads too."""
+    block: int = variant.options["block_size"]
+    gptq = GPTQ_LOSS if variant.options.get("method") == "gptq" else 1.0
+    errors = {4: affine_error(4, block) * gptq, 8: affine_error(8, block)}
+    sizes: dict[str, dict[int, int]] = {}
+    for name, width, outputs, _ in matmuls(arch, variant):
+        if not (arch.tied and name.startswith("lm_head")):
+            both = sizes.setdefault(source_of(name), dict.fromkeys(errors, 0))
+            for bits in both:
+                both[bits] += _quantized_bytes(width, outputs, bits, variant)
+    return [
+        MatrixTypes(
+            name,
+            name,
+            tuple(TypeChoice(f"int{bits}", both[bits], error) for bits, error in errors.items()),
+        )
+        for name, both in sizes.items()
+    ]
+
+
 def rope_cache_bytes(arch: Architecture, variant: Variant) -> int:
     """Return the bytes of the cos and sin tables: a row of rotary_dim / 2 for each position;
     with longrope one table of the short factors and one of the long."""
@@ -118,3 +149,10 @@ def rope_cache_bytes(arch: Architecture, variant: Variant) -> int:
     if arch.max_positions != arch.original_max_positions:
         rows += arch.original_max_positions
     return 2 * rows * (arch.rotary_dim // 2) * io_bytes(variant)
+
+
+def cache_scales_bytes(arch: Architecture, variant: Variant) -> int:
+    """Return the bytes of the scales of an int8 KV cache: a float for each channel of the keys and
+    of the values of a layer."""
+    channels = 2 * arch.layers * arch.kv_heads * arch.head_dim
+    return 4 * channels if "kv_cache" in variant.options else 0

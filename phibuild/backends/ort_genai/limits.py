@@ -37,6 +37,7 @@ def impossible(
         or _no_attention(arch, options.provider)
         or _no_precision(precision, options)
         or _no_quantization(precision, options, arch)
+        or _no_cache(options)
     )
 
 
@@ -118,6 +119,16 @@ def _no_quantization(
                 "is not valid; use algorithm rtn or k_quant"
             )
     return _no_zero_points(precision, options, arch)
+
+
+def _no_cache(options: OrtGenaiOptions) -> str | None:
+    """Return why a provider cannot have the KV cache that is asked for."""
+    if options.kv_cache is None or options.provider == "cpu":
+        return None
+    if options.provider == "cuda":
+        return "ONNX Runtime's int8 KV cache for CUDA cannot be judged on a CPU; it is for cpu"
+    title = _TITLE[options.provider]
+    return f"the builder has no int8 KV cache for {title}; it is for provider cpu"
 
 
 def _no_zero_points(

@@ -6,15 +6,16 @@ from typing import Literal
 
 from pydantic import StrictBool, field_validator
 
-from phibuild.backends.calibration import GptqOptions, gptq_contradiction
+from phibuild.backends.calibration import gptq_contradiction
 from phibuild.backends.common import plain_weights
+from phibuild.backends.mixed import MixedOptions, mixed_contradiction
 from phibuild.schema import Contradiction, Precision
 
 Provider = Literal["cpu", "cuda", "dml", "webgpu", "trt_rtx"]
 QUANTIZED: tuple[Precision, ...] = ("int4", "int8")
 
 
-class OrtGenaiOptions(GptqOptions):
+class OrtGenaiOptions(MixedOptions):
     """Options of ort_genai; the names that the builder gives them are in brackets."""
 
     provider: Provider = "cpu"
@@ -33,6 +34,14 @@ class OrtGenaiOptions(GptqOptions):
     """Products kept at int8 in an int4 model [matmul_mixed_precision]: the last (lm_head), and
     those of llama.cpp's mixed rule (qkv and down projection of a third of the layers)."""
 
+    kv_cache: Literal["int8"] | None = None
+    """Type of the KV cache: int8 with a scale for each channel [kv_cache_quant_scheme], by the
+    original's keys and values over the calibration text; None is that of inputs and outputs."""
+
+    @property
+    def uses_text(self) -> bool:
+        return super().uses_text or self.kv_cache is not None
+
     @field_validator("int8_matmuls")
     @classmethod
     def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -42,7 +51,8 @@ class OrtGenaiOptions(GptqOptions):
 def contradiction(precision: Precision, options: OrtGenaiOptions) -> Contradiction | None:
     """Return the options of quantization that the precision has not."""
     if precision not in QUANTIZED:
-        return plain_weights(precision, options, "provider")
+        beside = ("kv_cache", "text") if options.kv_cache else ()
+        return plain_weights(precision, options, "provider", *beside)
     if options.int8_matmuls and precision != "int4":
         return Contradiction(
             reason="int8_matmuls raises products of an int4 model; this one is int8 already",
@@ -55,4 +65,17 @@ def contradiction(precision: Precision, options: OrtGenaiOptions) -> Contradicti
             options=("algorithm", "method"),
             remedy="remove algorithm, or method",
         )
-    return gptq_contradiction(precision, options)
+    if options.mixes and options.provider in ("dml", "trt_rtx"):
+        return Contradiction(
+            reason=f"{options.provider} takes int4 products alone, without {options.mixes[0]}",
+            options=("provider", *options.mixes),
+            remedy=f"remove {options.mixes[0]}, or use another provider",
+        )
+    if options.has_target and options.block_size not in (32, 64, 128):
+        return Contradiction(
+            reason=f"losses are measured in blocks of 32, 64 or 128, not of {options.block_size}",
+            options=("block_size", *options.mixes),
+            remedy=f"use one of these, or remove {options.mixes[0]}",
+        )
+    found = mixed_contradiction(precision, options, "int8_matmuls")
+    return found or gptq_contradiction(precision, options)

@@ -7,11 +7,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
-from phibuild.backends.base import BackendSpec, ContextLimit, SourceFiles, StoredTensor
-from phibuild.backends.calibration import calibrated_variant
-from phibuild.backends.common import copied_bytes, make_variant, undivided
-from phibuild.backends.ort_genai.layout import io_bytes, rope_cache_bytes, stored_tensors
+from phibuild.backends.base import (
+    BackendSpec,
+    Best,
+    ContextLimit,
+    MatrixTypes,
+    SourceFiles,
+    StoredTensor,
+    changed,
+)
+from phibuild.backends.calibration import (
+    EMBEDDED,
+    TOKENS,
+    calibrated_variant,
+    make_calibration,
+)
+from phibuild.backends.common import cached_variant, copied_bytes, make_variant, undivided
+from phibuild.backends.mixed import UNMIXED, mixed_variant
+from phibuild.backends.ort_genai.layout import (
+    cache_scales_bytes,
+    io_bytes,
+    matrix_types,
+    rope_cache_bytes,
+    stored_tensors,
+)
 from phibuild.backends.ort_genai.limits import context, impossible
 from phibuild.backends.ort_genai.memory import build_memory, judge_memory
 from phibuild.backends.ort_genai.options import (
@@ -20,10 +41,20 @@ from phibuild.backends.ort_genai.options import (
     Provider,
     contradiction,
 )
-from phibuild.schema import Contradiction, Device, Judging, Options, Precision, Skip, Variant
+from phibuild.schema import (
+    Contradiction,
+    Device,
+    Judging,
+    Misfit,
+    Options,
+    Precision,
+    Skip,
+    Variant,
+)
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.grids import Grid
 
+_GPTQ: Options = {**UNMIXED, "block_size": 32, "algorithm": "default", "method": "gptq"}
 # What has to be installed to run an artifact.
 _RUNTIME: dict[Provider, str] = {
     "cpu": "pip install onnxruntime-genai",
@@ -44,6 +75,14 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
     # onnx 1.21 and later takes external data with several hard links for an attack.
     copied = ("*.onnx.data",)
     options = OrtGenaiOptions
+    best = (
+        Best({**_GPTQ, "int8_matmuls": ["last_matmul", "mixed_layers"]}),
+        Best({**_GPTQ, "int8_matmuls": ["mixed_layers"]}),  # tied embeddings
+        Best({**_GPTQ, "symmetric": False}),  # dml
+        Best(_GPTQ),  # dml, tied embeddings
+        Best({"block_size": 32, "symmetric": False}),  # trt_rtx
+        Best({"block_size": 32}),
+    )
 
     def contradiction(self, precision: Precision, options: OrtGenaiOptions) -> Contradiction | None:
         """Return options of quantization where nothing is quantized, or as it is already."""
@@ -51,7 +90,7 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
 
     def variant(
         self, precision: Precision, options: OrtGenaiOptions, device: Device, arch: Architecture
-    ) -> Variant | Skip:
+    ) -> Variant | Skip | Misfit:
         """Return what to build, or why the builder or the provider cannot do it."""
         reason = impossible(precision, options, device, arch)
         if reason:
@@ -69,18 +108,16 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
                 "int8_matmuls": list(options.int8_matmuls),
             }
         variant = make_variant(self, precision, _variant_name(precision, options), chosen)
-        return self._calibrated(variant, options, arch) if options.is_gptq else variant
+        made = self._with_types(variant, options, arch)
+        if not options.kv_cache:
+            return made
+        return changed(made, lambda variant: _with_cache(variant, options))
 
-    def _calibrated(
+    def _with_types(
         self, variant: Variant, options: OrtGenaiOptions, arch: Architecture
-    ) -> Variant | Skip:
-        if options.provider == "trt_rtx":
-            return Skip(
-                reason="GPTQ's codes go with MatMulNBits, which TensorRT-RTX's graph has not; "
-                "remove method"
-            )
-        if reason := undivided(arch, options.block_size):
-            return Skip(reason=f"{reason}, which method gptq needs; use a smaller block_size")
+    ) -> Variant | Skip | Misfit:
+        if not options.is_gptq and not options.mixes:
+            return variant
         grid = Grid(
             4,
             options.block_size,
@@ -88,16 +125,37 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
             "F32" if options.provider == "cpu" else "F16",
             head="last_matmul" not in options.int8_matmuls,
         )
-        return calibrated_variant(variant, options, grid)
+        if options.is_gptq and options.provider == "trt_rtx":
+            return Skip(
+                reason="GPTQ's codes go with MatMulNBits, which TensorRT-RTX's graph has not; "
+                "remove method"
+            )
+        reason = undivided(arch, options.block_size)
+        if reason and options.is_gptq:
+            return Skip(reason=f"{reason}, which method gptq needs; use a smaller block_size")
+        if reason and options.has_target:
+            return Skip(reason=f"{reason}, in which losses are measured; use a smaller block_size")
+        if options.is_gptq:
+            variant = calibrated_variant(variant, options, grid)
+        if not options.mixes:
+            return variant
+        matrices = self.matrices(arch, variant)
+        return mixed_variant(variant, options, replace(grid, head=False), matrices)
+
+    def matrices(self, arch: Architecture, variant: Variant) -> Sequence[MatrixTypes]:
+        """Return the matrices whose products can have 8 bits."""
+        return matrix_types(arch, variant)
 
     def layout(self, arch: Architecture, variant: Variant) -> Sequence[StoredTensor]:
         """Return the initializers of the graph that hold weights."""
         return stored_tensors(arch, variant)
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of rope caches and tokenizer, and of the files that are copied."""
+        """Return the bytes of rope caches, scales of a KV cache and tokenizer, and of the files
+        that are copied."""
         copied = copied_bytes(source) - source.files.get("tokenizer.json", 0)
-        return rope_cache_bytes(arch, variant) + _tokenizer_bytes(source) + copied
+        tables = rope_cache_bytes(arch, variant) + cache_scales_bytes(arch, variant)
+        return tables + _tokenizer_bytes(source) + copied
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
@@ -124,8 +182,9 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
         return Judging(how="substitute", note="its graph on the CPU")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
-        """Return 4 on cpu, where inputs and outputs are fp32 at any precision; else 2."""
-        return float(io_bytes(variant))
+        """Return 4 on cpu, where inputs and outputs are fp32 at any precision; else 2. An int8
+        cache is there twice: the CPU provider writes a new one in every pass."""
+        return 2.0 if "kv_cache" in variant.options else float(io_bytes(variant))
 
     def run_command(self, variant: Variant) -> str:
         """Return a Python program. It sets max_length, because genai_config.json asks for the
@@ -145,6 +204,18 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
             "    generator.generate_next_token()\n"
             "print(tokenizer.decode(generator.get_sequence(0)))\n"
         )
+
+
+def _with_cache(variant: Variant, options: OrtGenaiOptions) -> Variant:
+    """Return the variant whose cache has scales of what a text sends into it: as much of it as
+    GPTQ sees, where that is the method."""
+    assert options.kv_cache is not None
+    text = make_calibration(options.text or EMBEDDED, options.tokens or TOKENS)
+    variant = cached_variant(variant, options.kv_cache, 8)
+    content = {"text": text.sha256, "tokens": text.tokens}
+    return variant.model_copy(
+        update={"options": {**variant.options, **content}, "cache_ranges": text}
+    )
 
 
 def _default_accuracy_level(provider: Provider) -> int:

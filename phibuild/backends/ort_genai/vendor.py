@@ -21,8 +21,10 @@ from safetensors import safe_open
 from torch.nn import Linear
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from phibuild.backends.ort_genai.cache import cache_options
 from phibuild.backends.ort_genai.coded import find_coded
 from phibuild.backends.ort_genai.nodes import quantized_product
+from phibuild.backends.ort_genai.products import source_of
 from phibuild.backends.ort_genai.rounding import Rounding
 from phibuild.backends.ort_genai.tensors import (
     QuantizedMatrix,
@@ -71,6 +73,8 @@ class _Streamed:
     checkpoint: Mapping[str, torch.Tensor] = {}
     streaming: Streaming
     coded: CodedWeights | None = None
+    types: Mapping[str, str] = {}
+    """Matrices of the checkpoint with types of their own: int4 or int8."""
 
     # Of the builder's Model.
     graph: ir.Graph
@@ -163,6 +167,8 @@ class _Streamed:
             nodes.sort(key=lambda node: node.name in raised)
         for node in nodes:
             bits = raised.get(node.name, {}).get("bits", self.quant_attrs["bits"])
+            if own := self.types.get(source_of(node.inputs[1].name)):
+                bits = int(own.removeprefix("int"))
             self._quantize(
                 node,
                 Rounding(
@@ -215,9 +221,11 @@ def build(
     output: Path,
     streaming: Streaming,
     coded: CodedWeights | None,
+    cache_ranges: Path | None,
 ) -> None:
     """Make one artifact, of a `variant` as JSON, in the folder `output`; `coded` are weights that
-    are on its grid already.
+    are on its grid already, `cache_ranges` the folder of what the original keeps in its cache, for
+    one that is quantized.
 
     Raises WorkerError if the builder would reach for the network; passes on what it raises.
     """
@@ -226,14 +234,16 @@ def build(
     precision, options = variant["precision"], variant["options"]
     provider = _PROVIDERS.get(options["provider"], options["provider"])
     _Streamed.checkpoint, _Streamed.streaming, _Streamed.coded = checkpoint, streaming, coded
+    _Streamed.types = options.get("tensor_types", {})
     builder.Phi3MiniModel, builder.Phi3MiniLongRoPEModel = _Phi, _LongRopePhi
     builder.Model.get_genai_commit = staticmethod(_package_commit)
     with tempfile.TemporaryDirectory(prefix="phibuild-ort-", ignore_cleanup_errors=True) as folder:
         cache = str(Path(folder) / "cache")
         arguments = (str(source), str(output), precision, provider, cache)
-        extra = builder.parse_extra_options(
-            None, *arguments, _extra_options(precision, options, arch)
-        )
+        wanted = _extra_options(precision, options, arch)
+        if cache_ranges:
+            wanted += cache_options(cache_ranges, Path(folder))
+        extra = builder.parse_extra_options(None, *arguments, wanted)
         _complete_config(extra["hf_details"]["hf_config"], arch)
         builder.create_model(None, *arguments, **extra)
     copy_companions(source, output)

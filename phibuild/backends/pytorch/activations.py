@@ -1,4 +1,5 @@
-"""How large the inputs of every linear layer are: what llama.cpp's importance matrix is made of."""
+"""How large the inputs of every linear layer are, what llama.cpp's importance matrix is made of,
+and the keys and values of every layer."""
 
 from __future__ import annotations
 
@@ -13,20 +14,22 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from phibuild.backends.pytorch.cache_ranges import CacheRanges
 from phibuild.backends.pytorch.layers import through_layers
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.windows import Windows, read_text
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.protocol import Report, WorkerError
-from phibuild.worker.requests import ActivationsRequest, QuantizeRequest
+from phibuild.worker.requests import ActivationsRequest, QuantizeRequest, SensitivityRequest
 from phibuild.worker.safetensors import SafetensorsWriter
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def activations(request: ActivationsRequest, report: Report) -> None:
-    """Write activations.safetensors and meta.json into the empty folder `output`.
+    """Write activations.safetensors, meta.json and what CacheRanges writes into the empty folder
+    `output`.
 
     The fp32 original sees up to `tokens` tokens of `text` in chunks of `chunk_tokens`, evenly
     spaced, BOS in the place of the first token if the tokenizer adds one, as llama-imatrix does.
@@ -53,13 +56,19 @@ def _activations(request: ActivationsRequest, report: Report) -> Mapping[str, ob
     chunks = choose_chunks(request, arch)
     report.stage("loading", item=item)
     with torch.inference_mode():
-        sums = _SquaredInputs()
+        sums, ranges = _SquaredInputs(), CacheRanges(arch)
         model = LayerwisePhi3(source, arch)
         states = model.embed(torch.from_numpy(chunks.astype(np.int64)))
         rotation = model.positions(0, states.shape[1])
-        for layer in through_layers(model, [states], [rotation], sums.watch):
+
+        def enter(number: int, layer: torch.nn.Module) -> None:
+            sums.watch(number, layer)
+            ranges.watch(number, layer)
+
+        for layer in through_layers(model, [states], [rotation], enter):
             report.stage("activations", (layer + 1) / model.config.num_hidden_layers, item)
     sums.write(output)
+    ranges.write(output)
     result = {
         "tokens": int(chunks.size),
         "chunks": len(chunks),
@@ -70,7 +79,9 @@ def _activations(request: ActivationsRequest, report: Report) -> Mapping[str, ob
     return result
 
 
-def choose_chunks(request: ActivationsRequest | QuantizeRequest, arch: Architecture) -> Windows:
+def choose_chunks(
+    request: ActivationsRequest | QuantizeRequest | SensitivityRequest, arch: Architecture
+) -> Windows:
     """Return chunks of ids [C, chunk_tokens], as many whole ones as `tokens` and the text allow.
 
     Raises WorkerError if not even one fits, or if the text does not suit the model.

@@ -66,7 +66,8 @@ class WeightFiles:
             return
         if row == 0:
             self._put(f"{name}_shape", torch.tensor(shape, dtype=torch.int64), 0)
-        if self._coded is not None and name in self._coded:
+        on_grid = self._coded is not None and quantization == self._scheme.quantization
+        if self._coded is not None and on_grid and name in self._coded:
             codes, scale, zero_point = _from_codes(self._coded.rows(name, row, len(chunk)))
         else:
             codes, scale, zero_point = quantize(weights, quantization)
@@ -106,7 +107,7 @@ class PytorchBuilder:
     def open(self, build: Build[WeightFiles], output: Output) -> WeightFiles:
         scheme = Scheme.from_options(output.request["variant"]["options"])
         config = json.loads((build.source / "config.json").read_text(encoding="utf-8"))
-        text = json.dumps(artifact_config(config, scheme), indent=2)
+        text = json.dumps(artifact_config(config, build.arch, scheme), indent=2)
         (output.folder / "config.json").write_text(text + "\n", encoding="utf-8")
         copy_companions(build.source, output.folder)
         complete_generation_config(output.folder, build.facts.stops)

@@ -7,8 +7,8 @@ import struct
 from collections import Counter
 from pathlib import Path
 
+from phibuild.backends.pytorch.config_groups import PromisedLayers
 from phibuild.backends.pytorch.layout import quantized_kind
-from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
@@ -24,7 +24,7 @@ def inspect(folder: Path) -> Contents:
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     tensors = read_checkpoint(folder)
-    promised = _promised(config)
+    promised = PromisedLayers(config)
     types: Counter[str] = Counter()
     for name, info in tensors.items():
         if name.endswith("weight_packed"):
@@ -33,28 +33,17 @@ def inspect(folder: Path) -> Contents:
             types[kind] += parameters
         elif not name.endswith(tuple(f"weight{part}" for part in _PARTS)):
             types[info.dtype] += info.parameters
-    if promised is not None and not any(kind.startswith("w") for kind in types):
+    if promised.is_quantized and not any(kind.startswith("w") for kind in types):
         raise WorkerError("config.json promises quantized layers, the weights hold none")
     return {"types": dict(types), "weight_bytes": sum(info.nbytes for info in tensors.values())}
 
 
-def _promised(config: JsonDict) -> JsonDict | None:
-    """Return the weights' arguments of the one group in quantization_config."""
-    if "quantization_config" not in config:
-        return None
-    groups = list(config["quantization_config"]["config_groups"].values())
-    if len(groups) != 1:
-        raise WorkerError(f"quantization_config has {len(groups)} groups of layers, 1 is due")
-    weights: JsonDict = groups[0]["weights"]
-    return weights
-
-
 def _quantized(
-    weight: str, tensors: dict[str, TensorInfo], promised: JsonDict | None
+    weight: str, tensors: dict[str, TensorInfo], layers: PromisedLayers
 ) -> tuple[str, int]:
     """Return kind and number of weights of one packed layer."""
     parts = {part: tensors[weight + part] for part in _PARTS if weight + part in tensors}
-    shape = parts.get("_shape")
+    shape, promised = parts.get("_shape"), layers.of(weight)
     if shape is None or "_scale" not in parts or promised is None:
         raise WorkerError(f"{weight} is packed but its shape, scales or configuration are missing")
     with shape.path.open("rb") as file:

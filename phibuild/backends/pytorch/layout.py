@@ -7,12 +7,15 @@ cols] with groups of g columns and b bits a weight
     X.weight_scale       the model's dtype [rows, cols / g]
     X.weight_shape       I64 [2]                      rows, cols
     X.weight_zero_point  I32 [rows * b / 32 (rounded up), cols / g], asymmetric only, packed by rows
+
+Layers of other bits or groups lie among them in the same format, and unquantized ones.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.requests import Options
@@ -32,28 +35,44 @@ class GroupQuantization:
     group_size: int
     symmetric: bool
 
+    @classmethod
+    def from_kind(cls, kind: str, group_size: int) -> GroupQuantization | None:
+        """Return what a symmetric type means among groups of `group_size`: w4, w8, or w4g32 with
+        a group of its own; None for one that is not quantized (BF16)."""
+        if not kind.startswith("w"):
+            return None
+        bits, _, own = kind[1:].partition("g")
+        return cls(int(bits), int(own or group_size), symmetric=True)
+
 
 @dataclass(frozen=True)
 class Scheme:
     """How a variant stores weights: linear layers by `quantization`, the rest as `dtype` (in
-    config.json's words); all as `dtype` where `quantization` is None."""
+    config.json's words); all as `dtype` where `quantization` is None. `own` has the layers, by the
+    names of their weights, that are stored another way."""
 
     dtype: str
     quantization: GroupQuantization | None
+    own: Mapping[str, GroupQuantization | None] = field(default_factory=dict)
 
     @classmethod
     def from_options(cls, options: Options) -> Scheme:
         """Return the scheme of a variant's complete options."""
         if "bits" not in options:
             return cls(options["dtype"], None)
+        size = options["group_size"]
+        types = options.get("tensor_types") or {}
         return cls(
             options["dtype"],
-            GroupQuantization(options["bits"], options["group_size"], options["symmetric"]),
+            GroupQuantization(options["bits"], size, options["symmetric"]),
+            {name: GroupQuantization.from_kind(kind, size) for name, kind in types.items()},
         )
 
     def quantization_of(self, name: str) -> GroupQuantization | None:
         """Return how the tensor `name` is quantized: embeddings, lm_head and norms never are."""
-        return self.quantization if name.endswith("_proj.weight") else None
+        if not is_linear(name):
+            return None
+        return self.own.get(name, self.quantization)
 
     def entries(self, name: str, shape: tuple[int, ...]) -> list[Entry]:
         """Return what one tensor of the checkpoint is stored as."""
@@ -78,6 +97,11 @@ class Scheme:
         if quantization is None:
             return FLOAT_DTYPES[self.dtype]
         return quantized_kind(quantization.bits, quantization.symmetric)
+
+
+def is_linear(name: str) -> bool:
+    """Return whether a tensor is the weight of a decoder layer's linear layer."""
+    return name.endswith("_proj.weight")
 
 
 def quantized_kind(bits: int, symmetric: bool) -> str:

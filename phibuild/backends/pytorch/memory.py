@@ -59,6 +59,8 @@ GPTQ_THREADS = 8
 _GPTQ_COPIES = 5
 """Copies of them in fp32: as they are read, by columns, a block's errors, and what a group's search
 for a scale takes; codes besides."""
+SENSITIVITY_TOKENS = 512
+"""Tokens that go through a layer, or are multiplied by a part of lm_head, at a time."""
 SOFTMAX_ROWS = 64
 """Rows of logits that are widened to float64 at a time."""
 
@@ -141,6 +143,28 @@ def quantize_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> int:
     factorizing = hessians + largest + largest // 4 + rows
     held = tokens * arch.hidden_size
     return TRANSFORMERS + _FP32 * (held + max(passing, factorizing))
+
+
+def sensitivity_memory(arch: Architecture, tokens: int, chunk_tokens: int) -> int:
+    """Return what measuring each matrix's sensitivity over a text takes: the original's states, one
+    layer as fp32 and its largest matrix twice more, or a part of lm_head on its grid and as many
+    logits for a batch, in float64; what searches for scales; and a batch on its way. The states of
+    the models that are measured are a mapped file."""
+    hidden, inner = arch.hidden_size, arch.intermediate_size
+    matrix = max(2 * inner * hidden, arch.qkv_width * hidden)
+    batch = max(SENSITIVITY_TOKENS, chunk_tokens)
+    rows = max(HEAD_ELEMENTS // hidden, 1)
+    head = 8 * HEAD_ELEMENTS + 5 * (_FP64 // _FP32) * batch * rows
+    passing = _layer_elements(arch) + matrix + 8 * GPTQ_ELEMENTS + _batch_elements(arch, batch)
+    scores = arch.heads * batch * chunk_tokens
+    held = tokens * hidden + 2 * batch * hidden
+    return TRANSFORMERS + _FP32 * (held + max(passing + scores, head))
+
+
+def sensitivity_states(arch: Architecture, tokens: int) -> int:
+    """Return the bytes of the states of the original and of all models that are measured, and of
+    those that are written next."""
+    return _FP32 * (4 * arch.layers + 3) * tokens * arch.hidden_size
 
 
 def judge_memory(arch: Architecture, window_tokens: int) -> int:

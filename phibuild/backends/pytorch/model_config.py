@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
-from phibuild.backends.pytorch.layout import GroupQuantization, Scheme
+from phibuild.backends.pytorch.config_groups import quantization_config
+from phibuild.backends.pytorch.layout import Scheme
+from phibuild.worker.architecture import Architecture
 from phibuild.worker.json_values import JsonDict
 
 
-def artifact_config(config: JsonDict, scheme: Scheme) -> JsonDict:
+def artifact_config(config: JsonDict, arch: Architecture, scheme: Scheme) -> JsonDict:
     """Return the artifact's config.json: the checkpoint's, with the variant's dtype and, if it is
     quantized, the `quantization_config` that llm-compressor writes for the same scheme."""
     # The code that auto_map names is not part of the artifact; Phi-3 is native everywhere.
@@ -19,38 +19,6 @@ def artifact_config(config: JsonDict, scheme: Scheme) -> JsonDict:
             config[key] = scheme.dtype
     if "dtype" not in config:
         config["torch_dtype"] = scheme.dtype
-    if scheme.quantization is not None:
-        config["quantization_config"] = quantization_config(scheme.quantization)
+    if quantized := quantization_config(arch, scheme):
+        config["quantization_config"] = quantized
     return config
-
-
-def quantization_config(quantization: GroupQuantization) -> JsonDict:
-    """Return compressed-tensors' description of a weight-only scheme of all linear layers."""
-    return {
-        "config_groups": {
-            "group_0": {
-                "format": "pack-quantized",
-                "input_activations": None,
-                "output_activations": None,
-                "targets": ["Linear"],
-                "weights": {
-                    "dynamic": False,
-                    "group_size": quantization.group_size,
-                    "num_bits": quantization.bits,
-                    "strategy": "group",
-                    "symmetric": quantization.symmetric,
-                    "type": "int",
-                },
-            }
-        },
-        "format": "pack-quantized",
-        "global_compression_ratio": None,
-        "ignore": ["lm_head"],
-        "kv_cache_scheme": None,
-        "moe_sparsity_config": None,
-        "quant_method": "compressed-tensors",
-        "quantization_status": "compressed",
-        "sparsity_config": {},
-        "transform_config": {},
-        "version": version("compressed-tensors"),
-    }

@@ -6,15 +6,16 @@ from typing import Literal
 
 from pydantic import StrictBool
 
-from phibuild.backends.calibration import GptqOptions, gptq_contradiction
+from phibuild.backends.calibration import gptq_contradiction
 from phibuild.backends.common import plain_weights
+from phibuild.backends.mixed import MixedOptions, mixed_contradiction
 from phibuild.schema import Contradiction, Precision
 
 BITS: dict[Precision, int] = {"int4": 4, "int8": 8}
 CAST: dict[Precision, str] = {"fp16": "float16", "fp32": "float32"}
 
 
-class PytorchOptions(GptqOptions):
+class PytorchOptions(MixedOptions):
     """Options of the int4 and int8 variants; fp16 and fp32 have none."""
 
     group_size: Literal["auto", 32, 64, 128] = "auto"
@@ -31,4 +32,11 @@ def contradiction(precision: Precision, options: PytorchOptions) -> Contradictio
     """Return options of quantization where nothing is quantized."""
     if precision in CAST:
         return plain_weights(precision, options)
-    return gptq_contradiction(precision, options)
+    if options.mixes and not options.symmetric:
+        return Contradiction(
+            reason="Transformers takes artifacts with zero points for one type of all layers, so "
+            f"{options.mixes[0]} needs symmetric ones",
+            options=("symmetric", *options.mixes),
+            remedy=f"remove symmetric, or {options.mixes[0]}",
+        )
+    return gptq_contradiction(precision, options) or mixed_contradiction(precision, options)

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
-from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
+from phibuild.backends.base import (
+    BackendSpec,
+    Best,
+    MatrixTypes,
+    SourceFiles,
+    StoredTensor,
+    TypeChoice,
+)
 from phibuild.backends.calibration import calibrated_variant
 from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, undivided
-from phibuild.backends.pytorch.layout import Scheme, entry_bytes
+from phibuild.backends.mixed import GPTQ_LOSS, UNMIXED, affine_error, mixed_variant
+from phibuild.backends.pytorch.layout import Scheme, entry_bytes, is_linear
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.backends.pytorch.options import BITS, CAST, PytorchOptions, contradiction
-from phibuild.schema import Contradiction, Device, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Misfit, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.grids import Grid, Zero
 from phibuild.worker.safetensors import FLOAT_DTYPES
+
+_SMALL_GROUP = 32
 
 
 class PytorchSpec(BackendSpec[PytorchOptions]):
@@ -26,6 +35,7 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
     format = "safetensors"
     library = "transformers"
     options = PytorchOptions
+    best = (Best({**UNMIXED, "group_size": 32, "symmetric": True, "method": "gptq"}),)
 
     def contradiction(self, precision: Precision, options: PytorchOptions) -> Contradiction | None:
         """Return options of quantization where nothing is quantized."""
@@ -33,7 +43,7 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
 
     def variant(
         self, precision: Precision, options: PytorchOptions, device: Device, arch: Architecture
-    ) -> Variant | Skip:
+    ) -> Variant | Skip | Misfit:
         """Return fp32, fp16, or a weight-only scheme by the name vLLM knows it by (w4a16-g128)."""
         if precision in CAST:
             return make_variant(self, precision, precision, {"dtype": CAST[precision]})
@@ -43,9 +53,10 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
                 reason=f"the checkpoint's dtype {dtype} cannot hold scales; set dtype to "
                 "bfloat16 or float16"
             )
-        group_size = _group_size(options.group_size, arch)
-        if isinstance(group_size, Skip):
-            return group_size
+        sizes = (128, _SMALL_GROUP) if options.group_size == "auto" else (options.group_size,)
+        group_size = next((size for size in sizes if not undivided(arch, size)), sizes[-1])
+        if reason := undivided(arch, group_size):
+            return Skip(reason=reason)
         bits = BITS[precision]
         kind = "" if options.symmetric else "asym-"
         variant = make_variant(
@@ -59,12 +70,18 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
                 "symmetric": options.symmetric,
             },
         )
-        if not options.is_gptq:
-            return variant
         zero: Zero = "middle" if options.symmetric else "code"
         # Kernels for compressed-tensors expect scales as its own observers make them: positive.
         grid = Grid(bits, group_size, zero, FLOAT_DTYPES[dtype], negative=False)
-        return calibrated_variant(variant, options, grid)
+        if options.is_gptq:
+            variant = calibrated_variant(variant, options, grid)
+        return mixed_variant(variant, options, grid, _matrices(arch, variant, FLOAT_DTYPES[dtype]))
+
+    def matrices(self, arch: Architecture, variant: Variant) -> list[MatrixTypes]:
+        """Return the matrices of the layers: 4 bits, 4 bits in smaller groups, or 8. What is left
+        of the loss at 8 is less than a target could ask for; by name they can be left unquantized
+        too."""
+        return _matrices(arch, variant)
 
     def layout(self, arch: Architecture, variant: Variant) -> list[StoredTensor]:
         """Return every weight as safetensors stores it."""
@@ -114,15 +131,29 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
         )
 
 
-def _group_size(wanted: Literal["auto", 32, 64, 128], arch: Architecture) -> int | Skip:
-    """Return the group size that divides the width of every quantized layer."""
-    reason = None
-    for size in (128, 32) if wanted == "auto" else (wanted,):
-        reason = undivided(arch, size)
-        if reason is None:
-            return size
-    assert reason is not None
-    return Skip(reason=reason)
+def _matrices(arch: Architecture, variant: Variant, *more: str) -> list[MatrixTypes]:
+    """Return the matrices with their types; `more` are types without a loss that counts."""
+    group_size = variant.options["group_size"]
+    gptq = GPTQ_LOSS if variant.options.get("method") == "gptq" else 1.0
+    kinds = {"w4": affine_error(4, group_size) * gptq}
+    if group_size > _SMALL_GROUP:
+        kinds[f"w4g{_SMALL_GROUP}"] = affine_error(4, _SMALL_GROUP)
+    kinds["w8"] = affine_error(8, group_size)
+    kinds |= dict.fromkeys(more, 0.0)
+
+    def nbytes(name: str, shape: tuple[int, ...], own: str) -> int:
+        scheme = Scheme.from_options({**variant.options, "tensor_types": {name: own}})
+        return sum(map(entry_bytes, scheme.entries(name, shape)))
+
+    return [
+        MatrixTypes(
+            name,
+            name,
+            tuple(TypeChoice(own, nbytes(name, shape, own), error) for own, error in kinds.items()),
+        )
+        for name, shape in arch.tensors()
+        if is_linear(name)
+    ]
 
 
 SPEC = PytorchSpec()

@@ -16,9 +16,9 @@ from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from torch import Tensor
 
+from phibuild.backends.pytorch.config_groups import PromisedLayers
 from phibuild.backends.pytorch.dtypes import DTYPES
 from phibuild.backends.pytorch.memory import CHUNK_ROWS, DEQUANTIZED_ELEMENTS
-from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
@@ -35,15 +35,17 @@ class WeightReader:
         paths = {info.path for info in self._tensors.values()}
         self._files = {path: path.open("rb") for path in paths}
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self._arguments = _quantization(config)
+        self._promised = PromisedLayers(config)
 
     def fill(self, name: str, out: Tensor, first: int = 0) -> None:
         """Fill `out` (fp32) with the rows of the tensor `name` from number `first` on.
 
         Raises WorkerError if there is no such tensor, or not of this shape.
         """
-        if self._arguments is not None and f"{name}_packed" in self._tensors:
-            self._dequantize(name, out, first, self._arguments)
+        arguments = self._promised.of(name)
+        if arguments is not None and f"{name}_packed" in self._tensors:
+            how = QuantizationArgs.model_validate(arguments)
+            self._dequantize(name, out, first, how)
             return
         info = self._info(name)
         self._check(name, info.shape, out, first)
@@ -117,15 +119,6 @@ class WeightReader:
     def _check(self, name: str, shape: tuple[int, ...], out: Tensor, first: int) -> None:
         if shape[1:] != out.shape[1:] or first + len(out) > shape[0]:
             raise WorkerError(f"{name} is {list(shape)}; the model needs {list(out.shape)}")
-
-
-def _quantization(config: JsonDict) -> QuantizationArgs | None:
-    """Return how the linear layers are quantized: artifacts have one group of them."""
-    if "quantization_config" not in config:
-        return None
-    (group,) = config["quantization_config"]["config_groups"].values()
-    arguments: QuantizationArgs = QuantizationArgs.model_validate(group["weights"])
-    return arguments
 
 
 def _codes(words: Tensor, bits: int, columns: int) -> Tensor:

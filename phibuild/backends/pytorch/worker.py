@@ -16,6 +16,7 @@ from phibuild.worker.requests import (
     BuildRequest,
     QuantizeRequest,
     ReferenceRequest,
+    SensitivityRequest,
     SourceRequest,
 )
 
@@ -91,5 +92,13 @@ def quantize(request: QuantizeRequest, report: Report) -> None:
     """Write the original's weights on grids, by GPTQ."""
     with report.loading():
         from phibuild.backends.pytorch.gptq.run import quantize as run
+
+    run(request, report)
+
+
+def sensitivity(request: SensitivityRequest, report: Report) -> None:
+    """Write what each of the original's matrices loses on a grid."""
+    with report.loading():
+        from phibuild.backends.pytorch.sensitivity import sensitivity as run
 
     run(request, report)

@@ -27,6 +27,7 @@ from phibuild.execute.runner.guard import Guard
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
 from phibuild.planning.plan import Plan
+from phibuild.planning.timing import machine_of
 from phibuild.store.store import Store
 from phibuild.system.machine import available_memory, cores, usable_memory
 
@@ -66,11 +67,13 @@ def run_plan(
             listener=listener,
             timeout=settings.timeout,
             cores=settings.cores or cores(),
+            machine=machine_of(settings),
             runners=Runners(guard),
             results=known_results(plan, store),
         )
         limits = _limits(context, settings)
-        stop = stack.enter_context(stopped_gently(context.runners))
+        said = partial(listener.noted, "phibuild")
+        stop = stack.enter_context(stopped_gently(context.runners, say=said))
         run_tasks(
             list(_tasks(context)),
             limits,
@@ -116,7 +119,7 @@ def _tasks(context: Context) -> Iterator[Task]:
         for key in original.makes if original.cached else ():
             context.originals[key] = Original(context.store.reference(key))
     for step in plan.steps:
-        threads = context.cores if step.takes_machine else max(1, context.cores // 2)
+        threads = step.threads(context.cores)
         needs = {f"toolchain.{step.backend}", *plan.needs(step)}
         run = partial(run_step, step, context, threads)
         yield Task(step.id, frozenset(needs), threads, step.memory_bytes, run)

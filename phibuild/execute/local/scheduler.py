@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from phibuild.units import format_size
+from phibuild.units import format_decimal
 
 Bound = Literal["memory", "cores", "needs", "work", "queue"]
 """What keeps more from running: memory or cores that a ready task waits for, tasks that others
@@ -133,9 +133,9 @@ class _Queue:
         memory = sum(other.memory_bytes for other in busy)
         names = ", ".join(other.id for other in busy) or "nothing"
         return (
-            f"{task.cores} cores, {format_size(task.memory_bytes)}; {names} running with {cores} "
-            f"of {self._limits.cores} cores, {format_size(memory)} of "
-            f"{format_size(self._limits.memory_bytes)}"
+            f"{task.cores} cores, {format_decimal(task.memory_bytes)}; {names} running with "
+            f"{cores} of {self._limits.cores} cores, {format_decimal(memory)} of "
+            f"{format_decimal(self._limits.memory_bytes)}"
         )
 
     def end(self, future: Future[bool]) -> None:

@@ -29,6 +29,7 @@ class Usage:
     peak_anonymous_bytes: int | None = None
     anonymous_bytes: int = 0
     loading_seconds: float = 0.0
+    seconds: float = 0.0
 
     @contextlib.contextmanager
     def watch(self, pid: int) -> Iterator[None]:
@@ -53,6 +54,7 @@ class Usage:
         finally:
             done.set()
             thread.join()
+            self.seconds += time.monotonic() - started
             self.anonymous_bytes = 0
 
 

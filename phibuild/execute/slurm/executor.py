@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from phibuild.config.executors import SlurmSettings
@@ -22,6 +23,7 @@ from phibuild.execute.slurm.outcome import fold, make_history
 from phibuild.execute.slurm.records import Records
 from phibuild.execute.slurm.watch import wait_for_jobs
 from phibuild.planning.plan import Plan
+from phibuild.planning.timing import machine_of
 from phibuild.store.store import Store
 
 
@@ -41,16 +43,22 @@ def run_plan(
         listener=listener,
         timeout=settings.timeout,
         cores=settings.cores,
+        machine=machine_of(settings),
         results=known_results(plan, store),
     )
     records = Records(store)
     started = time.time()
-    with records.waiting(), stopped_gently(context.runners, ("SIGINT", "SIGTERM")) as stop:
+    said = partial(listener.noted, "phibuild")
+    signals = ("SIGINT", "SIGTERM")
+    with records.waiting(), stopped_gently(context.runners, signals, said) as stop:
         jobs = Jobs(context, settings, records, stop)
         for name in plan.toolchains:
             if not stop.is_set():
                 install_toolchain(context, name)
         _submit(jobs, stop)
+        for step, some in jobs.of.items():
+            if not some:  # it was refused, or has nothing to do
+                listener.over(step)
         wait_for_jobs(jobs.all, settings, records, listener, stop)
         if stop.is_set():
             listener.noted("slurm", "cancelling the jobs")

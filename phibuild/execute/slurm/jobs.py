@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from phibuild.config.executors import SlurmSettings
-from phibuild.execute.context import Context
+from phibuild.execute.context import Context, job_name
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import SlurmError
 from phibuild.execute.slurm.records import Record, Records
@@ -53,7 +53,7 @@ class Job:
     @property
     def shown(self) -> str:
         """Its name on the display; a step may have several jobs."""
-        return f"{self.step.id} (job {self.id})"
+        return job_name(self.step.id, self.id)
 
 
 class Jobs:
@@ -177,6 +177,7 @@ class Jobs:
             folder=job.folder,
             program=program_digest(step.backend, self._context.store),
             waiter=self._records.waiter,
+            machine=self._context.machine,
             timeout=self._settings.timeout,
             cores=self._settings.cores,
         )

@@ -78,7 +78,7 @@ def _built(
             result.status = item.status if done else "built" if job else "cached"
             continue
         source = context.plan.source_of(step.model)
-        inputs = _reason_of(context, source.key if source else None, artifact.activations)
+        inputs = _reason_of(context, source.key if source else None, *artifact.inputs)
         reason = inputs or _reason(job, item) or refused
         if reason:
             context.fail(artifact, reason)

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 from phibuild.execute import execution
-from phibuild.execute.context import Context, Original, Result
-from phibuild.execute.progress import PlainProgress
+from phibuild.execute.context import Context, Listener, Original, Result
 from phibuild.execute.runner.guard import Guard
 from phibuild.execute.runner.process import Runners
 from phibuild.execute.runner.usage import Usage
+from phibuild.execute.slurm.stages import RemoteProgress
 from phibuild.planning.code import program_digest
 from phibuild.planning.plan import Plan
 from phibuild.planning.steps import Step
@@ -43,7 +43,8 @@ _STOPPED = 143  # as a shell says it of SIGTERM
 class RemoteStep:
     """All that a step needs elsewhere. `plan` is the plan cut down to it, `folder` where it leaves
     its result and logs, `program` the digest of the code and the toolchain that it was planned
-    with, `waiter` a lock that the phibuild which waits for it holds."""
+    with, `waiter` a lock that the phibuild which waits for it holds, `machine` what times are
+    remembered of."""
 
     plan: Plan
     step: Step
@@ -52,6 +53,7 @@ class RemoteStep:
     folder: Path
     program: str
     waiter: Path
+    machine: str
     timeout: float
     cores: int
 
@@ -71,6 +73,7 @@ class JobUsage(Document):
     peak_anonymous_bytes: int | None
     anonymous_bytes: int
     loading_seconds: float
+    seconds: float = 0.0
 
 
 class JobResult(Document):
@@ -89,20 +92,21 @@ class JobResult(Document):
 
 def run_step(task: RemoteStep) -> None:
     """Run a step and write its result. Exits without one if it is stopped by SIGTERM."""
-    with Guard() as guard:
-        _run_step(task, Runners(guard))
+    with Guard() as guard, RemoteProgress(task.folder) as listener:
+        _run_step(task, Runners(guard), listener)
 
 
-def _run_step(task: RemoteStep, runners: Runners) -> None:
+def _run_step(task: RemoteStep, runners: Runners, listener: Listener) -> None:
     started = time.time()
     os.environ["PHIBUILD_TOOLCHAINS"] = str(task.toolchains)
     context = Context(
         plan=task.plan,
         store=Store(task.store, say=lambda text: print(text, file=sys.stderr)),
         logs=task.folder,
-        listener=PlainProgress(),
+        listener=listener,
         timeout=task.timeout,
         cores=task.cores,
+        machine=task.machine,
         runners=runners,
         results={artifact.key: Result(artifact) for artifact in task.plan.artifacts},
     )

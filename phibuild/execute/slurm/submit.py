@@ -14,7 +14,7 @@ from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import Partition, SlurmError, plain
 from phibuild.execute.slurm.remote import RemoteStep, run_step
-from phibuild.units import format_size
+from phibuild.units import format_decimal
 
 _MARGIN_SECONDS = 120.0  # above a runner's own time-out, whose message says more than Slurm's
 Where = Callable[[tuple[str | int, ...]], str | None]
@@ -138,7 +138,7 @@ def job_memory(settings: SlurmSettings, memory_bytes: int) -> int:
 
 def shown_memory(settings: SlurmSettings, memory_bytes: int) -> str:
     """Return the memory that a job asks for as people write it."""
-    return str(settings.sbatch.get("mem") or format_size(memory_bytes))
+    return str(settings.sbatch.get("mem") or format_decimal(memory_bytes))
 
 
 def submit(

@@ -17,6 +17,7 @@ from phibuild.execute.slurm.explain import OUT_OF_MEMORY, end_state, explain
 from phibuild.execute.slurm.jobs import Job, ended_now
 from phibuild.execute.slurm.records import Records
 from phibuild.execute.slurm.remote import read_result
+from phibuild.execute.slurm.stages import show_stage
 from phibuild.execute.slurm.submit import shown_memory, time_limit
 
 _LOOK_SECONDS = 1.0
@@ -40,6 +41,7 @@ def wait_for_jobs(
     why it left nothing."""
     asked = silent = float("-inf")
     locks = True
+    told: set[str] = set()
     while (left := [job for job in jobs if job.ended is None]) and not stop.is_set():
         for job in left:
             job.found = read_result(job.folder)
@@ -61,8 +63,20 @@ def wait_for_jobs(
             silent = float("-inf")
             for job in left:
                 _see(job, queue.get(job.id), settings, records, listener)
+                if job.ended is None and job.began is not None:
+                    show_stage(job.folder, job.shown, listener)
+        _tell_of_steps(jobs, told, listener)
         if any(job.ended is None for job in jobs):
             stop.wait(_LOOK_SECONDS)
+
+
+def _tell_of_steps(jobs: list[Job], told: set[str], listener: Listener) -> None:
+    """Tell of the steps of which no job is left, those in `told` excepted, and add them there."""
+    left = {job.step.id for job in jobs if job.ended is None}
+    for step in dict.fromkeys(job.step.id for job in jobs):
+        if step not in left and step not in told:
+            told.add(step)
+            listener.over(step)
 
 
 def _see(
@@ -106,6 +120,8 @@ def _end(
         job.why = explain(job.id, end_state(job.id, state), job.folder, memory, f"{limit} min")
     elif failure(job) and _final_state(job.id) == OUT_OF_MEMORY:
         job.note = f"out of memory: Slurm job {job.id} had {memory} (see executor.memory_margin)"
+    for reason in failures(job):
+        listener.failed(job.shown, reason)
     ended_now(job)
     records.forget(job.record)
     seconds = (job.ended or 0.0) - (job.began or job.ended or 0.0)
@@ -114,10 +130,15 @@ def _end(
 
 def failure(job: Job) -> str | None:
     """Return the first thing that went wrong in a job, None if nothing did."""
-    if job.found is None:
-        return job.why
-    reasons = [job.found.problem, *(item.reason for item in job.found.results.values())]
-    return next(filter(None, reasons), None)
+    return next(iter(failures(job)), None)
+
+
+def failures(job: Job) -> list[str]:
+    """Return what went wrong in a job."""
+    reasons = [job.why]
+    if job.found is not None:
+        reasons = [job.found.problem, *(item.reason for item in job.found.results.values())]
+    return list(dict.fromkeys(reason for reason in reasons if reason))
 
 
 def _final_state(job: str) -> str:

@@ -30,7 +30,7 @@ def run_on_artifacts(
 
     def failed(key: str, reason: str) -> None:
         context.fail(by_key[key], f"{step.failing}{reason}")
-        attempt.failures.append(f"{by_key[key].variant.name}: {reason}")
+        context.failure(step, attempt, f"{by_key[key].variant.name}: {reason}")
 
     def done(key: str, result: Mapping[str, object]) -> None:
         try:

@@ -13,6 +13,7 @@ from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import Attempt, Context
 from phibuild.execute.runner.events import BadResult, BuildResult, read_result
 from phibuild.execute.work.artifacts import run_on_artifacts
+from phibuild.execute.work.mixed import surplus_bytes, with_chosen_types
 from phibuild.planning.code import step_digest
 from phibuild.planning.keys import CHANGED, has_changed
 from phibuild.planning.readme import add_documents
@@ -48,17 +49,21 @@ def _wanted(step: BuildStep, context: Context, attempt: Attempt) -> list[Planned
     wanted = []
     for artifact in step.artifacts:
         inputs = [context.source_facts(step.model)]
-        if artifact.activations:
-            inputs.append(context.originals[artifact.activations])
+        inputs += [context.originals[key] for key in artifact.inputs]
         reason = next((one.reason for one in inputs if one.reason), None)
         if context.store.artifact(artifact.key):
             if context.results[artifact.key].status != "built":
                 context.results[artifact.key].status = "cached"
         elif reason:
             context.fail(artifact, reason)
+            # The step that it is of has told of it.
             attempt.failures.append(f"{artifact.variant.name}: {reason}")
         else:
-            wanted.append(artifact)
+            try:
+                wanted.append(with_chosen_types(context, artifact))
+            except BadResult as error:
+                context.fail(artifact, str(error))
+                context.failure(step, attempt, f"{artifact.variant.name}: {error}")
     return wanted
 
 
@@ -74,6 +79,7 @@ def _build(
     workspace = stack.enter_context(context.store.workspace())
     view = stack.enter_context(source_view(context.store, checkpoint, facts))
     outputs: dict[str, Path] = {}
+    smaller: list[PlannedArtifact] = []
     runs = itertools.count(1)  # what a crashed runner left must not be met by the next
 
     def request(artifacts: Sequence[PlannedArtifact]) -> Mapping[str, object]:
@@ -91,6 +97,10 @@ def _build(
                     item["codes"] = folder
                 else:
                     item["activations"] = folder
+            if ranges := artifact.cache_ranges:
+                item["cache_ranges"] = str(context.originals[ranges].folder)
+            if artifact.variant.file:
+                item["file"] = str(artifact.variant.file.path)
             items.append(item)
         whole: BuildRequest = {
             **asked_of_build(checkpoint),
@@ -103,12 +113,21 @@ def _build(
 
     def take(artifact: PlannedArtifact, result: Mapping[str, object]) -> None:
         found = read_result(result, BuildResult)
+        if surplus := surplus_bytes(artifact, outputs[artifact.key]):
+            if any(artifact.key == one.key for one in smaller):
+                raise BadResult(
+                    f"it is larger than its target_size, by {surplus:,} bytes more than planned"
+                )
+            smaller.append(with_chosen_types(context, artifact, surplus))
+            return
         wrong = check_and_publish(context, artifact, outputs[artifact.key], found)
         if wrong:
             raise BadResult(wrong)
         context.results[artifact.key].status = "built"
 
     run_on_artifacts(context, step, attempt, wanted, request, take)
+    if smaller and not attempt.again:
+        run_on_artifacts(context, step, attempt, smaller, request, take)
 
 
 def check_and_publish(

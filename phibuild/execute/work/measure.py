@@ -33,7 +33,12 @@ def measure(step: MeasureStep, context: Context, attempt: Attempt) -> None:
 
     def request(artifacts: Sequence[PlannedArtifact]) -> Mapping[str, object]:
         items: list[JudgeItem] = [
-            {"item": one.key, "folder": str(context.store.root / "artifacts" / one.key)}
+            {
+                "item": one.key,
+                "folder": str(context.store.root / "artifacts" / one.key),
+                "limits": {gate: list(limits) for gate, limits in one.limits.items()},
+                "comparisons": list(one.comparisons),
+            }
             for one in artifacts
         ]
         whole: JudgeRequest = {

@@ -8,17 +8,20 @@ from functools import singledispatch
 from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import Attempt, Context, Original
 from phibuild.execute.runner.items import Reactions, run_items
+from phibuild.execute.work.partial import begin, finish
 from phibuild.planning.keys import CHANGED, has_changed
 from phibuild.planning.making import evaluation_text
 from phibuild.planning.requests import (
     asked_of_activations,
     asked_of_reference,
+    asked_of_sensitivity,
     asked_of_source,
 )
 from phibuild.planning.steps import (
     ActivationsStep,
     OriginalStep,
     ReferenceStep,
+    SensitivityStep,
     SourceStep,
 )
 
@@ -44,12 +47,15 @@ def run_original(step: OriginalStep, context: Context, attempt: Attempt) -> None
                     "output": str(folder),
                     "threads": attempt.threads,
                 }
+                if step.kind == SensitivityStep.kind:
+                    place["states"] = str(begin(context.store, step.key, checkpoint))
                 _run(step, context, attempt, {**order, **place})
                 digest = context.plan.source_digests[step.model]
                 if not attempt.failures and has_changed(checkpoint, digest, context.store):
                     attempt.failures.append(CHANGED)
                 if not attempt.failures:
                     context.store.publish_reference(step.key, folder)
+                    finish(context.store, step.key)
     if attempt.again:
         return
     reason = f"{step.failing}{attempt.failures[0]}" if attempt.failures else None
@@ -66,7 +72,7 @@ def _run(
         lambda keys: request,
         Reactions(
             on_result=lambda key, result: None,
-            on_failure=lambda key, reason: attempt.failures.append(reason),
+            on_failure=lambda key, reason: context.failure(step, attempt, reason),
             on_stage=lambda event: context.stage(step, event),
         ),
         alone=attempt.alone,
@@ -99,6 +105,15 @@ def _reference(step: ReferenceStep, context: Context) -> tuple[str, Mapping[str,
     return "the original's logits in fp32", {
         **asked_of_reference(context.plan.matrix.models[step.model], evaluation),
         "text": str(evaluation_text(evaluation)),
+    }
+
+
+@step_order.register
+def _sensitivity(step: SensitivityStep, context: Context) -> tuple[str, Mapping[str, object]]:
+    checkpoint = context.plan.matrix.models[step.model]
+    return f"each matrix's sensitivity over {step.calibration.path.name}", {
+        **asked_of_sensitivity(checkpoint, step.calibration),
+        "text": str(step.calibration.path),
     }
 
 

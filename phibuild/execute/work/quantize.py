@@ -4,18 +4,16 @@ to be begun again after a kill."""
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from phibuild.checkpoints.view import source_view
 from phibuild.execute.context import Attempt, Context, Original
 from phibuild.execute.runner.items import Reactions, run_items
+from phibuild.execute.work.partial import begin, finish
 from phibuild.planning.keys import CHANGED, has_changed
 from phibuild.planning.requests import asked_of_quantize
 from phibuild.planning.steps import QuantizeStep
-from phibuild.store.store import PARTIAL, content_key
-from phibuild.system.files import size_and_time
 from phibuild.worker.requests import QuantizeItem
 
 
@@ -56,40 +54,32 @@ def _run(
     reasons: dict[str, str],
 ) -> None:
     checkpoint = context.plan.matrix.models[step.model]
-    partial = context.store.root / PARTIAL
-    # What was begun of files that were changed meanwhile is another model's, whatever they are now.
-    files = {name: size_and_time(path) for name, path in checkpoint.links.items()}
-    begun = content_key(files)[:16]
-    for key in (step.key, *missing):
-        for other in (partial / key).glob("*"):
-            if other.name != begun:
-                shutil.rmtree(other, ignore_errors=True)
-        (partial / key / begun).mkdir(parents=True, exist_ok=True)
+    begun = {key: begin(context.store, key, checkpoint) for key in (step.key, *missing)}
 
     def request(keys: Sequence[str]) -> Mapping[str, object]:
         items: list[QuantizeItem] = [
-            {"item": key, "grid": step.grids[key].to_json(), "output": str(partial / key / begun)}
+            {"item": key, "grid": step.grids[key].to_json(), "output": str(begun[key])}
             for key in keys
         ]
         return {
             **asked_of_quantize(checkpoint, step.calibration),
             "items": items,
             "source": str(view),
-            "states": str(partial / step.key / begun),
+            "states": str(begun[step.key]),
             "threads": attempt.threads,
             "text": str(step.calibration.path),
         }
 
     def failed(key: str, reason: str) -> None:
         reasons[key] = reason
-        attempt.failures.append(reason)
+        context.failure(step, attempt, reason)
 
     def done(key: str, result: Mapping[str, object]) -> None:
         if has_changed(checkpoint, context.plan.source_digests[step.model], context.store):
             failed(key, CHANGED)
             return
-        context.store.publish_reference(key, partial / key / begun)
-        shutil.rmtree(partial / key, ignore_errors=True)
+        context.store.publish_reference(key, begun[key])
+        finish(context.store, key)
 
     left = run_items(
         context.runner(step),
@@ -101,4 +91,4 @@ def _run(
     if left:
         attempt.run_out_of_memory()
     elif not attempt.failures:
-        shutil.rmtree(partial / step.key, ignore_errors=True)
+        finish(context.store, step.key)

@@ -24,11 +24,12 @@ from phibuild.backends.pytorch.gptq.factor import Hessian
 from phibuild.backends.pytorch.layers import in_batches
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.memory import GPTQ_ELEMENTS, GPTQ_THREADS, GPTQ_TOKENS
-from phibuild.worker.codes import HEAD, CodeWriter, layer_file
+from phibuild.worker.codes import HEAD, CodeWriter, Rows, layer_file
 from phibuild.worker.grids import Grid
 from phibuild.worker.protocol import WorkerError
 
-_LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+LINEAR = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+"""The linear layers of a decoder layer."""
 _Say = Callable[[str, float], None]
 
 
@@ -136,13 +137,15 @@ class Pass:
                 if one.error is not None:
                     continue
                 made = quantize(weights, factor, importance, one.grid)
-                if not torch.isfinite(made.scales).all():
+                stored = made.scales if made.steps is None else made.steps
+                if not torch.isfinite(stored).all():
                     one.error = WorkerError(
                         f"{name}: a scale is beyond what {one.grid.scale} holds, or not a number"
                     )
                     continue
                 arrays = (made.codes.numpy(), made.scales.numpy(), made.zeros.numpy())
-                writers[one.item].write(name, first, *arrays)
+                steps = None if made.steps is None else made.steps.numpy()
+                writers[one.item].write(name, first, Rows(*arrays, steps))
 
         with ThreadPoolExecutor(min(self.threads, GPTQ_THREADS)) as pool:
             list(pool.map(work, range(0, rows, step)))
@@ -157,7 +160,7 @@ class _Watched:
         self._hooks = []
         if layer is None:
             return
-        for name in _LINEAR:
+        for name in LINEAR:
             module = layer.get_submodule(name)
             hessian = self._hessians[name] = Hessian(module.in_features)
             hook = lambda _, inputs, hessian=hessian: hessian.add(inputs[0])  # noqa: E731

@@ -12,12 +12,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phibuild.worker.grids import Grid
+from phibuild.worker.grids import STEPS, Grid
 
 _STORED = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 """Of the range that holds all weights of a group: a narrower one clips some and serves the others
 better."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the groups of a span share: a step of scales and one of biases, [R] each, as the grid
+    stores them."""
+
+    scale: Tensor
+    bias: Tensor
+
+    def numbers(self, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how many steps [R] are nearest to scales and biases [R] of one group."""
+        return _whole(scale, self.scale), _whole(-bias, self.bias)
+
+    def values(self, scale: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scales and biases of so many steps."""
+        return scale * self.scale, -(bias * self.bias)
+
+
+def _whole(values: Tensor, step: Tensor) -> Tensor:
+    inverse = torch.where(step == 0, 0, 1 / step)
+    return (values * inverse).round_().clamp_(0, STEPS)
 
 
 @dataclass
@@ -30,8 +52,13 @@ class Levels:
     zero: Tensor
 
     @classmethod
-    def stored(cls, grid: Grid, scale: Tensor, zero: Tensor) -> Levels:
-        """Return the levels whose scales and biases are rounded to the grid's type."""
+    def stored(cls, grid: Grid, scale: Tensor, zero: Tensor, steps: Steps | None = None) -> Levels:
+        """Return the levels whose scales and biases are rounded to the grid's type, or to whole
+        steps; where groups share steps that are not chosen yet, to nothing."""
+        if steps is not None:
+            return cls(grid, *steps.values(*steps.numbers(scale, zero)))
+        if grid.shared:
+            return cls(grid, scale, zero.clamp(max=0))
         kind = _STORED[grid.scale]
         if grid.zero == "bias":
             zero = zero.to(kind).float()
@@ -53,9 +80,23 @@ class Levels:
         return (codes - self.zero) * self.scale
 
 
-def fit(weights: Tensor, importance: Tensor, grid: Grid) -> Levels:
+def share(weights: Tensor, importance: Tensor, grid: Grid) -> Steps:
+    """Return the steps for spans of weights [span, R], whose squared errors count by `importance`
+    [span]: the largest scale of a span's groups, and the lowest bias, have all of them."""
+    size = grid.group_size
+    levels = [
+        fit(weights[start : start + size], importance[start : start + size], grid)
+        for start in range(0, grid.span, size)
+    ]
+    kind = _STORED[grid.scale]
+    scale = torch.stack([one.scale for one in levels]).amax(0)
+    bias = torch.stack([one.zero for one in levels]).amin(0)
+    return Steps((scale / STEPS).to(kind).float(), (-bias / STEPS).to(kind).float())
+
+
+def fit(weights: Tensor, importance: Tensor, grid: Grid, steps: Steps | None = None) -> Levels:
     """Return the levels for groups of weights [group, R], whose squared errors count by
-    `importance` [group]."""
+    `importance` [group]; their scales and biases are whole `steps`, where those are chosen."""
     low, high = weights.amin(0), weights.amax(0)
     importance = importance[:, None]
     best: Levels | None = None
@@ -63,7 +104,7 @@ def fit(weights: Tensor, importance: Tensor, grid: Grid) -> Levels:
 
     def attempt(scale: Tensor, zero: Tensor) -> None:
         nonlocal best, least
-        levels = Levels.stored(grid, scale, zero)
+        levels = Levels.stored(grid, scale, zero, steps)
         difference = levels.values(levels.codes(weights)).sub_(weights)
         error = difference.square_().mul_(importance).sum(0)
         if best is None:
@@ -83,6 +124,14 @@ def fit(weights: Tensor, importance: Tensor, grid: Grid) -> Levels:
     return best
 
 
+def nearest(rows: Tensor, grid: Grid) -> Tensor:
+    """Return fp32 rows [R, K] as the nearest of what a grid without shared steps holds, each group
+    by the scale that has the least squared error."""
+    groups = rows.reshape(-1, grid.group_size).T.contiguous()
+    levels = fit(groups, torch.ones(grid.group_size), grid)
+    return levels.values(levels.codes(groups)).T.reshape(rows.shape)
+
+
 def _around_middle(low: Tensor, high: Tensor, factor: float, grid: Grid) -> tuple[Tensor, Tensor]:
     if grid.negative:
         scale = torch.where(-low >= high, low, high) * (-factor / grid.middle)
@@ -99,6 +148,8 @@ def _with_code(low: Tensor, high: Tensor, factor: float, grid: Grid) -> tuple[Te
 
 
 def _with_bias(low: Tensor, high: Tensor, factor: float, grid: Grid) -> tuple[Tensor, Tensor]:
+    if grid.shared:  # no bias is above zero
+        low = low.clamp(max=0)
     scale = (high - low) * (factor / grid.top)
     return scale, (low + high) / 2 - scale * (grid.top / 2)
 

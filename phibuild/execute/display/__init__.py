@@ -1,0 +1,1 @@
+"""How a build looks while it runs: what is known of it, and the ways to show it."""

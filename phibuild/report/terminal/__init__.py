@@ -1,0 +1,1 @@
+"""A report on a terminal: what to ship and why, the matrix, what went wrong; within its columns."""

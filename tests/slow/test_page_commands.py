@@ -1,0 +1,40 @@
+"""The commands of README and docs that build something: each page from its first to its last, as a
+reader would, in a folder of its own. The store is one for all: what a page built is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from phibuild.backends.registry import SHIPPED
+from support.page_commands import PAGES, ROOT, Command, Scratch, commands, failed
+from support.page_excuses import runnable
+
+
+def story(page: Path) -> list[Command]:
+    found = (runnable(command) for command in commands(page))
+    return [command for command in found if command]
+
+
+@pytest.fixture(scope="module")
+def store(
+    tmp_path_factory: pytest.TempPathFactory, toolchain_python: Callable[[str], Path]
+) -> Path:
+    for name in SHIPPED:
+        toolchain_python(name)
+    return tmp_path_factory.mktemp("pages") / "store"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(not command.is_quick for command in story(page))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_a_page_from_first_to_last(page: Path, store: Path, tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path / "work", store)
+    scratch.prepare(page)
+    for command in story(page):
+        done = scratch.run(command.text, 3600)
+        assert done.returncode == 0, failed(command, done)

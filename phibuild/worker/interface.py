@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,14 @@ class Runtime(Protocol):
         """Return the runtime whose speed counts, and which generates: itself, unless `logits` are
         those of the artifact's weights computed another way because the runtime's own kernels are
         too slow to judge by."""
+
+
+@runtime_checkable
+class Prefilling(Protocol):
+    """A runtime that takes a prompt another way than its logits come from."""
+
+    def prefill(self, ids: Tokens) -> None:
+        """Feed `ids` [T] to an empty cache, as the runtime takes a prompt: without logits."""
 
 
 class Speaker(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.worker.interface import Logits, Runtime, Tokens, Worker
+from phibuild.worker.interface import Logits, Prefilling, Runtime, Tokens, Worker
 from phibuild.worker.metrics import Comparison, divergence
 from phibuild.worker.pairing import Window
 from phibuild.worker.protocol import Report, WorkerError, peak_rss_bytes, reset_peak_rss
@@ -127,6 +127,10 @@ def _judge_one(
     original = compared[0][start : start + len(decoded)]
     _check_decoding(decoding_kl, original, ending, decoded)
     prefill_rate = (len(windows[0]) - 1) / float(np.median(seconds[1:] or seconds))
+    if isinstance(runtime, Prefilling):
+        started = time.perf_counter()
+        runtime.prefill(prompt)
+        prefill_rate = len(prompt) / (time.perf_counter() - started)
     native = runtime.native()
     if native is not runtime:
         prompt = prompt[: _affordable(native, prompt[: 2 * steps])]
@@ -175,10 +179,13 @@ def _affordable(runtime: Runtime, prompt: Tokens) -> int:
 def _decode(
     runtime: Runtime, ids: Tokens, steps: int, vocabulary: int
 ) -> tuple[NDArray[np.float32], float]:
-    """Feed the last `steps` tokens one by one, fewer if they take too long; return the logits
-    [n, vocabulary] that followed them, and tokens/s."""
+    """Feed the last `steps` tokens one by one after a prompt, fewer if they take too long; return
+    the logits [n, vocabulary] that followed them, and tokens/s."""
     start = len(ids) - steps
-    runtime.logits(ids[:start])
+    if isinstance(runtime, Prefilling):
+        runtime.prefill(ids[:start])
+    else:
+        runtime.logits(ids[:start])
     rows: list[Logits] = []
     started = time.perf_counter()
     for position in range(start, len(ids)):

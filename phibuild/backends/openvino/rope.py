@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from phibuild.backends.openvino.nodes import (
     LAST,
@@ -19,6 +17,7 @@ from phibuild.backends.openvino.nodes import (
     slice_,
 )
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.rotary import theta_powers
 
 _PREFIX = "__module.model.rotary_emb/"
 
@@ -53,7 +52,7 @@ def rotary_tables(position_ids: Output, arch: Architecture) -> RotaryTables:
 
 def _inverse_frequencies(position_ids: Output, arch: Architecture) -> Output:
     """Return 1 / (factor * theta^(2i / rotary_dim)) as [1, rotary_dim / 2, 1]."""
-    powers = _theta_powers(arch)
+    powers = theta_powers(arch)
     if not arch.rope.is_longrope:
         return f32((np.float32(1.0) / powers).reshape(1, -1, 1))
     largest = opset.add(opset.reduce_max(position_ids, i32([0, 1]), False), i64(1))
@@ -61,13 +60,6 @@ def _inverse_frequencies(position_ids: Output, arch: Architecture) -> Output:
     factors = opset.select(is_long, f32(arch.rope.long), f32(arch.rope.short))
     inverse = opset.power(opset.multiply(factors, f32(powers)), f32([-1.0]))
     return opset.unsqueeze(opset.unsqueeze(inverse, i64(0)), i64(2))
-
-
-def _theta_powers(arch: Architecture) -> NDArray[np.float32]:
-    """Return theta^(2i / rotary_dim) [rotary_dim / 2]; exponents are float32, as Transformers'."""
-    exponents = np.arange(0, arch.rotary_dim, 2).astype(np.float32) / np.float32(arch.rotary_dim)
-    wide = [math.pow(arch.rope.theta, float(exponent)) for exponent in exponents]
-    return np.asarray(wide, dtype=np.float32)
 
 
 def rotate(heads: Output, tables: RotaryTables, arch: Architecture) -> Output:

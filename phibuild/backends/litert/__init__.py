@@ -1,0 +1,1 @@
+"""The litert backend: LiteRT models (.tflite) and LiteRT-LM bundles (.litertlm)."""

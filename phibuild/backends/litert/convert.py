@@ -1,0 +1,136 @@
+"""One pass over a checkpoint, several LiteRT models: chunks of rows, each to its known place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from phibuild.backends.litert.bundle import Bundle
+from phibuild.backends.litert.encode import Rows, encode, from_codes
+from phibuild.backends.litert.files import BUNDLE, MODEL, ModelFile
+from phibuild.backends.litert.graph import add_graphs
+from phibuild.backends.litert.inspect import inspect
+from phibuild.backends.litert.metadata import metadata
+from phibuild.backends.litert.model import Model
+from phibuild.backends.litert.tokenizer import check
+from phibuild.backends.litert.weights import PlacedWeights
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.building import Build, Check
+from phibuild.worker.codes import CodedWeights, coded_weights
+from phibuild.worker.companions import complete_generation_config, copy_companions
+from phibuild.worker.costs import Output
+from phibuild.worker.direct_io import OutputFile
+from phibuild.worker.floats import NUMPY_TYPES
+from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.protocol import Contents
+from phibuild.worker.requests import Options
+from phibuild.worker.safetensors import TensorInfo
+from phibuild.worker.tokenizer_check import TOKENIZER, Facts
+
+_STEPS = Steps(weights=1 << 17, chunks=32)  # a chunk's arrays fit into a core's cache
+
+
+class LiteRtFile:
+    """One variant while it is written: the graphs are there, the matrices are to come."""
+
+    def __init__(
+        self,
+        output: Output,
+        tensors: Mapping[str, TensorInfo],
+        arch: Architecture,
+        facts: Facts,
+        coded: CodedWeights | None,
+    ) -> None:
+        options: Options = output.request["variant"]["options"]
+        self._coded = coded
+        model = Model("Phi for LiteRT, by phibuild")
+        self._weights = PlacedWeights(model, tensors, options)
+        add_graphs(model, arch, self._weights, options["context"])
+        _, size = model.pack()  # the places of the weights
+        bundle = None
+        if options["container"] == "litertlm":
+            said = metadata(facts, options["context"])
+            bundle = Bundle(said, facts.tokenizer.read_bytes())
+        path = output.folder / (BUNDLE if bundle else MODEL)
+        begin = bundle.begin if bundle else 0
+        self._file = ModelFile(model, OutputFile(path, begin + size), bundle, size)
+
+    def write(self, tensor: TensorInfo, rows: Rows, first: int) -> None:
+        """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
+        stored so."""
+        name, count = tensor.name, len(rows.values)
+        how = self._weights.encoding(name)
+        coded = self._coded
+        if coded and name in coded and how.is_on(coded.grid):
+            stored = from_codes(coded.rows(name, first, count))
+        else:
+            stored = encode(rows, how)
+        self._file.write(self._weights.places[name], stored.data, first, tensor.shape[0])
+        if stored.scales is None:
+            return
+        if name in self._weights.row_scales:
+            self._weights.row_scales[name][first : first + count] = stored.scales
+        else:
+            place = self._weights.scale_places[name]
+            self._file.write(place, stored.scales, first, tensor.shape[0])
+
+    def close(self, complete: bool) -> None:
+        """Write what is left, wait until all is there, and close the file. Raises OSError for what
+        could not be."""
+        try:
+            if complete:
+                self._file.finish()
+        finally:
+            self._file.close()
+
+
+class LiteRtBuilder:
+    """See phibuild.worker.building.Builder."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, TensorInfo] = {}
+
+    def prepare(self, build: Build[LiteRtFile]) -> None:
+        tensors = find_tensors(build.source, build.arch.tensors(), NUMPY_TYPES)
+        self._tensors = {tensor.name: tensor for tensor in tensors}
+
+    def open(self, build: Build[LiteRtFile], output: Output) -> LiteRtFile:
+        shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
+        copy_companions(build.source, output.folder)
+        complete_generation_config(output.folder, build.facts.stops)
+        build.report.stage("laying out the graph", item=output.item)
+        coded = coded_weights(output.request)
+        return LiteRtFile(output, self._tensors, build.arch, build.facts, coded)
+
+    def convert(
+        self, build: Build[LiteRtFile], outputs: Sequence[tuple[Output, LiteRtFile]]
+    ) -> None:
+        matrices = [tensor for tensor in self._tensors.values() if len(tensor.shape) == 2]
+
+        def store(chunk: Chunk) -> None:
+            tensor = chunk.tensor
+            values = np.frombuffer(chunk.data, NUMPY_TYPES[tensor.dtype])
+            rows = Rows(tensor.name, tensor.dtype, values.reshape(chunk.rows, -1))
+            _ = rows.wide  # what all of them need
+            for output, file in outputs:
+                if output.error is None:
+                    with build.costs.of(output):
+                        file.write(tensor, rows, chunk.first)
+
+        stream(matrices, _STEPS, lambda: store, build.left, build.threads, build.report)
+        for output, file in outputs:
+            if output.error is None:
+                with build.costs.alone(output):
+                    file.close(complete=True)
+
+    def close(self, kept: LiteRtFile) -> None:
+        kept.close(complete=False)
+
+    def checker(self) -> Check:
+        return check
+
+    def inspect(self, folder: Path) -> Contents:
+        return inspect(folder)

@@ -1,0 +1,111 @@
+"""A tensor's rows as a LiteRT model stores them: floats, or integers with scales.
+
+The integers are those of ai-edge-quantizer 0.10 (min_max_uniform_quantize, symmetric), bit for bit:
+the same operations on float32, in the same order. One thing is better: where the scale of a block
+would round to 0 in fp16, which LiteRT's XNNPACK delegate refuses, it is fp16's smallest number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phibuild.backends.litert.layout import Encoding
+from phibuild.worker.codes import CodedRows
+from phibuild.worker.floats import FLOAT16_END, AnyFloats, Floats, cast, pack_nibbles, widen
+from phibuild.worker.protocol import WorkerError
+
+_LEAST_BOUND = np.float32(1e-9)
+_SMALLEST = np.float32(2.0**-24)  # of fp16
+_LARGEST_SCALE = np.float32(65280)  # of both fp16 and bf16
+_FP16_MAX = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive rows [rows, width] of the checkpoint's tensor `name`, in its own type `dtype`;
+    `values` are items of `NUMPY_TYPES`."""
+
+    name: str
+    dtype: str
+    values: AnyFloats
+
+    @cached_property
+    def wide(self) -> Floats:
+        """The rows as float32, made once."""
+        return widen(self.values, self.dtype)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Rows as they are stored: their numbers, and the scales fp32 [rows] of INT8 or fp16 [rows,
+    blocks] of INT4."""
+
+    data: NDArray[np.generic]
+    scales: NDArray[np.float32] | NDArray[np.float16] | None = None
+
+
+def encode(rows: Rows, how: Encoding) -> Stored:
+    """Return rows as a type stores them. Raises WorkerError if a weight cannot be stored so."""
+    match how.kind:
+        case "FLOAT32":
+            return Stored(rows.wide)
+        case "FLOAT16":
+            return Stored(_float16(rows))
+        case "INT8":
+            return _int8(rows)
+        case _:
+            return _int4(rows, how.group_size)
+
+
+def from_codes(rows: CodedRows) -> Stored:
+    """Return rows that are on a grid of 4 bits already, with scales in bf16, which fp16 holds."""
+    codes = rows.codes ^ np.uint8(8)  # two's complement
+    scales = np.maximum(cast(rows.scales, "BF16", "F16"), np.float16(_SMALLEST))
+    return Stored(pack_nibbles(codes), scales)
+
+
+def _int8(rows: Rows) -> Stored:
+    bound = np.abs(rows.wide).max(axis=1)
+    _check_finite(rows, bound)
+    scale = np.maximum(bound, _LEAST_BOUND) / np.float32(127)
+    codes = rows.wide / scale[:, None]
+    np.clip(np.rint(codes, out=codes), -127, 127, out=codes)
+    return Stored(codes.astype(np.int8), scale)
+
+
+def _int4(rows: Rows, group_size: int) -> Stored:
+    blocks = rows.wide.reshape(len(rows.values), -1, group_size)
+    bound = np.abs(blocks).max(axis=2)
+    _check_finite(rows, bound / _LARGEST_SCALE)
+    scale = np.maximum(bound, _LEAST_BOUND) / np.float32(7)
+    stored = np.maximum(cast(cast(scale, "F32", "BF16"), "BF16", "F16"), np.float16(_SMALLEST))
+    codes = blocks / stored.astype(np.float32)[:, :, None]
+    np.clip(np.rint(codes, out=codes), -8, 7, out=codes)
+    nibbles = codes.astype(np.int8).view(np.uint8).reshape(len(rows.values), -1)
+    nibbles &= np.uint8(15)
+    return Stored(pack_nibbles(nibbles), stored)
+
+
+def _check_finite(rows: Rows, bound: Floats) -> None:
+    if not np.isfinite(bound).all() or (bound.max(initial=0) > 7 and bound.ndim == 2):
+        raise WorkerError(
+            f"tensor {rows.name} holds weights that are not finite, or too large for a scale in "
+            "fp16; build fp32"
+        )
+
+
+def _float16(rows: Rows) -> AnyFloats:
+    """Return the rows in fp16. Raises WorkerError if a value does not fit into it."""
+    if rows.dtype != "F16":
+        finite = np.abs(rows.wide[np.isfinite(rows.wide)])
+        largest = float(finite.max(initial=0))
+        if largest >= FLOAT16_END:
+            raise WorkerError(
+                f"tensor {rows.name} holds values outside of fp16 (largest {largest:.6g}, limit "
+                f"{_FP16_MAX:.0f}); build fp32, int8 or int4"
+            )
+    return cast(rows.values, rows.dtype, "F16")

@@ -20,7 +20,12 @@ from phibuild.backends.litert.weights import PlacedWeights
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
 from phibuild.worker.codes import CodedWeights, coded_weights
-from phibuild.worker.companions import complete_generation_config, copy_companions
+from phibuild.worker.companions import (
+    GENERATION_FILES,
+    TOKENIZER_FILES,
+    complete_generation_config,
+    copy_companions,
+)
 from phibuild.worker.costs import Output
 from phibuild.worker.direct_io import OutputFile
 from phibuild.worker.floats import NUMPY_TYPES
@@ -99,7 +104,8 @@ class LiteRtBuilder:
 
     def open(self, build: Build[LiteRtFile], output: Output) -> LiteRtFile:
         shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
-        copy_companions(build.source, output.folder)
+        names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
+        copy_companions(build.source, output.folder, names)
         complete_generation_config(output.folder, build.facts.stops)
         build.report.stage("laying out the graph", item=output.item)
         coded = coded_weights(output.request)

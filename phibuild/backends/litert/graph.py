@@ -21,6 +21,7 @@ from phibuild.worker.rotary import short_frequencies
 
 PREFILL, DECODE = f"prefill_{PREFILL_TOKENS}", "decode"
 """The signatures: of a chunk of the prompt, which has no logits, and of one token."""
+SCORES = "scores"
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
 
@@ -43,6 +44,11 @@ def add_graphs(model: Model, arch: Architecture, weights: Weights, context: int)
     """
     for name, tokens in ((PREFILL, PREFILL_TOKENS), (DECODE, 1)):
         _Decoder(model.graph(name), arch, weights, tokens, context).write(name == DECODE)
+
+
+def add_scores(model: Model, arch: Architecture, weights: Weights, context: int) -> None:
+    """Add a signature for judges: the prefill's, with the logits [1, T, vocabulary] of its tokens."""
+    _Decoder(model.graph(SCORES), arch, weights, PREFILL_TOKENS, context).write(True)
 
 
 class _Decoder:
@@ -152,7 +158,9 @@ class _Decoder:
         if shared > 1:
             queries = self._reshape(queries, (1, arch.kv_heads, rows, width))
             mask = self._join((mask,) * shared, 2)
-        product = partial(graph.apply, "BATCH_MATMUL", options=schema.BatchMatMulOptionsT(adjY=True))
+        product = partial(
+            graph.apply, "BATCH_MATMUL", options=schema.BatchMatMulOptionsT(adjY=True)
+        )
         scores = product((queries, keys), (1, arch.kv_heads, rows, self._context))
         scores = self._add(scores, mask)
         options = schema.SoftmaxOptionsT(beta=1.0)

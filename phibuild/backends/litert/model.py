@@ -7,15 +7,19 @@ of a flatbuffer, and can be written in pieces.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+StoredTensor: TypeAlias = Any
+"""A tensor as the schema's reader gives it (TensorT)."""
+Buffer: TypeAlias = "bytes | memoryview | mmap.mmap"
 _IDENTIFIER = b"TFL3"
 _VERSION = 3
 _ALIGNMENT = 64
@@ -46,6 +50,36 @@ class Model:
         self._constants: dict[bytes, int] = {}
         self._places: list[Place] = []
         self._graphs: list[Graph] = []
+        self._stored = schema.ModelT(operatorCodes=[], subgraphs=[], signatureDefs=[], metadata=[])
+        """What was there before."""
+
+    @classmethod
+    def read(cls, data: Buffer, begin: int) -> Model:
+        """Return the model whose flatbuffer begins there in `data`, to be added to: its weights
+        keep their order. Offsets of places are those that they have in its file."""
+        stored = schema.ModelT.InitFromPackedBuf(data, begin)
+        model = cls((stored.description or b"").decode())
+        model._stored = stored
+        model._buffers = stored.buffers
+        for number, buffer in enumerate(stored.buffers):
+            if buffer.offset > 1:
+                place = Place(buffer.size, number, buffer.offset)
+                model._places.append(place)
+        model._places.sort(key=lambda place: place.offset)
+        return model
+
+    @property
+    def weights_begin(self) -> int:
+        """Where the first weight lies."""
+        return self._places[0].offset
+
+    def stored_tensors(self, graph: str) -> dict[str, StoredTensor]:
+        """Return the tensors with names of a graph of a model that was read."""
+        signature = next(
+            one for one in self._stored.signatureDefs if one.signatureKey.decode() == graph
+        )
+        tensors = self._stored.subgraphs[signature.subgraphIndex].tensors
+        return {tensor.name.decode(): tensor for tensor in tensors if tensor.name}
 
     def graph(self, name: str) -> Graph:
         """Add a graph, which is a signature of this name."""
@@ -69,7 +103,8 @@ class Model:
 
     def code(self, operator: str) -> int:
         """Return the number of an operator's code."""
-        return self._codes.setdefault(operator, len(self._codes))
+        before = len(self._stored.operatorCodes)
+        return self._codes.setdefault(operator, before + len(self._codes))
 
     def pack(self) -> tuple[bytes, int]:
         """Return the flatbuffer, with what the quantization of its tensors is by now, and the size
@@ -86,16 +121,22 @@ class Model:
     def _packed(self) -> bytes:
         for place in self._places:
             self._buffers[place.buffer].offset = place.offset
+        stored, first = self._stored, len(self._stored.subgraphs)
+        buffers, said = list(self._buffers), list(stored.metadata)
+        if not said:
+            said = [schema.MetadataT(name="min_runtime_version", buffer=len(buffers))]
+            buffers.append(schema.BufferT(data=_padded(_MIN_RUNTIME)))
         model = schema.ModelT(
             version=_VERSION,
             description=self._description,
-            operatorCodes=[_code(name) for name in self._codes],
-            subgraphs=[graph.packed() for graph in self._graphs],
+            operatorCodes=[*stored.operatorCodes, *map(_code, self._codes)],
+            subgraphs=[*stored.subgraphs, *(graph.packed() for graph in self._graphs)],
             signatureDefs=[
-                graph.signature(number) for number, graph in enumerate(self._graphs)
+                *stored.signatureDefs,
+                *(graph.signature(number) for number, graph in enumerate(self._graphs, first)),
             ],
-            buffers=[*self._buffers, schema.BufferT(data=_padded(_MIN_RUNTIME))],
-            metadata=[schema.MetadataT(name="min_runtime_version", buffer=len(self._buffers))],
+            buffers=buffers,
+            metadata=said,
         )
         builder = flatbuffers.Builder(1 << 20)
         builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)

@@ -1,4 +1,4 @@
-"""An artifact at work: LiteRT's compiled model on the CPU, token by token as LiteRT-LM decodes."""
+"""An artifact at work: LiteRT's compiled model on the CPU."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from ai_edge_litert.options import CpuOptions, Options
 from ai_edge_litert.tensor_buffer import TensorBuffer
 from numpy.typing import NDArray
 
+from phibuild.backends.litert.graph import DECODE, PREFILL, SCORES
 from phibuild.backends.litert.inspect import model_section
+from phibuild.backends.litert.layout import PREFILL_TOKENS
+from phibuild.backends.litert.scoring import copy_with_scores
 from phibuild.backends.litert.tokenizer import artifact_tokenizer
+from phibuild.worker.architecture import read_architecture
 from phibuild.worker.chat import ChatFormat
+from phibuild.worker.companions import read_json
 from phibuild.worker.generation import greedy
 from phibuild.worker.interface import Logits, Tokens
 from phibuild.worker.protocol import WorkerError
 
-_DECODE, _PREFILL = "decode", "prefill_"
 _MASKED = np.float32(-0.7 * np.finfo(np.float32).max)  # LiteRT-LM's own
 _CACHE = "weights.xnnpack_cache"
 """Weights as XNNPACK's kernels read them: in a file, they are there once for both signatures, and
@@ -38,50 +42,70 @@ class LiteRtRuntime:
             num_threads=threads or os.cpu_count() or 1,
             xnnpack_weight_cache_path=str(scratch / _CACHE),
         )
-        self._model = CompiledModel.from_file(
-            str(_model_file(folder, scratch)), options=Options(cpu_options=cpu)
-        )
-        names = self._model.get_signature_list()
-        self._prefill = next(name for name in names if name.startswith(_PREFILL))
-        shapes = self._model.get_input_tensor_details(_DECODE)
+        arch = read_architecture(read_json(folder / "config.json"))
+        copy = scratch / "model.tflite"
+        copy_with_scores(*model_section(folder), arch, copy)
+        self._model = CompiledModel.from_file(str(copy), options=Options(cpu_options=cpu))
+        shapes = self._model.get_input_tensor_details(DECODE)
         self._context = int(shapes["mask"]["shape"][-1])
-        self._vocabulary = int(self._model.get_output_tensor_details(_DECODE)["logits"]["shape"][-1])
-        self._chunk = int(self._model.get_input_tensor_details(self._prefill)["tokens"]["shape"][-1])
-        caches = {name: self._input(_DECODE, name) for name in shapes if name.startswith("kv_")}
+        self._vocabulary = int(self._model.get_output_tensor_details(DECODE)["logits"]["shape"][-1])
+        caches = {name: self._input(DECODE, name) for name in shapes if name.startswith("kv_")}
         for name, buffer in caches.items():
             buffer.write(np.zeros(shapes[name]["shape"], np.float32))
-        self._logits = self._model.create_output_buffer_by_name(_DECODE, "logits")
-        self._runs = {
-            name: {**caches, **{own: self._input(name, own) for own in ("tokens", "input_pos", "mask")}}
-            for name in (_DECODE, self._prefill)
+        own = ("tokens", "input_pos", "mask")
+        self._inputs = {
+            name: {**caches, **{one: self._input(name, one) for one in own}}
+            for name in (PREFILL, DECODE, SCORES)
+        }
+        self._logits = {
+            name: self._model.create_output_buffer_by_name(name, "logits")
+            for name in (DECODE, SCORES)
         }
         # The caches are updated where they are.
-        self._results = {_DECODE: {**caches, "logits": self._logits}, self._prefill: caches}
+        self._outputs = {
+            PREFILL: caches,
+            **{name: {**caches, "logits": logits} for name, logits in self._logits.items()},
+        }
         self._length = 0
 
     def _input(self, signature: str, name: str) -> TensorBuffer:
         return self._model.create_input_buffer_by_name(signature, name)
 
     def logits(self, ids: Tokens) -> Logits:
-        """Return the logits [T, V] of `ids` [T], decoded one by one from an empty cache."""
+        """Return the logits [T, V] of `ids` [T] from an empty cache, in chunks."""
         self._length = 0
-        return self.extend(ids)
+        parts = []
+        while len(ids) > 1 and self._length + PREFILL_TOKENS <= self._context:
+            chunk, ids = ids[:PREFILL_TOKENS], ids[PREFILL_TOKENS:]
+            padded = np.zeros(PREFILL_TOKENS, np.int64)  # what follows is not seen
+            padded[: len(chunk)] = chunk
+            self._run(SCORES, padded)
+            self._length -= PREFILL_TOKENS - len(chunk)
+            parts.append(self._read(SCORES, PREFILL_TOKENS)[: len(chunk)])
+        if len(ids):
+            parts.append(self.extend(ids))
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def prefill(self, ids: Tokens) -> None:
         """Feed `ids` to an empty cache as LiteRT-LM feeds a prompt: in chunks, without logits."""
         self._length = 0
-        whole = len(ids) // self._chunk * self._chunk
-        for first in range(0, whole, self._chunk):
-            self._run(self._prefill, ids[first : first + self._chunk])
+        whole = len(ids) // PREFILL_TOKENS * PREFILL_TOKENS
+        for first in range(0, whole, PREFILL_TOKENS):
+            self._run(PREFILL, ids[first : first + PREFILL_TOKENS])
         self.extend(ids[whole:])
 
     def extend(self, ids: Tokens) -> Logits:
-        """Return the logits [T, V] of `ids` [T] appended to the cache that is there."""
+        """Return the logits [T, V] of `ids` [T] appended to the cache that is there, one by one."""
         result = np.empty((len(ids), self._vocabulary), np.float32)
         for row, token in enumerate(ids):
-            self._run(_DECODE, np.asarray([token]))
-            result[row] = self._logits.read(self._vocabulary, np.float32)
+            self._run(DECODE, np.asarray([token]))
+            result[row] = self._read(DECODE, 1)[0]
         return result
+
+    def _read(self, signature: str, tokens: int) -> Logits:
+        count = tokens * self._vocabulary
+        values = np.asarray(self._logits[signature].read(count, np.float32), np.float32)
+        return values.reshape(tokens, self._vocabulary)
 
     def _run(self, signature: str, ids: NDArray[np.int64]) -> None:
         first, end = self._length, self._length + len(ids)
@@ -89,13 +113,13 @@ class LiteRtRuntime:
             raise WorkerError(
                 f"the artifact's cache holds {self._context} tokens: give it a larger context"
             )
-        inputs = self._runs[signature]
+        inputs = self._inputs[signature]
         places = np.arange(first, end, dtype=np.int32)
         hidden = np.arange(self._context) > places[:, None]
         inputs["tokens"].write(ids.astype(np.int32))
         inputs["input_pos"].write(places)
         inputs["mask"].write(np.where(hidden, _MASKED, np.float32(0)))
-        self._model.run_by_name(signature, inputs, self._results[signature])
+        self._model.run_by_name(signature, inputs, self._outputs[signature])
         self._length = end
 
     def native(self) -> LiteRtRuntime:
@@ -118,20 +142,3 @@ class LiteRtRuntime:
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an id that ends generation."""
         return greedy(self, ids, max_tokens, self._tokenizer.stops())
-
-
-def _model_file(folder: Path, scratch: Path) -> Path:
-    """Return the file of an artifact's model; of a bundle a copy, since LiteRT opens a file from
-    its begin on."""
-    path, section = model_section(folder)
-    if section.begin == 0:
-        return path
-    copy = scratch / "model.tflite"
-    with path.open("rb") as bundle, copy.open("wb") as file:
-        done, size = 0, section.end - section.begin
-        while done < size:
-            sent = os.sendfile(file.fileno(), bundle.fileno(), section.begin + done, size - done)
-            if not sent:
-                raise WorkerError(f"{path.name} ends within its model")
-            done += sent
-    return copy

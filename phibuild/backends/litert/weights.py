@@ -82,6 +82,8 @@ class PlacedWeights:
     def vector(self, graph: Graph, name: str) -> int:
         """Return a norm's weights as [1, 1, width]."""
         info = self._tensors[name]
-        stored = np.fromfile(info.path, NUMPY_TYPES[info.dtype], info.parameters, offset=info.offset)
+        stored = np.fromfile(
+            info.path, NUMPY_TYPES[info.dtype], info.parameters, offset=info.offset
+        )
         values = widen(stored, info.dtype).reshape(1, 1, -1)
         return graph.tensor(name, values.shape, buffer=self._model.constant(values.tobytes()))

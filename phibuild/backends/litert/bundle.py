@@ -101,7 +101,8 @@ def _text(key: str, value: str) -> object:
 
 
 def _aligned(offset: int) -> int:
-    return -(-offset // core.BLOCK_SIZE) * core.BLOCK_SIZE
+    block: int = core.BLOCK_SIZE
+    return -(-offset // block) * block
 
 
 def read_sections(path: Path) -> dict[int, Section]:

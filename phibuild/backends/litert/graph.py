@@ -47,7 +47,8 @@ def add_graphs(model: Model, arch: Architecture, weights: Weights, context: int)
 
 
 def add_scores(model: Model, arch: Architecture, weights: Weights, context: int) -> None:
-    """Add a signature for judges: the prefill's, with the logits [1, T, vocabulary] of its tokens."""
+    """Add a signature for judges: the prefill's, with the logits of its tokens,
+    [1, T, vocabulary]."""
     _Decoder(model.graph(SCORES), arch, weights, PREFILL_TOKENS, context).write(True)
 
 

@@ -30,7 +30,8 @@ def judge_memory(arch: Architecture, variants: Sequence[Options], window_tokens:
 
 
 def _judge(arch: Architecture, options: Options, window_tokens: int) -> int:
-    cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * options["context"]
+    context: int = options["context"]
+    cache = 2 * arch.layers * arch.kv_heads * arch.head_dim * context
     logits = _LOGITS_COPIES * arch.vocab_size * window_tokens
     return _JUDGE_BYTES + 4 * (cache + logits) + _unpacked(arch, options)
 

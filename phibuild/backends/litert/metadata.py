@@ -41,7 +41,8 @@ def metadata(facts: Facts, context: int) -> bytes:
         document.jinja_prompt_template = _CONTENT_AS_TEXT + facts.templates[_TEMPLATE]
     generic = llm_model_type_pb2.GenericModel()
     document.llm_model_type.CopyFrom(llm_model_type_pb2.LlmModelType(generic_model=generic))
-    return document.SerializeToString(deterministic=True)
+    data: bytes = document.SerializeToString(deterministic=True)
+    return data
 
 
 def stops(data: bytes) -> list[int]:

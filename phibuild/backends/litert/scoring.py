@@ -89,5 +89,6 @@ def copy_with_scores(path: Path, section: Section, arch: Architecture, copy: Pat
 def _head_bytes(data: mmap.mmap, section: Section) -> int:
     """Return the bytes before the first weight."""
     model = schema.Model.GetRootAs(data, section.begin)
-    buffers = (model.Buffers(number) for number in range(model.BuffersLength()))
-    return min(buffer.Offset() for buffer in buffers if buffer.Offset() > 1)
+    buffers = [model.Buffers(number) for number in range(model.BuffersLength())]
+    offsets: list[int] = [buffer.Offset() for buffer in buffers]
+    return min(offset for offset in offsets if offset > 1)

@@ -32,7 +32,7 @@ from phibuild.worker.grids import Grid
 
 _GROUP_SIZE = 32
 _CONTEXT = 4096
-_LAYER_BYTES = 45_000
+_LAYER_BYTES = 15_000
 """Of a layer's operators and tensors in the flatbuffer, in both signatures."""
 _ROW_BYTES = 24
 """Of a row of INT8, besides its scale: a zero point, and both again in the other signature."""

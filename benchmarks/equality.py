@@ -82,10 +82,19 @@ def _differing(
     return sorted(mine ^ vendors) + sorted(name for name in mine & vendors if not same(name))
 
 
+def _litert(ours: Path, theirs: Path) -> list[str]:
+    program = ROOT / "tests" / "support" / "litert_compare.py"
+    words = [str(toolchain("litert").python), str(program), str(ours), str(theirs)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    differing: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return differing
+
+
 COMPARE: dict[str, Callable[[Path, Path], list[str]]] = {
     "llamacpp": _gguf,
     "ort_genai": _onnx,
     "openvino": _openvino,
+    "litert": _litert,
     "mlx": _safetensors,
     "pytorch": _safetensors,
 }

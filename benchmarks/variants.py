@@ -73,6 +73,13 @@ VARIANTS: Variants = {
         ],
         "int8": [{}],
     },
+    "litert": {
+        "int4": [
+            {}, GPTQ, {"group_size": 64}, {"group_size": 128}, {"group_size": 128, **GPTQ},
+            {"tensor_types": {"embed_tokens|lm_head": "int8"}},
+        ],
+        "int8": [{}],
+    },
     "pytorch": {
         "int4": [
             {}, GPTQ, {"group_size": 32}, {"group_size": 32, **GPTQ}, {"symmetric": False},

@@ -1,7 +1,7 @@
 """The vendors' own commands for the artifacts that phibuild makes, as a user would type them.
 
 Those of ort_genai, mlx and pytorch run in phibuild's locked toolchains, so that versions are the
-same; optimum-intel has an environment of its own (tests/vendors/openvino.txt). llama.cpp's
+same; optimum-intel and litert-torch have environments of their own (tests/vendors). llama.cpp's
 converter and llama-quantize come from the source distribution that tests/vendors/record_llamacpp.py
 unpacks and compiles.
 """
@@ -96,6 +96,13 @@ def _mlx(source: Path, precision: str, output: Path, work: Path) -> list[Command
     return [Command([*words, *more[precision]])]
 
 
+def _litert(source: Path, precision: str, output: Path, work: Path) -> list[Command]:
+    environment = Toolchain("vendor-litert_torch", ROOT / "tests" / "vendors" / "litert_torch.txt")
+    environment.install()
+    program = ROOT / "tests" / "vendors" / "litert_export.py"
+    return [Command([environment.python, program, source, precision, output, "2048"])]
+
+
 def _pytorch(source: Path, precision: str, output: Path, work: Path) -> list[Command]:
     choice = {
         "int4": {"dtype": "auto", "preset": "W4A16"},
@@ -119,5 +126,6 @@ VENDORS: dict[str, Vendor] = {
     "ort_genai": Vendor("onnxruntime_genai.models.builder", _ort_genai),
     "openvino": Vendor("optimum-cli export openvino", _openvino),
     "mlx": Vendor("mlx_lm.convert", _mlx),
+    "litert": Vendor("litert-torch, ai-edge-quantizer", _litert),
     "pytorch": Vendor("Transformers, compressed-tensors", _pytorch),
 }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from phibuild.backends.litert.layout import Encoding
 from phibuild.worker.codes import CodedRows
-from phibuild.worker.floats import FLOAT16_END, AnyFloats, Floats, cast, pack_nibbles, widen
+from phibuild.worker.floats import FLOAT16_END, AnyFloats, Flags, Floats, cast, pack_nibbles, widen
 from phibuild.worker.protocol import WorkerError
 
 _LEAST_BOUND = np.float32(1e-9)
@@ -69,9 +69,8 @@ def from_codes(rows: CodedRows) -> Stored:
 
 
 def _int8(rows: Rows) -> Stored:
-    bound = np.abs(rows.wide).max(axis=1)
-    _check_finite(rows, bound)
-    scale = np.maximum(bound, _LEAST_BOUND) / np.float32(127)
+    scale = np.maximum(np.abs(rows.wide).max(axis=1), _LEAST_BOUND) / np.float32(127)
+    _check(rows, np.isfinite(scale))
     codes = rows.wide / scale[:, None]
     np.clip(np.rint(codes, out=codes), -127, 127, out=codes)
     return Stored(codes.astype(np.int8), scale)
@@ -79,9 +78,8 @@ def _int8(rows: Rows) -> Stored:
 
 def _int4(rows: Rows, group_size: int) -> Stored:
     blocks = rows.wide.reshape(len(rows.values), -1, group_size)
-    bound = np.abs(blocks).max(axis=2)
-    _check_finite(rows, bound / _LARGEST_SCALE)
-    scale = np.maximum(bound, _LEAST_BOUND) / np.float32(7)
+    scale = np.maximum(np.abs(blocks).max(axis=2), _LEAST_BOUND) / np.float32(7)
+    _check(rows, scale <= _LARGEST_SCALE)
     stored = np.maximum(cast(cast(scale, "F32", "BF16"), "BF16", "F16"), np.float16(_SMALLEST))
     codes = blocks / stored.astype(np.float32)[:, :, None]
     np.clip(np.rint(codes, out=codes), -8, 7, out=codes)
@@ -90,8 +88,8 @@ def _int4(rows: Rows, group_size: int) -> Stored:
     return Stored(pack_nibbles(nibbles), stored)
 
 
-def _check_finite(rows: Rows, bound: Floats) -> None:
-    if not np.isfinite(bound).all() or (bound.max(initial=0) > 7 and bound.ndim == 2):
+def _check(rows: Rows, fit: Flags) -> None:
+    if not fit.all():
         raise WorkerError(
             f"tensor {rows.name} holds weights that are not finite, or too large for a scale in "
             "fp16; build fp32"

@@ -60,7 +60,7 @@ class StoredWeights:
         return self._add(graph, self._tensors[name], None)
 
     def _add(self, graph: Graph, stored: StoredTensor, quantization: object) -> int:
-        name, kind = stored.name.decode(), _KINDS[stored.type]
+        name, kind = f"{graph.name}/{stored.name.decode()}", _KINDS[stored.type]
         return graph.tensor(name, tuple(stored.shape), kind, stored.buffer, quantization)
 
 

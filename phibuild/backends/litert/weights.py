@@ -12,6 +12,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
+from phibuild.backends.litert.graph import DECODE
 from phibuild.backends.litert.layout import Encoding, encoding
 from phibuild.backends.litert.model import Graph, Model, Place
 from phibuild.worker.floats import NUMPY_TYPES, widen
@@ -56,7 +57,7 @@ class PlacedWeights:
         return self._in_graph[key]
 
     def _add(self, graph: Graph, name: str) -> int:
-        how, shape = self.encoding(name), self._tensors[name].shape
+        how, shape, own = self.encoding(name), self._tensors[name].shape, _name(graph, name)
         quantization: object = None
         if how.kind == "INT8":
             quantization = schema.QuantizationParametersT(
@@ -67,14 +68,14 @@ class PlacedWeights:
         if how.kind == "INT4":
             buffer = self.scale_places[name].buffer
             blocks = (shape[0], shape[1] // how.group_size)
-            scales = graph.tensor(name + SCALES, blocks, "FLOAT16", buffer)
+            scales = graph.tensor(own + SCALES, blocks, "FLOAT16", buffer)
             quantization = schema.QuantizationParametersT(
                 detailsType=schema.QuantizationDetails.BlockwiseQuantization,
                 details=schema.BlockwiseQuantizationT(
                     scales=scales, zeroPoints=-1, blockSize=how.group_size
                 ),
             )
-        tensor = graph.tensor(name, shape, how.kind, self.places[name].buffer, quantization)
+        tensor = graph.tensor(own, shape, how.kind, self.places[name].buffer, quantization)
         if how.kind == "FLOAT16":
             return graph.apply("DEQUANTIZE", (tensor,), shape)
         return tensor
@@ -86,4 +87,11 @@ class PlacedWeights:
             info.path, NUMPY_TYPES[info.dtype], info.parameters, offset=info.offset
         )
         values = widen(stored, info.dtype).reshape(1, 1, -1)
-        return graph.tensor(name, values.shape, buffer=self._model.constant(values.tobytes()))
+        buffer = self._model.constant(values.tobytes())
+        return graph.tensor(_name(graph, name), values.shape, buffer=buffer)
+
+
+def _name(graph: Graph, name: str) -> str:
+    """Return what a weight is called in a graph: in `decode` as in the checkpoint, since a name may
+    be there once in a model."""
+    return name if graph.name == DECODE else f"{graph.name}/{name}"

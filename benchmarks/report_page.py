@@ -30,9 +30,9 @@ import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[3]]
 from phibuild.report.html.page import report_html
-from support.made_reports import made_report
+from support.made_reports import CELLS, made_report
 import resource, time
-report = made_report(int(sys.argv[1]) // 20)
+report = made_report(int(sys.argv[1]) // CELLS)
 before, started = time.process_time(), time.perf_counter()
 text = report_html(report)
 print(time.process_time() - before, time.perf_counter() - started,

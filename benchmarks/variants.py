@@ -76,7 +76,7 @@ VARIANTS: Variants = {
     "litert": {
         "int4": [
             {}, GPTQ, {"group_size": 64}, {"group_size": 128}, {"group_size": 128, **GPTQ},
-            {"tensor_types": {"embed_tokens|lm_head": "int8"}},
+            {"tensor_types": {"embed_tokens|lm_head": "INT8"}},
         ],
         "int8": [{}],
     },

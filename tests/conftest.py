@@ -24,6 +24,7 @@ from phibuild.toolchains.environment import Toolchain, toolchain
 from support import correctness, faults_table
 from support.checkpoints import make_checkpoint
 from support.faults import QUICK, Site, Tally
+from support.lent import Pool
 from support.reports import newest_report
 
 # A busy machine is no failure.
@@ -184,19 +185,26 @@ class CommandLine:
     folder: Path
     prefix: tuple[str, ...] = ()
     python: str = sys.executable
+    pool: Pool | None = None
 
     def __call__(
         self, *words: str, cwd: Path | None = None, **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        own = {"PHIBUILD_STORE": str(self.folder / "store"), **environ}
+        if self.pool:
+            self.pool.lend(Path(own["PHIBUILD_STORE"]))
+        done = subprocess.run(
             [*self.prefix, self.python, "-m", "phibuild", *words],
             cwd=cwd or self.folder,
-            env={**os.environ, "PHIBUILD_STORE": str(self.folder / "store"), **environ},
+            env={**os.environ, **own},
             capture_output=True,
             text=True,
             check=False,
             timeout=900,
         )
+        if self.pool:
+            self.pool.keep(Path(own["PHIBUILD_STORE"]))
+        return done
 
     def report(self, recipe: str) -> dict[str, Any]:
         """Return what the last build of a recipe found: the report that it wrote, or confirmed."""
@@ -204,11 +212,14 @@ class CommandLine:
 
 
 @pytest.fixture
-def phibuild(tmp_path: Path) -> CommandLine:
-    """Return the command line, in an empty working directory."""
+def phibuild(tmp_path: Path, shared_folder: Path, request: pytest.FixtureRequest) -> CommandLine:
+    """Return the command line, in an empty working directory. Slow tests lend each other their
+    originals, but for those that are marked as cold."""
     folder = tmp_path / "work"
     folder.mkdir()
-    return CommandLine(folder)
+    marks = {mark.name for mark in request.node.iter_markers()}
+    lends = "slow" in marks and "cold" not in marks
+    return CommandLine(folder, pool=Pool(shared_folder / "originals") if lends else None)
 
 
 @pytest.fixture

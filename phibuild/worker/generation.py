@@ -7,9 +7,8 @@ new line, where sentencepiece drops the first space of the next one.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from phibuild.worker.protocol import Report
 from phibuild.worker.requests import GenerateRequest
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def generate(worker: Worker, request: GenerateRequest, report: Report) -> None:
@@ -102,12 +100,6 @@ def greedy(
 def _send(report: Report, text: str) -> None:
     if text:
         report.text(text)
-
-
-def byte_tokens(vocabulary: Mapping[str, int]) -> frozenset[int]:
-    """Return the tokens that stand for one byte where a character has no token: <0x00> to <0xFF>
-    of sentencepiece's vocabularies."""
-    return frozenset(token for text, token in vocabulary.items() if _BYTE.fullmatch(text))
 
 
 class TextStream:

@@ -16,7 +16,7 @@ from phibuild.worker.companions import complete_generation_config, copy_companio
 from phibuild.worker.costs import Output
 from phibuild.worker.floats import NUMPY_TYPES, Floats, widen
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
-from phibuild.worker.plain_runtime import ARCHITECTURE, TokenizerJson
+from phibuild.worker.plain_runtime import ARCHITECTURE
 from phibuild.worker.protocol import Contents
 from phibuild.worker.safetensors import TensorInfo
 from phibuild.worker.tokenizer_check import (
@@ -26,6 +26,7 @@ from phibuild.worker.tokenizer_check import (
     check_tokenizer,
     nothing_to_explain,
 )
+from phibuild.worker.tokenizer_json import TokenizerJson
 
 _STEPS = Steps(weights=1 << 20)
 

@@ -5,57 +5,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.chat import ChatFormat, read_format
 from phibuild.worker.companions import read_json
-from phibuild.worker.generation import byte_tokens, greedy
+from phibuild.worker.generation import greedy
 from phibuild.worker.interface import Logits, Tokens
-from phibuild.worker.json_values import as_ids
-from phibuild.worker.tokenizer_check import TOKENIZER
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+from phibuild.worker.tokenizer_json import TokenizerJson
 
 ARCHITECTURE = "architecture.json"
 """The file of an artifact with `Architecture.to_json`."""
-
-
-class TokenizerJson:
-    """The text of an artifact's folder: what `phibuild.worker.interface.Speaker` has besides
-    `tokens`, and `phibuild.worker.tokenizer_check.OwnTokenizer`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer:
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_file(str(self.folder / TOKENIZER))
-
-    def chat_format(self) -> ChatFormat:
-        return read_format(self.folder)
-
-    def encode(self, text: str, *, special: bool = False, around: bool = False) -> list[int]:
-        """Return the ids of `text`; with `special` or `around` between those that the tokenizer
-        puts around a text by itself."""
-        return list(self._tokenizer.encode(text, add_special_tokens=special or around).ids)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
-
-    def byte_tokens(self) -> frozenset[int]:
-        return byte_tokens(self._tokenizer.get_vocab())
-
-    def stops(self) -> list[int]:
-        """Return the ids that end generation: those of the artifact's generation_config.json."""
-        config = read_json(self.folder / "generation_config.json", optional=True)
-        return as_ids(config.get("eos_token_id"))
 
 
 class PlainRuntime(TokenizerJson, ABC):

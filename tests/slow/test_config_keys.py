@@ -11,7 +11,7 @@ import pytest
 
 from phibuild.worker.config_keys import ONLY, READ, WITHOUT_EFFECT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cold]
 
 KEYS = """
 import json

@@ -24,6 +24,8 @@ import pytest
 from conftest import CommandLine
 from phibuild.store.store import Store
 
+pytestmark = pytest.mark.cold
+
 RECIPE = """\
 devices:
   intel_n100: {llamacpp: [int4, int8]}

@@ -15,6 +15,7 @@ from conftest import CommandLine
 from phibuild.toolchains.environment import toolchain
 
 pytestmark = [
+    pytest.mark.cold,
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="control groups are Linux's"),
 ]

@@ -22,6 +22,8 @@ from support.checkpoints import TOKENIZERS
 from support.devices import quickstart_device
 from support.faults import QUICK
 
+pytestmark = pytest.mark.cold
+
 PROMPT = "def main(argv):\n    x = 1\n"
 END, COMMA = "<|end|>", ","
 

@@ -18,7 +18,7 @@ from phibuild.report.html.page import report_html
 from support.browser import Scheme, chromium, started, visit
 from support.faults import Site
 from support.hostile import HOSTILE, hostile_report
-from support.made_reports import made_report
+from support.made_reports import CELLS, made_report
 
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason="Chromium is not installed here (Debian: apt-get install chromium)"
@@ -39,7 +39,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Report, P
     folder = tmp_path_factory.mktemp("pages")
     made = {
         "three": made_report(3),
-        "thousand": made_report(50),
+        "thousand": made_report(1000 // CELLS),
         "hostile": hostile_report(),
     }
     found = {}

@@ -24,6 +24,8 @@ from phibuild.config.catalogue import DATA
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import toolchain
 
+pytestmark = pytest.mark.cold
+
 TINY = DATA / "phi3-tiny-trained"
 CLOCK = Path(__file__).parents[1] / "support" / "clock.c"
 IMATRIX = """\

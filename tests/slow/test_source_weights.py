@@ -20,7 +20,7 @@ from support.adapters import lora, make_adapter
 from support.checkpoints import tensor_values, to_bytes
 from support.originals import ask_transformers, build_whole, edit_config, with_tensor
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cold]
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"

@@ -8,7 +8,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from conftest import CommandLine
+
+pytestmark = pytest.mark.cold
 
 WORDS = ("backend=llamacpp", "precision=int4,int8", "evaluation=quick")
 

@@ -17,7 +17,7 @@ import pytest
 from phibuild.checkpoints.facts import Checkpoint, load_checkpoint
 from phibuild.worker.architecture import Architecture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cold]
 
 ROOT = Path(__file__).resolve().parents[2]
 # A list of [original, view, architecture, layers]: distances, or what is wrong.

@@ -37,8 +37,12 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+CELLS = len(SHIPPED) * len(PRECISIONS)
+"""Of a device."""
+
+
 def made_report(devices: int, *, model: str = "phi-4-mini", faults: bool = True) -> Report:
-    """Return a report of so many devices, 20 cells each: every backend at every precision, each an
+    """Return a report of so many devices: every backend at every precision, each an
     artifact of its own. With `faults` some cells failed, were skipped, do not fit or miss a gate.
     The same each time."""
     chance = random.Random(7)

@@ -69,7 +69,7 @@ def test_names_and_bytes_of_all_weights() -> None:
     matrices, norms, rows = 128 * (384 + 128 + 512 + 256 + 200), 3 * 128, 384 + 128 + 512 + 128
     expected = {
         "int4": ("int4-b32", matrices // 2 + matrices // 32 * 2),
-        "int8": ("int8", matrices + 4 * (rows + 200)),
+        "int8": ("int8", matrices + 24 * (rows + 200)),
         "fp16": ("fp16", 2 * matrices),
         "fp32": ("fp32", 4 * matrices),
     }
@@ -121,13 +121,13 @@ def test_skips(overrides: dict[str, Any], options: dict[str, Any], reason: str) 
 
 
 def test_types_by_tensor() -> None:
-    variant = built("int4", group_size=128, tensor_types={"embed|lm_head": "int8"})
+    variant = built("int4", group_size=128, tensor_types={"embed|lm_head": "INT8"})
     kinds = {one.name: one.kind for one in SPEC.layout(architecture(), variant)}
     assert kinds["lm_head.weight"] == kinds["model.embed_tokens.weight"] == "INT8"
     assert kinds["model.layers.0.mlp.down_proj.weight"] == "INT4"
-    wrong = choose("int4", tensor_types={"embed": "int4b64"})
+    wrong = choose("int4", tensor_types={"embed": "INT4b64"})
     assert isinstance(wrong, Misfit)
-    assert wrong.remedy == "it can be int4b32 or int8"
+    assert wrong.remedy == "it can be INT4b32 or INT8"
 
 
 def rows(values: Any, dtype: str = "F32") -> Rows:

@@ -425,7 +425,7 @@ WORD_CASES: list[tuple[str, str, str | None, str | None]] = [
     ("device=ai_pc_intl", "", "recipe quickstart has no device 'ai_pc_intl'",
      f"did you mean 'ai_pc_intel'? {HAS}"),
     ("recipe=mobile backend=openvino", "backend=openvino",
-     "recipe mobile has no backend 'openvino'", "it has: llamacpp, ort_genai, mlx"),
+     "recipe mobile has no backend 'openvino'", "it has: llamacpp, ort_genai, litert, mlx"),
     ("recipe=apple precision=fp32", "precision=fp32", "recipe apple has no precision 'fp32'", None),
     ("-m recipe=mobile,iot backend=openvin", "backend=openvin",
      "recipe mobile and iot has no backend 'openvin'", None),
@@ -461,7 +461,7 @@ WORD_CASES: list[tuple[str, str, str | None, str | None]] = [
     ("devices.iphone.mlx=[int44]", "", "unknown precision 'int44'", "did you mean 'int4'?"),
     ("devices.iphone.mlxx=[int4]", "", "unknown backend 'mlxx'", "did you mean 'mlx'?"),
     ("gates.kl.int4.x=1", "", "gates.kl: no int4 variant of the recipe is called 'x'",
-     "known: Q4_0, int4-asym-g64, int4-cpu-b32, q4-g64, w4a16-g128"),
+     "known: Q4_0, int4-asym-g64, int4-b32, int4-cpu-b32, q4-g64, w4a16-g128"),
     ("gates.kl.int5.x=1", "", None, None),
     ("description.x=1", "",
      "description.x cannot be set: description is 'every backend at every precision', "

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phibuild.worker.generation import TextStream, byte_tokens
+from phibuild.worker.generation import TextStream
+from phibuild.worker.tokenizer_json import byte_tokens
 
 # As sentencepiece has it: a space before each word, a token a byte, and one without a text.
 WORDS = {0: "", 1: " a", 2: "b", 3: "   ", 4: " ", 5: "é"}

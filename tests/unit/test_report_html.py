@@ -36,7 +36,7 @@ from phibuild.report.html.verdicts import verdict
 from phibuild.report.writing import new_run, write_run
 from phibuild.schema import document_text
 from support.hostile import HOSTILE, hostile_report
-from support.made_reports import made_report, report_of
+from support.made_reports import CELLS, made_report, report_of
 from support.report_runs import Run
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -198,7 +198,7 @@ def test_names_that_are_no_utf8_are_shown_as_far_as_they_go(report: Report) -> N
 
 def test_a_thousand_cells_are_small() -> None:
     """Beside the plots' script, which is 0.41 MB."""
-    page = report_html(made_report(50))
+    page = report_html(made_report(1000 // CELLS))
     assert len(page.encode()) < 1_000_000
 
 
@@ -290,7 +290,7 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
 
 
 def test_failures_of_one_reason_are_told_once(tmp_path: Path) -> None:
-    report = made_report(50)
+    report = made_report(1000 // CELLS)
     failed = [cell for cell in report.cells if cell.status == "failed"]
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / f"{failed[0].id}.log").write_text("Killed\n", encoding="utf-8")

@@ -61,7 +61,7 @@ def reached(module: str) -> set[str]:
 # have no other tokenizer.
 BESIDES = {
     "worker.chat": {"jinja2"},
-    "worker.plain_runtime": {"tokenizers"},
+    "worker.tokenizer_json": {"tokenizers"},
     "worker.plain_builder": {"tokenizers"},
 }
 RUNNERS = {name: reached(f"backends.{name}.worker") for name in SHIPPED}

@@ -45,7 +45,7 @@ def inspect(folder: Path) -> Contents:
 
 def _weights(model: Any) -> tuple[Counter[str], int]:
     types: Counter[str] = Counter()
-    nbytes = 0
+    nbytes = sum(_scale_bytes(model.Subgraphs(one)) for one in range(model.SubgraphsLength()))
     graph = model.Subgraphs(model.SubgraphsLength() - 1)  # decode
     scales = set()
     tensors = [graph.Tensors(number) for number in range(graph.TensorsLength())]
@@ -67,7 +67,15 @@ def _weights(model: Any) -> tuple[Counter[str], int]:
             nbytes += stored
         elif count >= _SMALL or (tensor.Name() or b"").endswith(b".weight"):
             types[kind] += count
-            quantization = tensor.Quantization()
-            rows = quantization.ScaleLength() if quantization is not None else 0
-            nbytes += stored + 4 * rows
+            nbytes += stored
     return types, nbytes
+
+
+def _scale_bytes(graph: Any) -> int:
+    """Return the bytes of scales and zero points that a graph itself holds: of rows."""
+    nbytes = 0
+    for number in range(graph.TensorsLength()):
+        quantization = graph.Tensors(number).Quantization()
+        if quantization is not None:
+            nbytes += 4 * quantization.ScaleLength() + 8 * quantization.ZeroPointLength()
+    return nbytes

@@ -18,6 +18,7 @@ PREFILL_TOKENS = 128
 ROW = -1
 """The group size that stands for one scale for each row."""
 _BITS = {"FLOAT32": 32, "FLOAT16": 16, "INT8": 8, "INT4": 4}
+_ROW_BYTES = 2 * (4 + 8)
 _PLAIN = {"fp32": "FLOAT32", "fp16": "FLOAT16", "int8": "INT8"}
 
 
@@ -42,9 +43,9 @@ class Encoding:
         return self.bits * math.prod(shape) // 8
 
     def scale_bytes(self, shape: tuple[int, ...]) -> int:
-        """Return the bytes of its scales."""
+        """Return the bytes of its scales; those of rows are in both graphs, with zero points."""
         if self.kind == "INT8":
-            return 4 * shape[0]
+            return _ROW_BYTES * shape[0]
         return 2 * math.prod(shape) // self.group_size if self.kind == "INT4" else 0
 
 
@@ -62,8 +63,8 @@ def encoding(name: str, shape: tuple[int, ...], options: Options) -> Encoding:
 
 
 def type_name(how: Encoding) -> str:
-    """Return what recipes call a type: int4b32, int8."""
-    return f"int4b{how.group_size}" if how.kind == "INT4" else "int8"
+    """Return what recipes call a type: INT4b32, INT8."""
+    return f"INT4b{how.group_size}" if how.kind == "INT4" else "INT8"
 
 
 def from_type(name: str) -> Encoding:

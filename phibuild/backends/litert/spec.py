@@ -34,8 +34,6 @@ _GROUP_SIZE = 32
 _CONTEXT = 4096
 _LAYER_BYTES = 15_000
 """Of a layer's operators and tensors in the flatbuffer, in both signatures."""
-_ROW_BYTES = 24
-"""Of a row of INT8, besides its scale: a zero point, and both again in the other signature."""
 _COMPRESSED = 0.35
 """What zlib leaves of a tokenizer.json."""
 
@@ -115,14 +113,9 @@ class LiteRtSpec(BackendSpec[LiteRtOptions]):
         return tensors
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of the graphs, of what the flatbuffer holds of scales twice, of the
-        bundle's tokenizer and of the files that are copied."""
-        rows = sum(
-            shape[0]
-            for name, shape in arch.tensors()
-            if encoding(name, shape, variant.options).kind == "INT8"
-        )
-        graphs = _LAYER_BYTES * arch.layers + _ROW_BYTES * rows
+        """Return the bytes of the graphs, of the bundle's tokenizer and of the files that are
+        copied."""
+        graphs = _LAYER_BYTES * arch.layers
         tokenizer = 0.0
         if variant.options["container"] == "litertlm":
             tokenizer = _COMPRESSED * source.files.get("tokenizer.json", 0)

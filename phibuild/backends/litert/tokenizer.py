@@ -7,7 +7,6 @@ from pathlib import Path
 from phibuild.backends.litert.bundle import METADATA, read_section, read_sections
 from phibuild.backends.litert.files import BUNDLE
 from phibuild.backends.litert.metadata import start, stops
-from phibuild.worker.plain_runtime import TokenizerJson
 from phibuild.worker.tokenizer_check import (
     AROUND,
     Difference,
@@ -16,6 +15,7 @@ from phibuild.worker.tokenizer_check import (
     check_tokenizer,
     nothing_to_explain,
 )
+from phibuild.worker.tokenizer_json import TokenizerJson
 
 _START = (
     "LiteRT-LM would put a start token before a conversation too, where the chat template has none"

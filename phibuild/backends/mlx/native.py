@@ -17,10 +17,10 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from phibuild.backends.mlx.memory import RESIDENT_BYTES
 from phibuild.worker.chat import ChatFormat, read_format
-from phibuild.worker.generation import byte_tokens
 from phibuild.worker.interface import Logits, Tokens
 from phibuild.worker.json_values import as_ids
 from phibuild.worker.safetensors import shard_paths
+from phibuild.worker.tokenizer_json import byte_tokens
 
 if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper

@@ -16,7 +16,7 @@ import onnxruntime_genai as og
 from numpy.typing import NDArray
 
 from phibuild.worker.json_values import as_ids
-from phibuild.worker.plain_runtime import TokenizerJson
+from phibuild.worker.tokenizer_json import TokenizerJson
 
 Logits = NDArray[np.float32]
 Tokens = NDArray[np.int64]

@@ -23,7 +23,8 @@ from phibuild.backends.pytorch.threads import use_threads
 from phibuild.backends.pytorch.tokenizer import end_ids
 from phibuild.backends.pytorch.tokenizing import encode, load_tokenizer, prefix
 from phibuild.worker.chat import ChatFormat, read_format
-from phibuild.worker.generation import byte_tokens, greedy
+from phibuild.worker.generation import greedy
+from phibuild.worker.tokenizer_json import byte_tokens
 
 Tokens = NDArray[np.int64]
 Logits = NDArray[np.float32]

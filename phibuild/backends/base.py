@@ -108,6 +108,8 @@ class BackendSpec(Protocol[OptionsModel]):
     copied: tuple[str, ...] = ()
     """Globs of names of files that a run's folder holds copies of: programs that read the format
     refuse them where they have several hard links."""
+    toolchain_bytes: int = 0
+    """About what the toolchain's packages take, on Linux x86-64 and without CUDA; 0: not known."""
     options: type[OptionsModel]
     """Every option a recipe may set, with its default; unknown ones are refused."""
     best: tuple[Best, ...] = ()

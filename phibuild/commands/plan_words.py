@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
+from phibuild.backends.registry import backend
 from phibuild.checkpoints import hub
 from phibuild.commands.plan_answer import copied_bytes, planned_notes
 from phibuild.execute.forecast import Forecast
 from phibuild.planning.plan import Plan
+from phibuild.planning.unused import unused_notes
 from phibuild.report.notes import note_lines
+from phibuild.toolchains.environment import toolchain
 from phibuild.units import format_decimal, format_duration
 
 
@@ -33,7 +36,17 @@ def plan_notes(plan: Plan) -> list[str]:
             )
         if not checkpoint.is_estimate and name not in plan.source_digests:
             lines.append(f"{name} has not been hashed yet: nothing of it counts as cached")
-    return lines
+    return [*lines, *unused_notes(plan.matrix.devices.values()), *_to_install(plan)]
+
+
+def _to_install(plan: Plan) -> list[str]:
+    """Return which toolchains a build installs first, and what they take."""
+    missing = [name for name in plan.toolchains if not toolchain(name).is_there]
+    if not missing:
+        return []
+    sizes = [(name, backend(name).toolchain_bytes) for name in missing]
+    said = (f"{name} ({format_decimal(size)})" if size else name for name, size in sizes)
+    return [f"toolchains to install: {', '.join(said)}"]
 
 
 def plan_refusals(plan: Plan) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from phibuild.backends.registry import BACKENDS
+from phibuild.backends.registry import BACKENDS, backend
 from phibuild.commands.answers import ToolchainList, ToolchainRow
 from phibuild.errors import EXIT_OK, BackendError, ConfigError, Problem, suggest
 from phibuild.schema import document_text
@@ -66,6 +66,9 @@ def _act(arguments: argparse.Namespace, name: str) -> str:
     """Do one thing with one toolchain; return what was done."""
     tools = toolchain(name, locked=arguments.action != "lock")
     if arguments.action == "install":
+        size = backend(name).toolchain_bytes
+        if size and not tools.is_there:
+            _say(name, f"its packages take about {format_decimal(size)}")
         seconds = tools.install(partial(_say, name))
         return "complete" + (f" ({seconds:.1f} s)" if seconds else " already")
     if arguments.action == "lock":

@@ -80,6 +80,11 @@ class Toolchain:
                 return f"damaged: {wrong}"
         return None
 
+    @property
+    def is_there(self) -> bool:
+        """Whether it was made once; `problem` looks for damage."""
+        return (self.folder / _STATE).exists()
+
     def versions(self) -> dict[str, str]:
         """Return the locked version of every package, markers ignored."""
         pins = re.findall(

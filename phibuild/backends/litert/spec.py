@@ -45,6 +45,7 @@ class LiteRtSpec(BackendSpec[LiteRtOptions]):
     title = "LiteRT (LiteRT-LM)"
     format = "LiteRT"
     library = "litert-lm"
+    toolchain_bytes = 160_000_000
     options = LiteRtOptions
     best = (Best({**UNMIXED, "group_size": 32, "method": "gptq"}),)
 

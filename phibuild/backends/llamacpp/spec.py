@@ -44,6 +44,7 @@ class LlamaCppSpec(BackendSpec[LlamaCppOptions]):
     title = "llama.cpp"
     format = "GGUF"
     library = "gguf"
+    toolchain_bytes = 360_000_000
     options = LlamaCppOptions
     best = (
         # The Hexagon NPU's kernels take Q4_0 alone of these.

@@ -61,6 +61,7 @@ class MlxSpec(BackendSpec[MlxOptions]):
     title = "MLX (mlx-lm)"
     format = "MLX"
     library = "mlx"
+    toolchain_bytes = 220_000_000
     options = MlxOptions
     best = tuple(
         Best({**UNMIXED, "mode": "affine", "bits": 5, "group_size": size, "recipe": None,

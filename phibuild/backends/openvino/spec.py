@@ -64,6 +64,7 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
     title = "OpenVINO (openvino-genai)"
     format = "OpenVINO IR"
     library = "openvino"
+    toolchain_bytes = 390_000_000
     options = OpenVinoOptions
     best = (
         Best({**UNMIXED, "mode": "int4_asym", "group_size": 32, "method": "gptq"}),

@@ -74,6 +74,7 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
     library = "onnx"
     # onnx 1.21 and later takes external data with several hard links for an attack.
     copied = ("*.onnx.data",)
+    toolchain_bytes = 1_100_000_000
     options = OrtGenaiOptions
     best = (
         Best({**_GPTQ, "int8_matmuls": ["last_matmul", "mixed_layers"]}),

@@ -34,6 +34,7 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
     title = "PyTorch (Transformers, vLLM)"
     format = "safetensors"
     library = "transformers"
+    toolchain_bytes = 970_000_000
     options = PytorchOptions
     best = (Best({**UNMIXED, "group_size": 32, "symmetric": True, "method": "gptq"}),)
 

@@ -21,7 +21,7 @@ from phibuild.backends.registry import SHIPPED
 from phibuild.execute.runner.process import WORKER
 from phibuild.system.locks import held
 from phibuild.toolchains.environment import Toolchain, toolchain
-from support import correctness, faults_table
+from support import correctness, faults_table, support_table
 from support.checkpoints import make_checkpoint
 from support.faults import QUICK, Site, Tally
 from support.lent import Pool
@@ -63,6 +63,7 @@ ROOT = TESTS.parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     faults_table.add_options(parser)
     correctness.add_option(parser)
+    support_table.add_option(parser)
 
 
 def pytest_terminal_summary(
@@ -72,6 +73,8 @@ def pytest_terminal_summary(
         faults_table.write_table(terminalreporter, Path(path))
     if path := config.getoption("--correctness"):
         correctness.write_cases(terminalreporter, Path(path))
+    if path := config.getoption("--support"):
+        support_table.write_table(terminalreporter, Path(path))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

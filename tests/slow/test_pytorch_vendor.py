@@ -52,6 +52,14 @@ VENDORS: dict[str, tuple[Choice, dict[str, Any]]] = {
         {"dtype": "auto", "preset": "W8A16", "symmetric": False, "group_size": 32},
     ),
 }
+VENDORS |= {
+    "w8a8": (("int8", {"scheme": "W8A8"}), {"dtype": "auto", "preset": "W8A8"}),
+    "fp8": (("int8", {"scheme": "FP8_DYNAMIC"}), {"dtype": "auto", "preset": "FP8_DYNAMIC"}),
+    "fp8-float16": (
+        ("int8", {"scheme": "FP8_DYNAMIC", "dtype": "float16"}),
+        {"dtype": "float16", "preset": "FP8_DYNAMIC"},
+    ),
+}
 # Layers of other types: what matches -> the preset and changes of it, None where they are left
 # unquantized.
 MIXED: dict[str, tuple[str, dict[str, Any] | None]] = {
@@ -90,7 +98,7 @@ for folder in json.load(sys.stdin):
     generated = model.generate(ids, max_new_tokens=4, do_sample=False)
     assert generated.shape[1] > ids.shape[1]
 """
-LOADED = (*SHIPPED, "w4a16-asym", "w4a16-mixed")
+LOADED = (*SHIPPED, "w4a16-asym", "w4a16-mixed", "w8a8", "fp8")
 SHAPES = ("phi3", "phi4mini", "phi4")
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("phi3", {}),
@@ -116,7 +124,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ZEROS = "zeros"  # a checkpoint with groups of zeros
 NAMES: dict[str, list[str]] = {which: list(VENDORS) for which in CHECKPOINTS} | {
-    ZEROS: ["w8a16", "w4a16", "w4a16-asym", "w8a16-asym-g32", "w4a16-mixed"],
+    ZEROS: ["w8a16", "w4a16", "w4a16-asym", "w8a16-asym-g32", "w4a16-mixed", "w8a8", "fp8"],
 }
 
 

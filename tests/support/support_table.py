@@ -1,5 +1,5 @@
-"""`pytest tests/slow/test_support.py --support FILE`: what can be built of each shape of Phi, and how
-it is judged, as a page: what a test built, or what a plan refused there, and nothing else."""
+"""`pytest tests/slow/test_support.py --support FILE`: what can be built of each shape of Phi, and
+how it is judged, as a page: what a test built, or what a plan refused there, and nothing else."""
 
 from __future__ import annotations
 

@@ -42,6 +42,43 @@ def _architecture(**changes: Any) -> Architecture:
     return Architecture(**values | changes)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "name", "stored"), [("W8A8", "w8a8", "I8"), ("FP8_DYNAMIC", "fp8", "F8_E4M3")]
+)
+def test_schemes_of_8_bits(scheme: str, name: str, stored: str) -> None:
+    """A byte a weight, and a scale of 2 bytes for each row of qkv, o, gate_up and down."""
+    variant = _result("int8", scheme=scheme)
+    assert isinstance(variant, Variant)
+    assert variant.name == name
+    arch = _architecture()
+    layout = SPEC.layout(arch, variant)
+    linear = [tensor for tensor in layout if tensor.kind == name]
+    assert sum(one.parameters for one in linear) == 128 * (256 + 128 + 512 + 256)
+    assert sum(one.nbytes for one in linear) == 128 * 1152 + 2 * (256 + 128 + 512 + 128)
+    entries = {
+        entry: kind for entry, kind, _ in file_entries(arch, Scheme.from_options(variant.options))
+    }
+    assert entries["model.layers.0.mlp.down_proj.weight"] == stored
+    judging = SPEC.judging(variant)
+    assert judging.how == "substitute"
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "wrong"),
+    [
+        ("int4", {}, ("scheme",)),
+        ("int8", {"group_size": 64}, ("group_size", "scheme")),
+        ("int8", {"symmetric": False}, ("symmetric", "scheme")),
+        ("int8", {"symmetric": True, "dtype": "float16"}, None),
+    ],
+)
+def test_what_a_scheme_does_not_go_with(
+    precision: Precision, options: dict[str, Any], wrong: tuple[str, ...] | None
+) -> None:
+    found = SPEC.contradiction(precision, PytorchOptions(scheme="W8A8", **options))
+    assert (found and found.options) == wrong
+
+
 DEVICE = Device.model_validate(
     {
         "name": "pc",

@@ -43,7 +43,8 @@ def export(source: str, folder: str, choice: dict[str, Any]) -> None:
         if getattr(module, "quantization_scheme", None) is None:
             continue
         args = module.quantization_scheme.weights
-        observed = module.weight.data.unflatten(-1, (-1, args.group_size)).unsqueeze(0)
+        size = args.group_size or module.weight.shape[1]  # a scale for each row
+        observed = module.weight.data.unflatten(-1, (-1, size)).unsqueeze(0)
         scale, zero_point = calculate_qparams(
             torch.amin(observed, dim=(0, -1)), torch.amax(observed, dim=(0, -1)), args
         )

@@ -6,21 +6,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 
-from phibuild.backends.pytorch.layout import GroupQuantization, Scheme, is_linear
+from phibuild.backends.pytorch.layout import (
+    GroupQuantization,
+    Quantization,
+    RowQuantization,
+    Scheme,
+    is_linear,
+)
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.json_values import JsonDict
 
-_FORMAT, _ALL = "pack-quantized", "Linear"
+_ALL = "Linear"
 
 
 def quantization_config(arch: Architecture, scheme: Scheme) -> JsonDict | None:
-    """Return compressed-tensors' description of a weight-only scheme, as llm-compressor writes it:
+    """Return compressed-tensors' description of a scheme, as llm-compressor writes it:
     one group of all linear layers. Where some have types of their own every layer is named, in the
     group of its type, which come in the order of their first layers, or among those that are
     ignored. None where nothing is quantized."""
     if scheme.quantization is None:
         return None
-    groups: dict[GroupQuantization, list[str]] = {}
+    groups: dict[Quantization, list[str]] = {}
     ignored = []
     for name, _ in arch.tensors():
         if not is_linear(name):
@@ -39,7 +45,7 @@ def quantization_config(arch: Architecture, scheme: Scheme) -> JsonDict | None:
             f"group_{number}": _group(how, layers)
             for number, (how, layers) in enumerate(groups.items())
         },
-        "format": _FORMAT,
+        "format": _format(scheme.quantization),
         "global_compression_ratio": None,
         "ignore": [*ignored, "lm_head"],
         "kv_cache_scheme": None,
@@ -52,20 +58,36 @@ def quantization_config(arch: Architecture, scheme: Scheme) -> JsonDict | None:
     }
 
 
-def _group(how: GroupQuantization, targets: list[str]) -> JsonDict:
+def _format(how: Quantization) -> str:
+    match how:
+        case RowQuantization():
+            return f"{how.type}-quantized"
+        case GroupQuantization():
+            return "pack-quantized"
+
+
+def _group(how: Quantization, targets: list[str]) -> JsonDict:
+    activations: JsonDict | None = None
+    weights: JsonDict = {"dynamic": False}
+    match how:
+        case RowQuantization():
+            same = {"group_size": None, "num_bits": 8, "symmetric": True, "type": how.type}
+            activations = {**same, "dynamic": True, "strategy": "token"}
+            weights |= {**same, "strategy": "channel"}
+        case GroupQuantization():
+            weights |= {
+                "group_size": how.group_size,
+                "num_bits": how.bits,
+                "strategy": "group",
+                "symmetric": how.symmetric,
+                "type": "int",
+            }
     return {
-        "format": _FORMAT,
-        "input_activations": None,
+        "format": _format(how),
+        "input_activations": activations,
         "output_activations": None,
         "targets": targets,
-        "weights": {
-            "dynamic": False,
-            "group_size": how.group_size,
-            "num_bits": how.bits,
-            "strategy": "group",
-            "symmetric": how.symmetric,
-            "type": "int",
-        },
+        "weights": weights,
     }
 
 
@@ -81,11 +103,20 @@ class PromisedLayers:
             self._ignored.update(quantization.get("ignore") or ())
             for group in quantization["config_groups"].values():
                 for target in group["targets"]:
-                    self._targets.setdefault(target, group["weights"])
+                    self._targets.setdefault(target, group)
 
     def of(self, weight: str) -> JsonDict | None:
         """Return the weights' arguments of the group that has the layer, by its name or as one of
         all; None if it is ignored, or in no group."""
+        group = self._group(weight)
+        return None if group is None else dict(group["weights"])
+
+    def activations_of(self, weight: str) -> JsonDict | None:
+        """Return the arguments of what a layer takes in; None if that is not rounded."""
+        group = self._group(weight)
+        return group["input_activations"] if group is not None else None
+
+    def _group(self, weight: str) -> JsonDict | None:
         layer = weight.removesuffix(".weight")
         if layer in self._ignored:
             return None

@@ -12,10 +12,16 @@ from torch import Tensor
 
 from phibuild.backends.pytorch.dtypes import FLOATS
 from phibuild.backends.pytorch.inspect import inspect
-from phibuild.backends.pytorch.layout import MAX_SHARD_BYTES, Scheme, file_entries
+from phibuild.backends.pytorch.layout import (
+    MAX_SHARD_BYTES,
+    GroupQuantization,
+    RowQuantization,
+    Scheme,
+    file_entries,
+)
 from phibuild.backends.pytorch.memory import CHUNK_ELEMENTS, CHUNK_ROWS
 from phibuild.backends.pytorch.model_config import artifact_config
-from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize
+from phibuild.backends.pytorch.quantize import pack, pack_rows, quantize, quantize_rows
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
@@ -61,21 +67,31 @@ class WeightFiles:
                 )
             if quantization is not None:
                 raise WorkerError(f"{name} holds NaN or infinity, for which there are no codes")
-        if quantization is None:
-            self._put(name, weights, row)
-            return
+        match quantization:
+            case None:
+                self._put(name, weights, row)
+            case RowQuantization():
+                codes, scale = quantize_rows(weights, quantization.type)
+                self._put(name, codes, row)
+                self._put(f"{name}_scale", scale, row)
+            case GroupQuantization():
+                self._write_groups(name, shape, row, weights, quantization)
+
+    def _write_groups(
+        self, name: str, shape: tuple[int, ...], row: int, weights: Tensor, how: GroupQuantization
+    ) -> None:
         if row == 0:
             self._put(f"{name}_shape", torch.tensor(shape, dtype=torch.int64), 0)
-        on_grid = self._coded is not None and quantization == self._scheme.quantization
+        on_grid = self._coded is not None and how == self._scheme.quantization
         if self._coded is not None and on_grid and name in self._coded:
-            codes, scale, zero_point = _from_codes(self._coded.rows(name, row, len(chunk)))
+            codes, scale, zero_point = _from_codes(self._coded.rows(name, row, len(weights)))
         else:
-            codes, scale, zero_point = quantize(weights, quantization)
-        self._put(f"{name}_packed", pack(codes, quantization.bits), row)
+            codes, scale, zero_point = quantize(weights, how)
+        self._put(f"{name}_packed", pack(codes, how.bits), row)
         self._put(f"{name}_scale", scale, row)
         if zero_point is not None:
-            words = pack_rows(zero_point, quantization.bits)
-            self._put(f"{name}_zero_point", words, row * quantization.bits // 32)
+            words = pack_rows(zero_point, how.bits)
+            self._put(f"{name}_zero_point", words, row * how.bits // 32)
 
     def _put(self, name: str, rows: Tensor, row: int) -> None:
         data = rows.contiguous().flatten().view(torch.uint8).numpy()

@@ -8,17 +8,18 @@ from collections import Counter
 from pathlib import Path
 
 from phibuild.backends.pytorch.config_groups import PromisedLayers
-from phibuild.backends.pytorch.layout import quantized_kind
+from phibuild.backends.pytorch.layout import ROWS, quantized_kind
 from phibuild.worker.protocol import Contents, WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
 
+_ROW_KINDS = {how.stored: how for how in ROWS.values()}
 _PARTS = ("_packed", "_scale", "_shape", "_zero_point")
 
 
 def inspect(folder: Path) -> Contents:
     """Return what the artifact's files hold.
 
-    Kinds are safetensors' dtypes and w4, w8, w4-asym, w8-asym. Raises WorkerError if
+    Kinds are safetensors' dtypes and w4, w8, w4-asym, w8-asym, w8a8, fp8. Raises WorkerError if
     config.json promises another quantization than the tensors have, ValueError if a file is
     damaged.
     """
@@ -31,11 +32,33 @@ def inspect(folder: Path) -> Contents:
             weight = name.removesuffix("_packed")
             kind, parameters = _quantized(weight, tensors, promised)
             types[kind] += parameters
+        elif info.dtype in _ROW_KINDS:
+            types[_rows(name, info, tensors, promised)] += info.parameters
         elif not name.endswith(tuple(f"weight{part}" for part in _PARTS)):
             types[info.dtype] += info.parameters
-    if promised.is_quantized and not any(kind.startswith("w") for kind in types):
+    if promised.is_quantized and not any(kind[0] in "wf" for kind in types):
         raise WorkerError("config.json promises quantized layers, the weights hold none")
     return {"types": dict(types), "weight_bytes": sum(info.nbytes for info in tensors.values())}
+
+
+def _rows(
+    weight: str, info: TensorInfo, tensors: dict[str, TensorInfo], layers: PromisedLayers
+) -> str:
+    """Return the kind of a layer of 8 bits with a scale for each row."""
+    how = _ROW_KINDS[info.dtype]
+    scale, promised = tensors.get(f"{weight}_scale"), layers.of(weight)
+    rounded = layers.activations_of(weight)
+    found = {"num_bits": 8, "strategy": "channel", "symmetric": True, "type": how.type}
+    if (
+        scale is None
+        or scale.shape != (info.shape[0], 1)
+        or promised is None
+        or any(promised[key] != value for key, value in found.items())
+        or rounded is None
+        or (rounded["type"], rounded["strategy"]) != (how.type, "token")
+    ):
+        raise WorkerError(f"{weight} is stored as {found}, config.json promises {promised}")
+    return how.kind
 
 
 def _quantized(

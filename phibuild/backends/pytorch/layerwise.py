@@ -21,6 +21,7 @@ from transformers.models.phi3.modeling_phi3 import (
     Phi3RotaryEmbedding,
 )
 
+from phibuild.backends.pytorch.activation_rounding import rounding
 from phibuild.backends.pytorch.memory import HEAD_ELEMENTS
 from phibuild.backends.pytorch.stored_weights import WeightReader
 from phibuild.worker.architecture import Architecture
@@ -152,6 +153,10 @@ class LayerwisePhi3:
         with torch.device("meta"):
             layer = Phi3DecoderLayer(self.config, 0)
         self._layer_tensors = [name for name, _ in layer.named_parameters()]
+        for name, module in layer.named_modules():
+            how = self._weights.activations_of(self._layer_tensor(0, f"{name}.weight"))
+            if how is not None and name.endswith("_proj"):  # of all layers, if of one
+                module.register_forward_pre_hook(rounding(how))
         return layer.eval().requires_grad_(False)
 
     def _layer_tensor(self, number: int, name: str) -> str:

@@ -8,7 +8,11 @@ cols] with groups of g columns and b bits a weight
     X.weight_shape       I64 [2]                      rows, cols
     X.weight_zero_point  I32 [rows * b / 32 (rounded up), cols / g], asymmetric only, packed by rows
 
-Layers of other bits or groups lie among them in the same format, and unquantized ones.
+Layers of other bits or groups lie among them in the same format, and unquantized ones. Where
+servers round activations too, layers are in the formats `int-quantized` or `float-quantized`:
+
+    X.weight             I8 or F8_E4M3 [rows, cols]
+    X.weight_scale       the model's dtype [rows, 1]
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.requests import Options
@@ -44,6 +49,48 @@ class GroupQuantization:
         bits, _, own = kind[1:].partition("g")
         return cls(int(bits), int(own or group_size), symmetric=True)
 
+    @property
+    def kind(self) -> str:
+        return quantized_kind(self.bits, self.symmetric)
+
+    def entries(self, name: str, shape: tuple[int, int], dtype: str) -> list[Entry]:
+        """Return what a weight [rows, cols] is stored as, with scales of `dtype`."""
+        rows, cols = shape
+        bits, groups = self.bits, cols // self.group_size
+        entries: list[Entry] = [
+            (f"{name}_packed", "I32", (rows, cols * bits // 32)),
+            (f"{name}_scale", dtype, (rows, groups)),
+            (f"{name}_shape", "I64", (2,)),
+        ]
+        if not self.symmetric:
+            entries.append((f"{name}_zero_point", "I32", (math.ceil(rows * bits / 32), groups)))
+        return entries
+
+
+@dataclass(frozen=True)
+class RowQuantization:
+    """8 bits a weight of the type `int` or `float` (FP8: E4M3) and a scale for each row; servers
+    round activations to the same type as they come, with a scale for each token."""
+
+    type: Literal["int", "float"]
+
+    @property
+    def kind(self) -> str:
+        return {"int": "w8a8", "float": "fp8"}[self.type]
+
+    @property
+    def stored(self) -> str:
+        return {"int": "I8", "float": "F8_E4M3"}[self.type]
+
+    def entries(self, name: str, shape: tuple[int, int], dtype: str) -> list[Entry]:
+        """Return what a weight [rows, cols] is stored as, with scales of `dtype`."""
+        return [(name, self.stored, shape), (f"{name}_scale", dtype, (shape[0], 1))]
+
+
+Quantization: TypeAlias = GroupQuantization | RowQuantization
+ROWS = {"W8A8": RowQuantization("int"), "FP8_DYNAMIC": RowQuantization("float")}
+"""llm-compressor's names of them."""
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -52,7 +99,7 @@ class Scheme:
     names of their weights, that are stored another way."""
 
     dtype: str
-    quantization: GroupQuantization | None
+    quantization: Quantization | None
     own: Mapping[str, GroupQuantization | None] = field(default_factory=dict)
 
     @classmethod
@@ -60,6 +107,8 @@ class Scheme:
         """Return the scheme of a variant's complete options."""
         if "bits" not in options:
             return cls(options["dtype"], None)
+        if "scheme" in options:
+            return cls(options["dtype"], ROWS[options["scheme"]])
         size = options["group_size"]
         types = options.get("tensor_types") or {}
         return cls(
@@ -68,7 +117,7 @@ class Scheme:
             {name: GroupQuantization.from_kind(kind, size) for name, kind in types.items()},
         )
 
-    def quantization_of(self, name: str) -> GroupQuantization | None:
+    def quantization_of(self, name: str) -> Quantization | None:
         """Return how the tensor `name` is quantized: embeddings, lm_head and norms never are."""
         if not is_linear(name):
             return None
@@ -81,22 +130,12 @@ class Scheme:
         if quantization is None:
             return [(name, dtype, shape)]
         rows, cols = shape
-        bits, groups = quantization.bits, cols // quantization.group_size
-        entries: list[Entry] = [
-            (f"{name}_packed", "I32", (rows, cols * bits // 32)),
-            (f"{name}_scale", dtype, (rows, groups)),
-            (f"{name}_shape", "I64", (2,)),
-        ]
-        if not quantization.symmetric:
-            entries.append((f"{name}_zero_point", "I32", (math.ceil(rows * bits / 32), groups)))
-        return entries
+        return quantization.entries(name, (rows, cols), dtype)
 
     def kind(self, name: str) -> str:
-        """Return the stored type of one tensor of the checkpoint: F16, ..., w4, w4-asym, ..."""
+        """Return the stored type of one tensor of the checkpoint: F16, w4, w4-asym, fp8, ..."""
         quantization = self.quantization_of(name)
-        if quantization is None:
-            return FLOAT_DTYPES[self.dtype]
-        return quantized_kind(quantization.bits, quantization.symmetric)
+        return FLOAT_DTYPES[self.dtype] if quantization is None else quantization.kind
 
 
 def is_linear(name: str) -> bool:

@@ -43,6 +43,20 @@ def quantize(weight: Tensor, how: GroupQuantization) -> tuple[Tensor, Tensor, Te
     return codes, scale, None if zero_point is None else _unsigned(zero_point, low)
 
 
+def quantize_rows(weight: Tensor, type: str) -> tuple[Tensor, Tensor]:
+    """Quantize rows [R, C] of a linear layer to 8 bits with a scale for each: codes int8 or
+    float8_e4m3fn [R, C], and scales [R, 1] in the dtype of `weight`."""
+    if type == "int":
+        low, high, kind = -128.0, 127.0, torch.int8
+    else:
+        kind = torch.float8_e4m3fn
+        low, high = torch.finfo(kind).min, torch.finfo(kind).max
+    scale = _largest_magnitude(weight)[:, None] / ((high - low) / 2)
+    scale = torch.where(scale == 0, torch.finfo(scale.dtype).eps, scale)
+    codes = (weight / scale).clamp_(low, high)
+    return (codes.round_() if type == "int" else codes).to(kind), scale
+
+
 def _largest_magnitude(groups: Tensor) -> Tensor:
     """Return the largest absolute value over the last axis; finite numbers only."""
     # Without their signs floats are ordered as their bits are, and integers are reduced ten times

@@ -16,10 +16,10 @@ from phibuild.backends.base import (
 from phibuild.backends.calibration import calibrated_variant
 from phibuild.backends.common import copied_bytes, kv_bytes, make_variant, undivided
 from phibuild.backends.mixed import GPTQ_LOSS, UNMIXED, affine_error, mixed_variant
-from phibuild.backends.pytorch.layout import Scheme, entry_bytes, is_linear
+from phibuild.backends.pytorch.layout import ROWS, Scheme, entry_bytes, is_linear
 from phibuild.backends.pytorch.memory import build_memory, judge_memory
 from phibuild.backends.pytorch.options import BITS, CAST, PytorchOptions, contradiction
-from phibuild.schema import Contradiction, Device, Misfit, Precision, Skip, Variant
+from phibuild.schema import Contradiction, Device, Judging, Misfit, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.grids import Grid, Zero
 from phibuild.worker.safetensors import FLOAT_DTYPES
@@ -45,7 +45,7 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
     def variant(
         self, precision: Precision, options: PytorchOptions, device: Device, arch: Architecture
     ) -> Variant | Skip | Misfit:
-        """Return fp32, fp16, or a weight-only scheme by the name vLLM knows it by (w4a16-g128)."""
+        """Return fp32, fp16, or a scheme by the name vLLM knows it by (w4a16-g128, w8a8, fp8)."""
         if precision in CAST:
             return make_variant(self, precision, precision, {"dtype": CAST[precision]})
         dtype = arch.dtype if options.dtype == "auto" else options.dtype
@@ -54,6 +54,9 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
                 reason=f"the checkpoint's dtype {dtype} cannot hold scales; set dtype to "
                 "bfloat16 or float16"
             )
+        if options.scheme is not None:
+            own = {"dtype": dtype, "bits": 8, "scheme": options.scheme}
+            return make_variant(self, precision, ROWS[options.scheme].kind, own)
         sizes = (128, _SMALL_GROUP) if options.group_size == "auto" else (options.group_size,)
         group_size = next((size for size in sizes if not undivided(arch, size)), sizes[-1])
         if reason := undivided(arch, group_size):
@@ -113,6 +116,13 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
         """Return a bound that grows with the width of a layer and the vocabulary alone, once the
         weights exceed what is kept of them."""
         return judge_memory(arch, window_tokens)
+
+    def judging(self, variant: Variant) -> Judging:
+        """Products of 8 bits are the server's: here rounded activations meet rounded weights in
+        fp32."""
+        if "scheme" not in variant.options:
+            return Judging()
+        return Judging(how="substitute", note="its rounded weights and activations in float32")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""

@@ -17,7 +17,7 @@ from compressed_tensors.quantization.lifecycle.forward import dequantize
 from torch import Tensor
 
 from phibuild.backends.pytorch.config_groups import PromisedLayers
-from phibuild.backends.pytorch.dtypes import DTYPES
+from phibuild.backends.pytorch.dtypes import CODES, DTYPES
 from phibuild.backends.pytorch.memory import CHUNK_ROWS, DEQUANTIZED_ELEMENTS
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
@@ -49,6 +49,9 @@ class WeightReader:
             return
         info = self._info(name)
         self._check(name, info.shape, out, first)
+        if arguments is not None and info.dtype in CODES:
+            self._scale_rows(info, out, first, QuantizationArgs.model_validate(arguments))
+            return
         out.copy_(self._mapped(info, first, len(out)))
 
     def shape(self, name: str) -> tuple[int, int]:
@@ -73,6 +76,20 @@ class WeightReader:
                     with contextlib.suppress(OSError):
                         file = self._files[info.path].fileno()
                         os.posix_fadvise(file, info.offset, info.nbytes, os.POSIX_FADV_WILLNEED)
+
+    def activations_of(self, name: str) -> QuantizationArgs | None:
+        """Return how a server rounds what the layer of a weight takes in; None if it does not."""
+        arguments = self._promised.activations_of(name)
+        return None if arguments is None else QuantizationArgs.model_validate(arguments)
+
+    def _scale_rows(self, info: TensorInfo, out: Tensor, first: int, how: QuantizationArgs) -> None:
+        scale = self._info(f"{info.name}_scale")
+        step = max(DEQUANTIZED_ELEMENTS // info.shape[1], 1)
+        for row in range(0, len(out), step):
+            count = min(step, len(out) - row)
+            codes = self._mapped(info, first + row, count)
+            scales = self._mapped(scale, first + row, count)
+            out[row : row + count].copy_(dequantize(codes, scales, None, how))
 
     def _dequantize(self, name: str, out: Tensor, first: int, how: QuantizationArgs) -> None:
         """As `CompressedTensorsConfig(dequantize=True)` does: in the dtype of the scales."""

@@ -85,7 +85,7 @@ VARIANTS: Variants = {
             {}, GPTQ, {"group_size": 32}, {"group_size": 32, **GPTQ}, {"symmetric": False},
             {"symmetric": False, **GPTQ},
         ],
-        "int8": [{}],
+        "int8": [{}, {"scheme": "W8A8"}, {"scheme": "FP8_DYNAMIC"}],
     },
 }  # fmt: skip
 HEADERS = ("backend", "precision", "variant", "MB", "bits/w", "KL", "top-1", "perplexity",

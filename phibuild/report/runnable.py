@@ -15,6 +15,7 @@ from phibuild.worker.json_values import JsonObject, object_or_empty
 
 _GGUF_MAGIC = b"GGUF"
 _FIRST_PART = re.compile(r"-0*1-of-\d+\.gguf$")
+_LITERT = ("model.litertlm", "model.tflite")
 _GIVE = "give the folder of an artifact, a GGUF file or a cell id"
 
 
@@ -61,6 +62,8 @@ def _recognized(folder: Path, what: str) -> Runnable:
         return Runnable(folder, "ort_genai")
     if (folder / "openvino_model.xml").is_file():
         return Runnable(folder, "openvino")
+    if any((folder / name).is_file() for name in _LITERT):
+        return Runnable(folder, "litert")
     files = sorted(folder.glob("*.gguf"))
     first = [path for path in files if _FIRST_PART.search(path.name)]
     if len(files) == 1 or len(first) == 1:

@@ -21,7 +21,7 @@ from phibuild.backends.registry import SHIPPED
 from phibuild.worker.safetensors import read_checkpoint
 from support.originals import ask_transformers, build_whole
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cold]
 
 LORA: dict[str, Any] = {
     "target_modules": "all-linear", "r": 8, "lora_alpha": 16, "use_rslora": True,

@@ -21,7 +21,7 @@ from conftest import CommandLine
 from phibuild.config.catalogue import DATA
 from phibuild.worker.architecture import read_architecture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.cold]
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = DATA / "phi3-tiny-trained"
 RECIPE = """\

@@ -53,8 +53,14 @@ SIZE = {
 # What a runtime cannot do, by kind of probe; everything else is equal. llama.cpp always ends at
 # </s>; a literal "<0x0A>" is a new line to OpenVINO; Phi-4 takes the white space on both sides of
 # all special tokens away, Phi-4-mini that after some, and the user's message begins with spaces.
+# LiteRT-LM would put a start token before conversations too.
 FULL: dict[str, dict[str, set[str]]] = {
-    "phi3": {"llamacpp": {"stops"}, "openvino": {"punctuation"}, "ort_genai": {"around"}},
+    "phi3": {
+        "llamacpp": {"stops"},
+        "openvino": {"punctuation"},
+        "ort_genai": {"around"},
+        "litert": {"around"},
+    },
     "phi4": {"llamacpp": {"special_spaced", "chat"}, "ort_genai": {"special_spaced"}},
     "phi4mini": {"llamacpp": {"special_spaced", "chat"}},
 }

@@ -24,6 +24,7 @@ from phibuild.worker.companions import read_json
 from phibuild.worker.generation import greedy
 from phibuild.worker.interface import Logits, Tokens
 from phibuild.worker.protocol import WorkerError
+from phibuild.worker.tokenizer_json import TokenizerJson
 
 _MASKED = np.float32(-0.7 * np.finfo(np.float32).max)  # LiteRT-LM's own
 _CACHE = "weights.xnnpack_cache"
@@ -35,7 +36,8 @@ class LiteRtRuntime:
     """The model of an artifact folder with `threads` threads (0: as many as there are cores)."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self._tokenizer = artifact_tokenizer(folder)
+        self._tokenizer = TokenizerJson(folder)
+        self._stops = artifact_tokenizer(folder).stops()
         self._scratch = tempfile.TemporaryDirectory()
         scratch = Path(self._scratch.name)
         cpu = CpuOptions(
@@ -130,7 +132,8 @@ class LiteRtRuntime:
         return self._tokenizer.chat_format()
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the ids of `text`; with `special` the bundle's start tokens are added."""
+        """Return the ids of `text`; with `special` those that its tokenizer puts around a text are
+        added, which a bundle leaves to whoever asks."""
         return self._tokenizer.encode(text, special=special)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -141,4 +144,4 @@ class LiteRtRuntime:
 
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an id that ends generation."""
-        return greedy(self, ids, max_tokens, self._tokenizer.stops())
+        return greedy(self, ids, max_tokens, self._stops)

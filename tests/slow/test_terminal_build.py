@@ -15,7 +15,10 @@ from conftest import CommandLine
 from support.faults import QUICK
 from support.screens import terminal, too_wide
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a pty")
+pytestmark = [
+    pytest.mark.cold,
+    pytest.mark.skipif(sys.platform == "win32", reason="a pty"),
+]
 RECIPE = "devices:\n  intel_n100: {llamacpp: [int4, int8]}\n  mac: {mlx: [int4]}\n"
 STEPS = 6
 

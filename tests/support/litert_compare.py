@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -27,33 +28,34 @@ _LARGE = 1024
 def weights(folder: Path) -> Counter[tuple[Any, ...]]:
     """Return the large constants of a model's last graph."""
     path, section = model_section(folder)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-        model = schema.ModelT.InitFromPackedBuf(data, section.begin)
-        graph = model.subgraphs[-1]
+    # Not closed: what the reader gives points into it.
+    data = mmap.mmap(os.open(path, os.O_RDONLY), 0, prot=mmap.PROT_READ)
+    model = schema.ModelT.InitFromPackedBuf(data, section.begin)
+    graph = model.subgraphs[-1]
 
-        def digest(tensor: Any) -> str:
-            buffer = model.buffers[tensor.buffer]
-            if buffer.data is not None:
-                return hashlib.sha256(bytes(buffer.data)).hexdigest()
-            start = section.begin + buffer.offset
-            return hashlib.sha256(memoryview(data)[start : start + buffer.size]).hexdigest()
+    def digest(tensor: Any) -> str:
+        buffer = model.buffers[tensor.buffer]
+        if buffer.data is not None:
+            return hashlib.sha256(bytes(buffer.data)).hexdigest()
+        start = section.begin + buffer.offset
+        return hashlib.sha256(memoryview(data)[start : start + buffer.size]).hexdigest()
 
-        blocks, found = set(), Counter[tuple[Any, ...]]()
-        for tensor in graph.tensors:
-            if tensor.quantization is not None and tensor.quantization.details is not None:
-                blocks.add(tensor.quantization.details.scales)
-        for number, tensor in enumerate(graph.tensors):
-            buffer = model.buffers[tensor.buffer]
-            size = buffer.size or (0 if buffer.data is None else len(buffer.data))
-            if size < _LARGE or number in blocks:
-                continue
-            scales = ""
-            if tensor.quantization is not None and tensor.quantization.details is not None:
-                scales = digest(graph.tensors[tensor.quantization.details.scales])
-            elif tensor.quantization is not None and tensor.quantization.scale is not None:
-                scales = hashlib.sha256(tensor.quantization.scale.tobytes()).hexdigest()
-            shape = tuple(int(width) for width in tensor.shape)
-            found[(int(tensor.type), shape, digest(tensor), scales)] += 1
+    blocks, found = set(), Counter[tuple[Any, ...]]()
+    for tensor in graph.tensors:
+        if tensor.quantization is not None and tensor.quantization.details is not None:
+            blocks.add(tensor.quantization.details.scales)
+    for number, tensor in enumerate(graph.tensors):
+        buffer = model.buffers[tensor.buffer]
+        size = buffer.size or (0 if buffer.data is None else len(buffer.data))
+        if size < _LARGE or number in blocks:
+            continue
+        scales = ""
+        if tensor.quantization is not None and tensor.quantization.details is not None:
+            scales = digest(graph.tensors[tensor.quantization.details.scales])
+        elif tensor.quantization is not None and tensor.quantization.scale is not None:
+            scales = hashlib.sha256(tensor.quantization.scale.tobytes()).hexdigest()
+        shape = tuple(int(width) for width in tensor.shape)
+        found[(int(tensor.type), shape, digest(tensor), scales)] += 1
     return found
 
 

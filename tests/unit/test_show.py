@@ -46,12 +46,12 @@ def test_a_device_of_ones_own_hides_the_shipped_one(phibuild: CommandLine) -> No
 def test_a_backend_with_every_option_of_each_precision(name: str, phibuild: CommandLine) -> None:
     found = keys(phibuild, "backend", name)
     assert {key.split(".")[0] for key in found} <= set(PRECISIONS)
-    int4 = {key.removeprefix("int4.") for key in found if key.startswith("int4.")}
-    assert int4 == set(backend(name).options.model_fields)
+    every = {key.partition(".")[2] for key in found if "." in key}
+    assert every == set(backend(name).options.model_fields)
     assert all(one["meaning"] and one["values"] for one in found.values())
     text = phibuild("show", "backend", name).stdout
     assert (ROOT / "conf" / "backend" / f"{name}.yaml").read_text(encoding="utf-8").rstrip() in text
-    assert all(f"\n{option}:\n" in text for option in int4)
+    assert all(f"\n{option}:\n" in text for option in every)
 
 
 def line_of(text: str) -> int:

@@ -36,7 +36,9 @@ def plan_notes(plan: Plan) -> list[str]:
             )
         if not checkpoint.is_estimate and name not in plan.source_digests:
             lines.append(f"{name} has not been hashed yet: nothing of it counts as cached")
-    return [*lines, *unused_notes(plan.matrix.devices.values()), *_to_install(plan)]
+    devices = dict.fromkeys(cell.cell.device for cell in plan.cells)
+    unused = unused_notes(plan.matrix.devices[name] for name in devices)
+    return [*lines, *unused, *_to_install(plan)]
 
 
 def _to_install(plan: Plan) -> list[str]:

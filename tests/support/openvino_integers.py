@@ -27,8 +27,9 @@ from nncf.quantization.algorithms.weight_compression.weight_lowering import (  #
 from nncf.tensor import Tensor  # noqa: E402
 from openvino import opset13 as opset  # noqa: E402
 
-from phibuild.backends.openvino.encode import Rows, encode  # noqa: E402
+from phibuild.backends.openvino.encode import encode  # noqa: E402
 from phibuild.backends.openvino.layout import Encoding  # noqa: E402
+from phibuild.worker.rows import Rows  # noqa: E402
 
 SHAPE = (128, 256)  # nncf takes another way below 10,000 weights
 CASES = (

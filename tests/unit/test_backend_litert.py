@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phibuild.backends.litert.encode import Rows, encode, from_codes
+from phibuild.backends.litert.encode import encode, from_codes
 from phibuild.backends.litert.layout import Encoding
 from phibuild.backends.litert.options import LiteRtOptions
 from phibuild.backends.litert.spec import SPEC
@@ -16,6 +16,7 @@ from phibuild.worker.architecture import Architecture, read_architecture
 from phibuild.worker.codes import CodedRows
 from phibuild.worker.floats import cast
 from phibuild.worker.protocol import WorkerError
+from phibuild.worker.rows import Rows
 from support.litert_build import device
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phibuild.backends.openvino.encode import Rows, encode, to_float16
+from phibuild.backends.openvino.encode import encode
 from phibuild.backends.openvino.layout import Encoding, encoding
 from phibuild.worker.floats import widen
 from phibuild.worker.protocol import WorkerError
+from phibuild.worker.rows import Rows, to_float16
 
 
 def rows(values: Any, dtype: str = "F32") -> Rows:

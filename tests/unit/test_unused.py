@@ -40,6 +40,9 @@ def test_accelerators(tmp_path: Path, wide: bool) -> None:
     assert f"mac: {APPLE}" in said
     assert AMD not in said
     assert "Neural Engine" not in planned(tmp_path, "recipe=iot", wide=wide)
+    assert "Neural Engine" not in planned(
+        tmp_path, "recipe=quickstart", "backend=litert", wide=wide
+    )
 
 
 def test_toolchains_and_their_sizes(tmp_path: Path) -> None:

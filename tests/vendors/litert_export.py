@@ -19,23 +19,12 @@ import tempfile
 import types
 from pathlib import Path
 
-RECIPES = {"int8": "dynamic_wi8_afp32", "int4": "dynamic_wi4b32_afp32"}
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-HALVES = {
-    "regex": ".*",
-    "operation": "*",
-    "algorithm_key": "float_casting",
-    "op_config": {
-        "weight_tensor_config": {
-            "num_bits": 16,
-            "symmetric": True,
-            "granularity": "TENSORWISE",
-            "dtype": "FLOAT",
-        },
-        "compute_precision": "FLOAT",
-        "explicit_dequantize": True,
-    },
-}
+from support.litert_vendor import recipes
+
+NAMES = {"int4": "int4-b32"}
+"""Recipes by precision, where they have another name."""
 
 
 def stand_in_for_tensorflow() -> None:
@@ -87,11 +76,10 @@ def main() -> None:
         if precision == "fp32":
             shutil.move(exported, target)
             return
-        from ai_edge_quantizer import quantizer, recipe
+        from ai_edge_quantizer import quantizer
 
         work = quantizer.Quantizer(str(exported))
-        chosen = [HALVES] if precision == "fp16" else getattr(recipe, RECIPES[precision])()
-        work.load_quantization_recipe(chosen)
+        work.load_quantization_recipe(recipes()[NAMES.get(precision, precision)])
         work.quantize().export_model(str(target))
 
 

@@ -6,10 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from phibuild.backends.litert.bundle import Bundle
-from phibuild.backends.litert.encode import Rows, encode, from_codes
+from phibuild.backends.litert.encode import encode, from_codes
 from phibuild.backends.litert.files import BUNDLE, MODEL, ModelFile
 from phibuild.backends.litert.graph import add_graphs
 from phibuild.backends.litert.inspect import inspect
@@ -28,10 +26,10 @@ from phibuild.worker.companions import (
 )
 from phibuild.worker.costs import Output
 from phibuild.worker.direct_io import OutputFile
-from phibuild.worker.floats import NUMPY_TYPES
-from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.passes import Steps
 from phibuild.worker.protocol import Contents
 from phibuild.worker.requests import Options
+from phibuild.worker.rows import Rows, stream_matrices, tensors_by_name
 from phibuild.worker.safetensors import TensorInfo
 from phibuild.worker.tokenizer_check import TOKENIZER, Facts
 
@@ -99,8 +97,7 @@ class LiteRtBuilder:
         self._tensors: dict[str, TensorInfo] = {}
 
     def prepare(self, build: Build[LiteRtFile]) -> None:
-        tensors = find_tensors(build.source, build.arch.tensors(), NUMPY_TYPES)
-        self._tensors = {tensor.name: tensor for tensor in tensors}
+        self._tensors = tensors_by_name(build)
 
     def open(self, build: Build[LiteRtFile], output: Output) -> LiteRtFile:
         shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
@@ -114,19 +111,7 @@ class LiteRtBuilder:
     def convert(
         self, build: Build[LiteRtFile], outputs: Sequence[tuple[Output, LiteRtFile]]
     ) -> None:
-        matrices = [tensor for tensor in self._tensors.values() if len(tensor.shape) == 2]
-
-        def store(chunk: Chunk) -> None:
-            tensor = chunk.tensor
-            values = np.frombuffer(chunk.data, NUMPY_TYPES[tensor.dtype])
-            rows = Rows(tensor.name, tensor.dtype, values.reshape(chunk.rows, -1))
-            _ = rows.wide  # what all of them need
-            for output, file in outputs:
-                if output.error is None:
-                    with build.costs.of(output):
-                        file.write(tensor, rows, chunk.first)
-
-        stream(matrices, _STEPS, lambda: store, build.left, build.threads, build.report)
+        stream_matrices(build, self._tensors, outputs, _STEPS)
         for output, file in outputs:
             if output.error is None:
                 with build.costs.alone(output):

@@ -8,35 +8,19 @@ would round to 0 in fp16, which LiteRT's XNNPACK delegate refuses, it is fp16's 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.litert.layout import Encoding
 from phibuild.worker.codes import CodedRows
-from phibuild.worker.floats import FLOAT16_END, AnyFloats, Flags, Floats, cast, pack_nibbles, widen
+from phibuild.worker.floats import Flags, cast, pack_nibbles
 from phibuild.worker.protocol import WorkerError
+from phibuild.worker.rows import Rows, to_float16
 
 _LEAST_BOUND = np.float32(1e-9)
 _SMALLEST = np.float32(2.0**-24)  # of fp16
 _LARGEST_SCALE = np.float32(65280)  # of both fp16 and bf16
-_FP16_MAX = float(np.finfo(np.float16).max)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Consecutive rows [rows, width] of the checkpoint's tensor `name`, in its own type `dtype`;
-    `values` are items of `NUMPY_TYPES`."""
-
-    name: str
-    dtype: str
-    values: AnyFloats
-
-    @cached_property
-    def wide(self) -> Floats:
-        """The rows as float32, made once."""
-        return widen(self.values, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -54,7 +38,7 @@ def encode(rows: Rows, how: Encoding) -> Stored:
         case "FLOAT32":
             return Stored(rows.wide)
         case "FLOAT16":
-            return Stored(_float16(rows))
+            return Stored(to_float16(rows))
         case "INT8":
             return _int8(rows)
         case _:
@@ -94,16 +78,3 @@ def _check(rows: Rows, fit: Flags) -> None:
             f"tensor {rows.name} holds weights that are not finite, or too large for a scale in "
             "fp16; build fp32"
         )
-
-
-def _float16(rows: Rows) -> AnyFloats:
-    """Return the rows in fp16. Raises WorkerError if a value does not fit into it."""
-    if rows.dtype != "F16":
-        finite = np.abs(rows.wide[np.isfinite(rows.wide)])
-        largest = float(finite.max(initial=0))
-        if largest >= FLOAT16_END:
-            raise WorkerError(
-                f"tensor {rows.name} holds values outside of fp16 (largest {largest:.6g}, limit "
-                f"{_FP16_MAX:.0f}); build fp32, int8 or int4"
-            )
-    return cast(rows.values, rows.dtype, "F16")

@@ -7,10 +7,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from phibuild.backends.openvino.compression import note_compression
-from phibuild.backends.openvino.encode import Rows, encode, from_codes
+from phibuild.backends.openvino.encode import encode, from_codes
 from phibuild.backends.openvino.files import IrFiles
 from phibuild.backends.openvino.inspect import CACHE_PRECISION, MODEL_XML, inspect
 from phibuild.backends.openvino.ir import build_model
@@ -28,10 +26,10 @@ from phibuild.worker.companions import (
     copy_companions,
 )
 from phibuild.worker.costs import Output
-from phibuild.worker.floats import NUMPY_TYPES
-from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
+from phibuild.worker.passes import Steps
 from phibuild.worker.protocol import Contents
 from phibuild.worker.requests import Options
+from phibuild.worker.rows import Rows, stream_matrices, tensors_by_name
 from phibuild.worker.safetensors import TensorInfo
 
 # Activations on GPUs are fp16; the plugin divides them by this so that they stay in range
@@ -101,8 +99,7 @@ class OpenVinoBuilder:
             convert_tokenizer(build.source, Path(scratch))
             for folder in folders:
                 copy_tokenizer(Path(scratch), folder)
-        tensors = find_tensors(build.source, build.arch.tensors(), NUMPY_TYPES)
-        self._tensors = {tensor.name: tensor for tensor in tensors}
+        self._tensors = tensors_by_name(build)
 
     def open(self, build: Build[Ir], output: Output) -> Ir:
         names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
@@ -117,19 +114,7 @@ class OpenVinoBuilder:
             gc.collect()  # nodes of a graph hold each other
 
     def convert(self, build: Build[Ir], outputs: Sequence[tuple[Output, Ir]]) -> None:
-        matrices = [tensor for tensor in self._tensors.values() if len(tensor.shape) == 2]
-
-        def store(chunk: Chunk) -> None:
-            tensor = chunk.tensor
-            values = np.frombuffer(chunk.data, NUMPY_TYPES[tensor.dtype])
-            rows = Rows(tensor.name, tensor.dtype, values.reshape(chunk.rows, -1))
-            _ = rows.wide  # what all of them need
-            for output, ir in outputs:
-                if output.error is None:
-                    with build.costs.of(output):
-                        ir.write(tensor, rows, chunk.first)
-
-        stream(matrices, _STEPS, lambda: store, build.left, build.threads, build.report)
+        stream_matrices(build, self._tensors, outputs, _STEPS)
 
     def close(self, kept: Ir) -> None:
         kept.close()

@@ -8,37 +8,19 @@ row is worked out by itself, so the bytes do not depend on how rows are grouped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
-
 import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.backends.openvino.layout import ROW, Encoding
 from phibuild.worker.codes import CodedRows
-from phibuild.worker.floats import FLOAT16_END, AnyFloats, Bytes, Floats, cast, pack_nibbles, widen
+from phibuild.worker.floats import Bytes, Floats, pack_nibbles
 from phibuild.worker.protocol import WorkerError
+from phibuild.worker.rows import Rows, to_float16
 
 Numbers = NDArray[np.number]
 """Floats or integers as an IR has them."""
 
-_FP16_MAX = float(np.finfo(np.float16).max)
 _EPSILON = np.finfo(np.float32).eps
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Consecutive rows [rows, width] of the checkpoint's tensor `name`, in its own type `dtype`;
-    `values` are items of `NUMPY_TYPES`."""
-
-    name: str
-    dtype: str
-    values: AnyFloats
-
-    @cached_property
-    def wide(self) -> Floats:
-        """The rows as float32, made once."""
-        return widen(self.values, self.dtype)
 
 
 def encode(rows: Rows, how: Encoding) -> tuple[Numbers, ...]:
@@ -111,20 +93,3 @@ def _pack(codes: Floats, lowest: int, bits: int) -> Bytes:
         levels = np.append(levels, np.uint8(0))
     levels &= np.uint8(0x0F)
     return pack_nibbles(levels)
-
-
-def to_float16(rows: Rows) -> NDArray[np.float16]:
-    """Return the rows in fp16. Raises WorkerError if a value does not fit into it."""
-    if rows.dtype == "F16":
-        return rows.values
-    wide = rows.wide
-    # Infinity and NaN were allowed by the user: phibuild looks for them before it builds.
-    if (
-        not (wide.max() < FLOAT16_END and wide.min() > -FLOAT16_END)  # nan too
-        and (np.abs(wide[np.isfinite(wide)]) >= FLOAT16_END).any()
-    ):
-        raise WorkerError(
-            f"tensor {rows.name} holds values outside of fp16 (largest "
-            f"{float(np.abs(wide).max()):.6g}, limit {_FP16_MAX:.0f}); build fp32, int8 or int4"
-        )
-    return cast(rows.values, rows.dtype, "F16")

@@ -13,12 +13,13 @@ import numpy as np
 import openvino as ov
 from openvino._offline_transformations import compress_model_transformation
 
-from phibuild.backends.openvino.encode import Rows, encode
+from phibuild.backends.openvino.encode import encode
 from phibuild.backends.openvino.layout import ROW, Part, encoding
 from phibuild.backends.openvino.nodes import Output, named, opset
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.requests import Options
+from phibuild.worker.rows import Rows
 from phibuild.worker.safetensors import TensorInfo
 
 _ITEMS = {"f16": np.float16, "f32": np.float32, "i8": np.int8}

@@ -282,6 +282,7 @@ def test_plots_show_what_the_report_says(browser: Browser, three: tuple[Report, 
         plot = page.locator(".plot.tradeoff").first
         expect(plot.locator(".canvas .mark-symbol.role-mark path")).to_have_count(len(judged))
         plot.locator("summary").click()
+        expect(plot.locator("tbody tr")).to_have_count(len(judged))  # they come once it is open
         rows: list[list[str]] = plot.locator("tbody").evaluate(
             "body => [...body.rows].map(row => [...row.cells].map(cell => cell.textContent))"
         )
@@ -294,7 +295,7 @@ def test_plots_show_what_the_report_says(browser: Browser, three: tuple[Report, 
             assert row[3].startswith("<" if not cell.quality.kl_mean else row[3][0])
         layers = page.locator(".plot.layers")
         layers.locator("summary").click()
-        assert layers.locator("tbody tr").count() == len(one_of.losses) - 1
+        expect(layers.locator("tbody tr")).to_have_count(len(one_of.losses) - 1)
         first = layers.locator("tbody tr").first.inner_text().split("\t")
         loss = one_of.losses["model.layers.0.self_attn.qkv_proj.weight"]
         assert first == ["0", "qkv_proj", f"{loss.kl:.5f}", f"{loss.kl_error:.5f}"]

@@ -1,9 +1,10 @@
 """What judging costs, as far as it has to go and over all windows: CPU, wall time, verdicts.
 
-    python benchmarks/judging.py WORK [--size 0.44b|3.8b] [--layers N] [--adaptive] [--write FILE]
+    python benchmarks/judging.py WORK [--size 0.44b|3.8b] [--layers N] [--adaptive]
+                                [--backends NAME ...] [--write FILE]
 
 Makes a seeded random checkpoint of the size below WORK (its first N layers alone, where the whole
-would take an hour or the disk is small), builds int4 and int8 of every backend, and judges all of
+would take an hour or the disk is small), builds int4 and int8 of every backend (or those named), and judges all of
 them twice, with `evaluation.adaptive` and without; both by the same logits of the original, which
 the first computes. At 3.8 B all windows take hours, which `--adaptive` leaves out. Linux; the
 toolchains must be installed.
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--size", default="0.44b", choices=random_checkpoint.SHAPES)
     parser.add_argument("--layers", type=int)
     parser.add_argument("--adaptive", action="store_true", help="not over all windows")
+    parser.add_argument("--backends", nargs="+", default=SHIPPED, choices=SHIPPED)
     parser.add_argument("--write", type=Path, help="the table, as Markdown")
     arguments = parser.parse_args()
     work: Path = arguments.work
@@ -71,7 +73,7 @@ def main() -> None:
     for folder in ("device", "recipes"):
         (work / "config" / folder).mkdir(parents=True, exist_ok=True)
     (work / "config" / "device" / "anything.yaml").write_text(_DEVICE)
-    backends = ", ".join(f"{name}: [int4, int8]" for name in SHIPPED)
+    backends = ", ".join(f"{name}: [int4, int8]" for name in arguments.backends)
     recipe = _RECIPE.format(backends=backends).replace(
         "ort_genai: [int4, int8]", "ort_genai: {int4: {provider: cpu}, int8: {provider: cpu}}"
     )

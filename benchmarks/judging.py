@@ -4,10 +4,10 @@
                                 [--backends NAME ...] [--write FILE]
 
 Makes a seeded random checkpoint of the size below WORK (its first N layers alone, where the whole
-would take an hour or the disk is small), builds int4 and int8 of every backend (or those named), and judges all of
-them twice, with `evaluation.adaptive` and without; both by the same logits of the original, which
-the first computes. At 3.8 B all windows take hours, which `--adaptive` leaves out. Linux; the
-toolchains must be installed.
+would take an hour or the disk is small), builds int4 and int8 of every backend, or of those named,
+and judges all of them twice, with `evaluation.adaptive` and without; both by the same logits of the
+original, which the first computes. At 3.8 B all windows take hours, which `--adaptive` leaves out.
+Linux; the toolchains must be installed.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from phibuild.toolchains.uv import run_uv
 
 _PYTHON = "3.11"  # the oldest that phibuild runs on
 _OVERRIDES = Path(__file__).resolve().parents[1] / "backends" / "torch_overrides.txt"
+_OWN_OVERRIDES = "overrides.txt"
+"""What a backend leaves out of its lock, beside its requirements.in."""
 
 
 def make_lock(tools: Toolchain, *, upgrade: bool = False) -> bool:
@@ -32,7 +34,10 @@ def make_lock(tools: Toolchain, *, upgrade: bool = False) -> bool:
     beside = (folder.parent / _OVERRIDES.name).is_file()
     overrides = f"../{_OVERRIDES.name}" if beside else str(_OVERRIDES)
     words = ["pip", "compile", "--quiet", "--universal", "--python-version", _PYTHON]
-    words += ["--overrides", overrides, "requirements.in", "-o", tools.lock.name]
+    words += ["--overrides", overrides]
+    if (folder / _OWN_OVERRIDES).is_file():
+        words += ["--overrides", _OWN_OVERRIDES]
+    words += ["requirements.in", "-o", tools.lock.name]
     # The command is written into the lock: what is asked for once is no part of it, nor where
     # phibuild lies.
     command = f"uv {' '.join(word for word in words if word != '--quiet')}"

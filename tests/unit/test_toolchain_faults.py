@@ -230,6 +230,11 @@ def test_a_lock_is_made_anew(tools: Toolchain, index: Index, tmp_path: Path) -> 
         "#    uv pip compile --universal --python-version 3.11 --overrides ../torch_overrides.txt "
         "requirements.in -o requirements.txt\n"
     ) in text
+    (place / "overrides.txt").write_text("phitiny<1.1\n", encoding="utf-8")
+    assert make_lock(tools)
+    assert tools.versions() == {"phitiny": "1.0"}
+    text = tools.lock.read_text(encoding="utf-8")
+    assert "--overrides ../torch_overrides.txt --overrides overrides.txt requirements.in" in text
     (place / "requirements.in").write_text("nothing-here\n", encoding="utf-8")
     with pytest.raises(ToolchainError, match=r"small could not be locked:(.|\n)*nothing-here"):
         make_lock(tools)

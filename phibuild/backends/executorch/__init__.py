@@ -1,0 +1,1 @@
+"""The executorch backend: ExecuTorch programs (.pte) for XNNPACK, with a KV cache."""

@@ -1,0 +1,118 @@
+"""One pass over a checkpoint, several ExecuTorch programs: chunks of rows, each to its place."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from phibuild.backends.executorch.encode import encode, from_codes
+from phibuild.backends.executorch.inspect import MODEL, inspect
+from phibuild.backends.executorch.tokenizer import check
+from phibuild.backends.executorch.weights import Layout
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.building import Build, Check
+from phibuild.worker.codes import CodedWeights, coded_weights
+from phibuild.worker.companions import (
+    GENERATION_FILES,
+    TOKENIZER_FILES,
+    complete_generation_config,
+    copy_companions,
+)
+from phibuild.worker.costs import Output
+from phibuild.worker.direct_io import OutputFile
+from phibuild.worker.passes import Steps
+from phibuild.worker.protocol import Contents
+from phibuild.worker.requests import Options
+from phibuild.worker.rows import Rows, stream_matrices, tensors_by_name
+from phibuild.worker.safetensors import TensorInfo
+from phibuild.worker.tokenizer_check import TOKENIZER, Facts
+
+_STEPS = Steps(weights=1 << 17, chunks=32)  # a chunk's arrays fit into a core's cache
+
+
+class ProgramFile:
+    """One variant while it is written: its graphs are there, the matrices are to come."""
+
+    def __init__(
+        self,
+        output: Output,
+        tensors: Mapping[str, TensorInfo],
+        arch: Architecture,
+        facts: Facts,
+        coded: CodedWeights | None,
+    ) -> None:
+        options: Options = output.request["variant"]["options"]
+        self._coded = coded
+        self._layout = Layout(tensors, arch, options, facts)
+        self._file = OutputFile(output.folder / MODEL, self._layout.size)
+
+    def write(self, tensor: TensorInfo, rows: Rows, first: int) -> None:
+        """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
+        stored so."""
+        name, count = tensor.name, len(rows.values)
+        for place in self._layout.places[name]:
+            coded = self._coded
+            if coded and name in coded and place.how.is_on(coded.grid):
+                stored = from_codes(coded.rows(name, first, count))
+            else:
+                stored = encode(rows, place.how)
+            self._put(stored.data, place.data, first * stored.data.nbytes // count)
+            if stored.scales is not None:
+                self._put(stored.scales, place.scales, first * stored.scales.nbytes // count)
+
+    def _put(
+        self, data: np.ndarray[tuple[int, ...], np.dtype[np.generic]], at: int, row: int
+    ) -> None:
+        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        self._file.write(flat.data, at + row)
+
+    def finish(self) -> None:
+        """Write what is not a matrix, wait until all is there. Raises OSError for what could not
+        be."""
+        for offset, data in self._layout.pieces.items():
+            self._file.write(data, offset)
+        self._file.finish()
+
+    def close(self) -> None:
+        """Close the file; again is fine."""
+        self._file.close()
+
+
+class ProgramBuilder:
+    """See phibuild.worker.building.Builder."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, TensorInfo] = {}
+
+    def prepare(self, build: Build[ProgramFile]) -> None:
+        self._tensors = tensors_by_name(build)
+
+    def open(self, build: Build[ProgramFile], output: Output) -> ProgramFile:
+        shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
+        names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
+        copy_companions(build.source, output.folder, names)
+        complete_generation_config(output.folder, build.facts.stops)
+        build.report.stage("laying out the graph", item=output.item)
+        coded = coded_weights(output.request)
+        return ProgramFile(output, self._tensors, build.arch, build.facts, coded)
+
+    def convert(
+        self, build: Build[ProgramFile], outputs: Sequence[tuple[Output, ProgramFile]]
+    ) -> None:
+        stream_matrices(build, self._tensors, outputs, _STEPS)
+        for output, file in outputs:
+            if output.error is None:
+                with build.costs.alone(output):
+                    file.finish()
+
+    def close(self, kept: ProgramFile) -> None:
+        kept.close()
+
+    def checker(self) -> Check:
+        return check
+
+    def inspect(self, folder: Path) -> Contents:
+        return inspect(folder)

@@ -18,7 +18,7 @@ from phibuild.backends.executorch.layout import ROW, Encoding
 from phibuild.worker.codes import CodedRows
 from phibuild.worker.floats import Floats, cast, pack_nibbles
 from phibuild.worker.protocol import WorkerError
-from phibuild.worker.rows import Rows
+from phibuild.worker.rows import Rows, to_float16
 
 _ITERATIONS = 20
 _EPS = np.finfo(np.float32).eps
@@ -37,6 +37,8 @@ def encode(rows: Rows, how: Encoding) -> Stored:
     """Return rows as a type stores them. Raises WorkerError if a weight cannot be stored so."""
     if how.kind == "FLOAT32":
         return Stored(rows.wide)
+    if how.kind == "FLOAT16":
+        return Stored(to_float16(rows))
     wide = rows.wide
     size = wide.shape[1] if how.group_size == ROW else how.group_size
     largest = (1 << (how.bits - 1)) - 1

@@ -23,7 +23,8 @@ _FORWARD = "forward"
 _TYPES = {
     "xnn_datatype_fp32": ("FLOAT32", 32), "xnn_datatype_fp16": ("FLOAT16", 16),
     "xnn_datatype_qcint8": ("INT8", 8), "xnn_datatype_qbint4": ("INT4", 4),
-    "xnn_datatype_qcint4": ("INT4", 4), "FLOAT": ("FLOAT32", 32), "CHAR": ("INT8", 8),
+    "xnn_datatype_qcint4": ("INT4", 4), "FLOAT": ("FLOAT32", 32),
+    "HALF": ("FLOAT16", 16), "CHAR": ("INT8", 8),
 }  # fmt: skip
 
 

@@ -21,7 +21,8 @@ PREFILL_TOKENS = 128
 ROW = -1
 """The group size that stands for one scale for each row."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_BITS = {"FLOAT32": 32, "INT8": 8, "INT4": 4}
+_BITS = {"FLOAT32": 32, "FLOAT16": 16, "INT8": 8, "INT4": 4}
+_PLAIN = {"fp32": "FLOAT32", "fp16": "FLOAT16"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Encoding:
     @property
     def bits(self) -> int:
         return _BITS[self.kind]
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether there are scales."""
+        return self.kind.startswith("INT")
 
     def is_on(self, grid: Grid) -> bool:
         """Return whether its numbers are those of a grid."""
@@ -69,17 +75,14 @@ def factor_encoding(name: str, options: Options) -> Encoding:
     own = options.get("tensor_types", {}).get(name)
     if own is not None:
         return from_type(own)
-    match options["mode"]:
-        case "int4":
-            return Encoding("INT4", options["group_size"])
-        case "int8":
-            return Encoding("INT8")
-    return Encoding("FLOAT32")
+    if options["mode"] == "int4":
+        return Encoding("INT4", options["group_size"])
+    return embedding_encoding(options)
 
 
 def embedding_encoding(options: Options) -> Encoding:
     """Return how the embedding is stored."""
-    return Encoding("FLOAT32" if options["mode"] == "fp32" else "INT8")
+    return Encoding(_PLAIN.get(options["mode"], "INT8"))
 
 
 def type_name(how: Encoding) -> str:

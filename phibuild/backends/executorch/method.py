@@ -22,6 +22,7 @@ FORWARD, LOGITS = "forward", "logits"
 measure by."""
 EPS = "eps"
 _COS, _SIN = "cos", "sin"
+_FP32 = 6  # its number among scalar types
 Constants = Mapping[str, int]
 """Numbers of tensors in the constant segment: the embedding, its scales, norms, eps, cos, sin."""
 
@@ -105,20 +106,29 @@ class _MethodWriter:
 
     def _embed(self, hidden: int) -> None:
         method, shape = self._method, (self._arch.vocab_size, self._arch.hidden_size)
-        number, none = self._constants[EMBEDDING], method.value("Null")
-        if embedding_encoding(self._options).kind == "FLOAT32":
-            table = method.constant("FLOAT", shape, number)
-            flags = (method.value("Bool", bool_val=False), method.value("Bool", bool_val=False))
-            pad = self._number(-1)
-            method.kernel("aten::embedding", "out", table, self._ids, pad, *flags, hidden, hidden)
+        how, number = embedding_encoding(self._options), self._constants[EMBEDDING]
+        if how.is_integer:
+            table = method.constant("CHAR", shape, number)
+            scales = self._vector(scales_name(EMBEDDING), shape[0])
+            none, limits = method.value("Null"), (self._number(-128), self._number(127))
+            method.kernel(
+                "quantized_decomposed::embedding_byte", "dtype_out",
+                table, scales, none, *limits, self._ids, self._number(_FP32), hidden, hidden,
+            )  # fmt: skip
             return
-        table = method.constant("CHAR", shape, number)
-        scales = self._vector(scales_name(EMBEDDING), shape[0])
-        limits, fp32 = (self._number(-128), self._number(127)), self._number(6)
+        kind = "FLOAT" if how.kind == "FLOAT32" else "HALF"
+        rows = hidden
+        if kind == "HALF":
+            rows = method.room(kind, (1, PREFILL_TOKENS, shape[1]), dynamic=True)
+        table, no = method.constant(kind, shape, number), method.value("Bool", bool_val=False)
         method.kernel(
-            "quantized_decomposed::embedding_byte", "dtype_out",
-            table, scales, none, *limits, self._ids, fp32, hidden, hidden,
-        )  # fmt: skip
+            "aten::embedding", "out", table, self._ids, self._number(-1), no, no, rows, rows
+        )
+        if rows != hidden:
+            none = method.value("Null")
+            method.kernel(
+                "dim_order_ops::_to_dim_order_copy", "out", rows, no, none, hidden, hidden
+            )
 
     def _positions(self) -> None:
         """Read the position of the first token, and cut the tokens' rows of cos and sin."""

@@ -17,7 +17,7 @@ ALIGNMENT = 128
 """Of segments."""
 TENSOR_ALIGNMENT = 16
 _HEADER_AT, _HEADER = 8, 32
-_TYPES = {"FLOAT": 4, "LONG": 8, "CHAR": 1}
+_BYTES = {"FLOAT": 4, "HALF": 2, "LONG": 8}
 _OUTPUT = '[1, {"type": null, "context": null, "children_spec": []}]'
 _LEAF = '{"type": null, "context": null, "children_spec": []}'
 
@@ -46,7 +46,7 @@ class Method:
 
     def room(self, kind: str, shape: Sequence[int], *, dynamic: bool = False) -> int:
         """Return a tensor with memory of its own."""
-        nbytes = _TYPES[kind]
+        nbytes = _BYTES[kind]
         for size in shape:
             nbytes *= size
         offset = self._memory

@@ -60,11 +60,6 @@ class ExecuTorchSpec(BackendSpec[ExecuTorchOptions]):
         self, precision: Precision, options: ExecuTorchOptions, device: Device, arch: Architecture
     ) -> Variant | Skip | Misfit:
         """Return the variant, or why it would not work with this model."""
-        if precision == "fp16":
-            return Skip(
-                reason="ExecuTorch's XNNPACK delegate computes attention and cache in fp32 alone; "
-                "ask for int8, or fp32"
-            )
         limit = _limit(arch)
         context = options.context or min(_CONTEXT, device.context_length, limit.tokens)
         context = context // PREFILL_TOKENS * PREFILL_TOKENS

@@ -87,7 +87,7 @@ class Layout:
         arch, how = self._arch, embedding_encoding(self._options)
         shape = (arch.vocab_size, arch.hidden_size)
         self._numbers[EMBEDDING] = self._segments.constant(how.data_bytes(shape))
-        if how.kind != "FLOAT32":
+        if how.is_integer:
             number = self._segments.constant(how.scale_bytes(shape))
             self._numbers[scales_name(EMBEDDING)] = number
         data, scales = self._segments.constants[1], self._segments.constants[-1]
@@ -115,7 +115,7 @@ class Layout:
             data = self._segments.room(how.data_bytes(shape))
             self._segments.name(data, {one: how.data_bytes(of) for one, of in shapes.items()})
             scales = data
-            if how.kind != "FLOAT32":
+            if how.is_integer:
                 scales = self._segments.room(how.scale_bytes(shape))
                 sizes = {one + SCALES: how.scale_bytes(of) for one, of in shapes.items()}
                 self._segments.name(scales, sizes)

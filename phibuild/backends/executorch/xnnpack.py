@@ -19,8 +19,12 @@ SCALES = ".scales"
 _NONE = 0xFFFFFFFF
 _INPUT, _OUTPUT = 1, 2
 _NAMED = 2**64 - 1
-_FACTORS = {"FLOAT32": "xnn_datatype_fp32", "INT8": "xnn_datatype_qcint8",
-            "INT4": "xnn_datatype_qbint4"}  # fmt: skip
+_FACTORS = {
+    "FLOAT32": "xnn_datatype_fp32",
+    "FLOAT16": "xnn_datatype_fp16",
+    "INT8": "xnn_datatype_qcint8",
+    "INT4": "xnn_datatype_qbint4",
+}
 _HEADER = 32
 
 
@@ -72,7 +76,7 @@ class Graph:
     def linear(self, x: int, weight: Weight, *, output: bool = False) -> int:
         """Return x [..., in] times a weight's transpose. Integers are multiplied by integers: each
         row of x is put on 8 bits first, once for all weights."""
-        if weight.how.kind != "FLOAT32":
+        if weight.how.is_integer:
             x = self._on_8_bits(x)
         y = self._result((*self.shape(x)[:-1], weight.shape[0]), output)
         filter_id = self._weight(weight)
@@ -105,7 +109,7 @@ class Graph:
         how = weight.how
         data = self._constant(weight.name, how.data_bytes(weight.shape))
         quantized: tuple[str, Mapping[str, Any]] | None = None
-        if how.kind != "FLOAT32":
+        if how.is_integer:
             scales = self._constant(weight.name + SCALES, how.scale_bytes(weight.shape))
             size = 4 if how.kind == "INT8" else 2
             own: JsonDict = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from phibuild.backends.executorch.encode import encode, from_codes
 from phibuild.backends.executorch.inspect import MODEL, inspect
-from phibuild.backends.executorch.tokenizer import check
+from phibuild.backends.executorch.tokenizer import RUNNER_TOKENIZER, check, runner_tokenizer
 from phibuild.backends.executorch.weights import Layout
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
@@ -92,6 +92,9 @@ class ProgramBuilder:
 
     def open(self, build: Build[ProgramFile], output: Output) -> ProgramFile:
         shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
+        mended = runner_tokenizer(build.facts.tokenizer)
+        if mended is not None:
+            (output.folder / RUNNER_TOKENIZER).write_bytes(mended)
         names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
         copy_companions(build.source, output.folder, names)
         complete_generation_config(output.folder, build.facts.stops)

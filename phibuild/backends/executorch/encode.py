@@ -42,9 +42,9 @@ def encode(rows: Rows, how: Encoding) -> Stored:
     wide = rows.wide
     size = wide.shape[1] if how.group_size == ROW else how.group_size
     largest = (1 << (how.bits - 1)) - 1
-    codes, scales = _least_squares(wide.reshape(-1, size), largest)
-    if not np.isfinite(scales).all():
+    if not np.isfinite(wide).all():
         raise WorkerError(f"tensor {rows.name} holds weights that are not finite; build fp32")
+    codes, scales = _least_squares(wide.reshape(-1, size), largest)
     codes = codes.reshape(wide.shape)
     if how.kind == "INT8":
         return Stored(codes, scales)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from phibuild.backends.base import (
     BackendSpec,
@@ -37,6 +37,14 @@ _GROUP_SIZE = 32
 _CONTEXT = 4096
 _LAYER_BYTES = 12_000
 """Of a layer's graph, and of its instructions in both methods."""
+
+_IN_AN_APP = """\
+ExecuTorch's language model runner (`TextLLMRunner`; on Android `LlmModule`, on iOS `TextRunner`)
+takes `model.pte` and the tokenizer: `runner_tokenizer.json` where that is here, `tokenizer.json`
+otherwise. The runner decodes token by token; by the `tokenizer.json` of such models it would lose
+the space before each. It applies no chat template: give it the text of `chat_template.jinja`, as
+`phibuild run` renders it. It stops at the ids that the program names (`get_eos_ids`); the method
+`logits` gives those of all tokens of a call, to measure by."""
 
 
 class ExecuTorchSpec(BackendSpec[ExecuTorchOptions]):
@@ -121,10 +129,13 @@ class ExecuTorchSpec(BackendSpec[ExecuTorchOptions]):
         return tensors
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        """Return the bytes of the graphs, of cos and sin, and of the files that are copied."""
+        """Return the bytes of the graphs, of cos and sin, of the files that are copied and of the
+        runner's tokenizer."""
         context: int = variant.options["context"]
         tables = 2 * 4 * arch.head_dim * context
-        return _LAYER_BYTES * arch.layers + tables + copied_bytes(source)
+        is_stripped = source.tokenizer == "sentencepiece"
+        own = source.files.get("tokenizer.json", 0) if is_stripped else 0
+        return _LAYER_BYTES * arch.layers + tables + own + copied_bytes(source)
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
@@ -151,6 +162,10 @@ class ExecuTorchSpec(BackendSpec[ExecuTorchOptions]):
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4: the program's caches are fp32."""
         return 4.0
+
+    def card_sections(self, arch: Architecture, variant: Variant) -> Mapping[str, str]:
+        """Return what an app needs to know."""
+        return {"In an app": _IN_AN_APP}
 
 
 def _limit(arch: Architecture) -> ContextLimit:

@@ -1,7 +1,8 @@
 """Whether two artifacts of one format hold the same weights, compared byte for byte from disk.
 
 Safetensors and GGUF: tensor by tensor, by name, type and shape. ONNX: the graph's file and the
-data file. OpenVINO: graph and constants, by the tests' own comparison, in the openvino toolchain.
+data file. OpenVINO, LiteRT, ExecuTorch: graph or constants, by the tests' own comparison, in the
+toolchain.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,9 +84,9 @@ def _differing(
     return sorted(mine ^ vendors) + sorted(name for name in mine & vendors if not same(name))
 
 
-def _litert(ours: Path, theirs: Path) -> list[str]:
-    program = ROOT / "tests" / "support" / "litert_compare.py"
-    words = [str(toolchain("litert").python), str(program), str(ours), str(theirs)]
+def _by_program(backend: str, ours: Path, theirs: Path) -> list[str]:
+    program = ROOT / "tests" / "support" / f"{backend}_compare.py"
+    words = [str(toolchain(backend).python), str(program), str(ours), str(theirs)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     differing: list[str] = json.loads(done.stdout.splitlines()[-1])
     return differing
@@ -94,7 +96,8 @@ COMPARE: dict[str, Callable[[Path, Path], list[str]]] = {
     "llamacpp": _gguf,
     "ort_genai": _onnx,
     "openvino": _openvino,
-    "litert": _litert,
+    "litert": partial(_by_program, "litert"),
+    "executorch": partial(_by_program, "executorch"),
     "mlx": _safetensors,
     "pytorch": _safetensors,
 }

@@ -80,6 +80,13 @@ VARIANTS: Variants = {
         ],
         "int8": [{}],
     },
+    "executorch": {
+        "int4": [
+            {}, GPTQ, {"group_size": 64}, {"group_size": 128}, {"group_size": 128, **GPTQ},
+            {"group_size": 128, "tensor_types": {"down_proj": "INT8"}},
+        ],
+        "int8": [{}],
+    },
     "pytorch": {
         "int4": [
             {}, GPTQ, {"group_size": 32}, {"group_size": 32, **GPTQ}, {"symmetric": False},

@@ -1,9 +1,9 @@
 """The vendors' own commands for the artifacts that phibuild makes, as a user would type them.
 
 Those of ort_genai, mlx and pytorch run in phibuild's locked toolchains, so that versions are the
-same; optimum-intel and litert-torch have environments of their own (tests/vendors). llama.cpp's
-converter and llama-quantize come from the source distribution that tests/vendors/record_llamacpp.py
-unpacks and compiles.
+same; optimum-intel, litert-torch and ExecuTorch's exporter have environments of their own
+(tests/vendors). llama.cpp's converter and llama-quantize come from the source distribution that
+tests/vendors/record_llamacpp.py unpacks and compiles.
 """
 
 from __future__ import annotations
@@ -103,6 +103,13 @@ def _litert(source: Path, precision: str, output: Path, work: Path) -> list[Comm
     return [Command([environment.python, program, source, precision, output, "2048"])]
 
 
+def _executorch(source: Path, precision: str, output: Path, work: Path) -> list[Command]:
+    environment = Toolchain("vendor-executorch", ROOT / "tests" / "vendors" / "executorch.txt")
+    environment.install()
+    program = ROOT / "tests" / "vendors" / "executorch_export.py"
+    return [Command([environment.python, program, source, precision, output, "2048"])]
+
+
 def _pytorch(source: Path, precision: str, output: Path, work: Path) -> list[Command]:
     choice = {
         "int4": {"dtype": "auto", "preset": "W4A16"},
@@ -127,5 +134,6 @@ VENDORS: dict[str, Vendor] = {
     "openvino": Vendor("optimum-cli export openvino", _openvino),
     "mlx": Vendor("mlx_lm.convert", _mlx),
     "litert": Vendor("litert-torch, ai-edge-quantizer", _litert),
+    "executorch": Vendor("executorch.extension.llm.export", _executorch),
     "pytorch": Vendor("Transformers, compressed-tensors", _pytorch),
 }

@@ -247,8 +247,8 @@ def test_blocks_hold_what_llama_cpp_reads(toolchain_python: Callable[[str], Path
 RECIPE = """\
 devices:
   intel_n100: {llamacpp: {int4: {type: Q4_0}}, openvino: [int4]}
-  raspberry_pi_5: {llamacpp: {int4: {method: gptq}}, litert: [int4]}
-  pixel_8: {litert: {int4: {method: gptq}}}
+  raspberry_pi_5: {llamacpp: {int4: {method: gptq}}, litert: [int4], executorch: [int4]}
+  pixel_8: {litert: {int4: {method: gptq}}, executorch: {int4: {method: gptq}}}
   mac: {mlx: [int4]}
   iphone: {mlx: {int4: {method: gptq}}}
   ai_pc_rtx: {pytorch: [int4]}
@@ -383,8 +383,10 @@ def test_a_text_that_is_too_short_fails_what_is_made_of_it_alone(work: CommandLi
 
 BOTH = """\
 devices:
-  raspberry_pi_5: {llamacpp: {int4: {type: Q4_0}}, litert: [int4]}
-  pixel_8: {litert: {int4: {method: gptq, tokens: 4096}}}
+  raspberry_pi_5: {llamacpp: {int4: {type: Q4_0}}, litert: [int4], executorch: [int4]}
+  pixel_8:
+    litert: {int4: {method: gptq, tokens: 4096}}
+    executorch: {int4: {method: gptq, tokens: 4096}}
   jetson_orin_nano: {llamacpp: {int4: {type: Q4_0, method: gptq, tokens: 4096}}}
   intel_n100: {openvino: {int4: {group_size: 32}}}
   ai_pc_intel: {openvino: {int4: {group_size: 32, method: gptq, tokens: 4096}}}

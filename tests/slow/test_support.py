@@ -31,6 +31,7 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "openvino": ["cpu", "gpu", "npu"],
     "mlx": ["Apple GPU"],
     "litert": ["CPU"],
+    "executorch": ["CPU"],
     "pytorch": ["CPU"],
 }
 WORDS = ("evaluation.windows=2", "evaluation.window_tokens=64", "evaluation.decode_tokens=4")

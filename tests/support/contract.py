@@ -20,7 +20,7 @@ def check_backend(
     backend: str,
     *words: str,
     store: str,
-    recipe: str = "every_backend",
+    recipe: str = "quickstart",
     precisions: tuple[str, ...] = ORDER,
 ) -> dict[str, dict[str, Any]]:
     """Build and judge a checkpoint for all `precisions` of a backend that the recipe has, check
@@ -48,7 +48,7 @@ def check_text(phibuild: CommandLine, cell: dict[str, Any], store: str) -> None:
 
 
 def check_long_windows(
-    phibuild: CommandLine, source: Path, *words: str, store: str, recipe: str = "every_backend"
+    phibuild: CommandLine, source: Path, *words: str, store: str, recipe: str = "quickstart"
 ) -> None:
     """Check that logits of a long window over a large vocabulary, which judging takes most memory
     for, take no more of it than planned."""

@@ -134,6 +134,7 @@ DEVICE_OF = {
     "openvino": "ai_pc_intel",
     "mlx": "mac",
     "litert": "raspberry_pi_5",
+    "executorch": "raspberry_pi_5",
     "ort_genai": "copilot_pc_snapdragon",
     "pytorch": "ai_pc_rtx",
 }

@@ -43,5 +43,7 @@ def _judge(arch: Architecture, options: Options, window_tokens: int) -> int:
     weights = embedding_encoding(options).data_bytes((arch.vocab_size, arch.hidden_size))
     for name, shape in factors(arch):
         how = factor_encoding(name, options)
-        weights += round(_PACKED * (how.data_bytes(shape) + how.scale_bytes(shape)))
+        packed = how.data_bytes(shape) + how.scale_bytes(shape)
+        # The kernels for fp32 times fp16 have their weights as fp32.
+        weights += round(_PACKED * packed) * (2 if how.kind == "FLOAT16" else 1)
     return _JUDGE_BYTES + 4 * (cache + logits) + weights

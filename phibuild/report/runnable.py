@@ -64,6 +64,8 @@ def _recognized(folder: Path, what: str) -> Runnable:
         return Runnable(folder, "openvino")
     if any((folder / name).is_file() for name in _LITERT):
         return Runnable(folder, "litert")
+    if (folder / "model.aimodel").is_dir():
+        return Runnable(folder, "coreai")
     if (folder / "model.pte").is_file():
         return Runnable(folder, "executorch")
     files = sorted(folder.glob("*.gguf"))

@@ -10,6 +10,7 @@ import pytest
 from conftest import CommandLine
 from phibuild.backends.registry import SHIPPED
 from support.contract import SHAPES, check_backend, check_long_windows, check_text
+from support.quickstart import QUICKSTART
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,8 @@ def test_contract(
     phibuild: CommandLine,
 ) -> None:
     source = checkpoint(shape, shards=2 if shape == "phi4" else 1)
-    cells = check_backend(phibuild, source, backend, store=store)
+    recipe = "quickstart" if backend in QUICKSTART else "every_backend"
+    cells = check_backend(phibuild, source, backend, store=store, recipe=recipe)
     if shape == "phi3":  # one shape shows it
         check_text(phibuild, cells["int8"], store)
 
@@ -38,4 +40,6 @@ def test_long_windows_take_no_more_memory_than_planned(
     backend: str, store: str, checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:
     source = checkpoint("phi3", layers=2, vocab_size=32_064)
-    check_long_windows(phibuild, source, f"backend={backend}", "precision=int4", store=store)
+    recipe = "quickstart" if backend in QUICKSTART else "every_backend"
+    words = (f"backend={backend}", "precision=int4")
+    check_long_windows(phibuild, source, *words, store=store, recipe=recipe)

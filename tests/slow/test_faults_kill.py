@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.backends.registry import SHIPPED
 from phibuild.store.manifest import read_artifact
 from support.faults import (
     QUICK,
@@ -30,6 +29,7 @@ from support.faults import (
 )
 from support.faulty import misbehave
 from support.processes import kill_worker, parent
+from support.quickstart import QUICKSTART
 
 BUILD = ("build", "recipe=quickstart", *QUICK)
 # Moment -> seconds after it, at most.
@@ -104,7 +104,7 @@ def begin_halfway(site: Site, undisturbed: Site, chance: random.Random) -> None:
     """Give a site the store of a finished build, less what has not been done yet: artifacts of
     one or two backends, some judgements, sometimes the original's logits."""
     shutil.copytree(undisturbed.store, site.store, copy_function=os.link)
-    undone = chance.choices(SHIPPED, [SHARES.get(name, 3) for name in SHIPPED], k=2)
+    undone = chance.choices(QUICKSTART, [SHARES.get(name, 3) for name in QUICKSTART], k=2)
     for folder in site.artifacts():
         artifact = read_artifact(folder)
         assert artifact is not None

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.backends.registry import SHIPPED
 from phibuild.store.manifest import read_artifact
 from support.faults import QUICK, Running, Site, Tally, digests, files_are_written, wait_until
 from support.faulty import mend, misbehave, misbehaved
+from support.quickstart import QUICKSTART
 
 BUILD = ("build", "recipe=quickstart", *QUICK)
 UNDONE = ("mlx", "openvino")
@@ -33,7 +33,7 @@ def site(tmp_path: Path, undisturbed: Site) -> Site:
         if artifact.manifest.backend in UNDONE:
             shutil.rmtree(folder)
     site.check_store()
-    assert len(site.artifacts()) == 4 * (len(SHIPPED) - len(UNDONE))
+    assert len(site.artifacts()) == 4 * (len(QUICKSTART) - len(UNDONE))
     return site
 
 

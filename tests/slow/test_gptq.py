@@ -249,8 +249,8 @@ devices:
   intel_n100: {llamacpp: {int4: {type: Q4_0}}, openvino: [int4]}
   raspberry_pi_5: {llamacpp: {int4: {method: gptq}}, litert: [int4], executorch: [int4]}
   pixel_8: {litert: {int4: {method: gptq}}, executorch: {int4: {method: gptq}}}
-  mac: {mlx: [int4]}
-  iphone: {mlx: {int4: {method: gptq}}}
+  mac: {mlx: [int4], coreai: [int4]}
+  iphone: {mlx: {int4: {method: gptq}}, coreai: {int4: {method: gptq}}}
   ai_pc_rtx: {pytorch: [int4]}
   jetson_orin_nano: {pytorch: {int4: {method: gptq}}}
   ai_pc_intel: {ort_genai: {int4: {provider: cpu}}, openvino: {int4: {method: gptq}}}
@@ -390,8 +390,10 @@ devices:
   jetson_orin_nano: {llamacpp: {int4: {type: Q4_0, method: gptq, tokens: 4096}}}
   intel_n100: {openvino: {int4: {group_size: 32}}}
   ai_pc_intel: {openvino: {int4: {group_size: 32, method: gptq, tokens: 4096}}}
-  mac: {mlx: {int4: {group_size: 32}}}
-  iphone: {mlx: {int4: {group_size: 32, method: gptq, tokens: 4096}}}
+  mac: {mlx: {int4: {group_size: 32}}, coreai: [int4]}
+  iphone:
+    mlx: {int4: {group_size: 32, method: gptq, tokens: 4096}}
+    coreai: {int4: {method: gptq, tokens: 4096}}
   ai_pc_rtx: {pytorch: {int4: {group_size: 32}}, ort_genai: {int4: {provider: cpu}}}
   copilot_pc_amd: {ort_genai: {int4: {provider: cpu, method: gptq, tokens: 4096}}}
   copilot_pc_intel: {pytorch: {int4: {group_size: 32, method: gptq, tokens: 4096}}}

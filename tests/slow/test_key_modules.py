@@ -31,7 +31,7 @@ RECIPE = """\
 defaults: [quickstart, _self_]
 devices:
   intel_n100: {llamacpp: {int4: {type: Q4_0, imatrix: embedded}}}
-  iphone: {mlx: {int4: {method: gptq, tokens: 1024}}}
+  iphone: {mlx: {int4: {method: gptq, tokens: 1024}}, coreai: [int4]}
   jetson_orin_nano: {llamacpp: {int4: {target_kl: 0.02}}}
 """
 VERBS = {"measure": "judge"}

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.backends.registry import SHIPPED
 from phibuild.system.places import toolchains_folder
 from phibuild.worker.safetensors import read_checkpoint
 from support import quiet
 from support.checkpoints import TOKENIZERS
 from support.devices import quickstart_device
 from support.faults import QUICK
+from support.quickstart import QUICKSTART
 
 pytestmark = pytest.mark.cold
 
@@ -91,7 +91,7 @@ def network_prefix() -> list[str] | None:
 def quiet_run(
     tmp_path_factory: pytest.TempPathFactory, toolchain_python: Callable[[str], Path]
 ) -> Quiet:
-    for backend in SHIPPED:
+    for backend in QUICKSTART:
         toolchain_python(backend)  # from the network, if need be
     root = tmp_path_factory.mktemp("quiet")
     source = root / "kiosk"
@@ -110,7 +110,7 @@ def quiet_run(
     }
     phibuild = [sys.executable, "-m", "phibuild"]
     commands = {"build": [*phibuild, "build", f"model={source}", "precision=int8", *QUICK]}
-    for backend in SHIPPED:
+    for backend in QUICKSTART:
         cell = f"kiosk.{quickstart_device(backend)}.{backend}.int8"
         commands[backend] = [*phibuild, "run", cell, PROMPT, "--max-tokens", "60"]
     prefix = network_prefix()
@@ -138,7 +138,7 @@ def quiet_run(
 def test_everything_works_without_a_network(quiet_run: Quiet) -> None:
     for name, done in quiet_run.said.items():
         assert done.returncode == 0, (name, done.stdout, done.stderr)
-    assert f"{len(SHIPPED)} built" in quiet_run.said["build"].stdout
+    assert f"{len(QUICKSTART)} built" in quiet_run.said["build"].stdout
 
 
 @pytest.mark.case(
@@ -204,7 +204,7 @@ def test_what_the_runtimes_do_by_themselves(
     assert "openvino_ga_cid" in left["openvino"]
 
 
-@pytest.mark.parametrize("backend", SHIPPED)
+@pytest.mark.parametrize("backend", QUICKSTART)
 def test_a_stop_token_ends_the_text(backend: str, quiet_run: Quiet) -> None:
     """<|end|> is the second of generation_config.json's list and not the tokenizer's eos_token."""
     done = quiet_run.said[backend]

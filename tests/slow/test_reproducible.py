@@ -23,6 +23,7 @@ from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import DATA
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import toolchain
+from support.quickstart import QUICKSTART
 
 pytestmark = pytest.mark.cold
 
@@ -126,7 +127,9 @@ def test_same_bytes(
     backend: str, shape: str, checkpoint: Callable[..., Path], tmp_path: Path, clock: dict[str, str]
 ) -> None:
     source = TINY if shape == "trained" else checkpoint(shape, shards=2)
-    two_machines(tmp_path, clock, lambda folder: None, source, f"backend={backend}")
+    recipe = "quickstart" if backend in QUICKSTART else "every_backend"
+    words = (f"backend={backend}",)
+    two_machines(tmp_path, clock, lambda folder: None, source, *words, recipe=recipe)
 
 
 def test_same_bytes_from_activations(tmp_path: Path, clock: dict[str, str]) -> None:

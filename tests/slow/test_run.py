@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from phibuild.backends.registry import SHIPPED
 from support import gguf_edit, speaking
 from support.checkpoints import TOKENIZERS
 from support.devices import quickstart_device
 from support.faults import Site
 from support.processes import is_alive
+from support.quickstart import QUICKSTART
 
 SOURCE = TOKENIZERS["phi3"]
 TEXTS = [
@@ -96,7 +96,7 @@ def run(site: Site, *words: str, **options: Any) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", SHIPPED)
+@pytest.mark.parametrize("backend", QUICKSTART)
 @pytest.mark.case(
     "running",
     "streamed text in {backend}",
@@ -167,7 +167,7 @@ def test_openvinos_own_streamer_loses_spaces(
     assert "".join(ours["pieces"]) == text
 
 
-@pytest.mark.parametrize("backend", SHIPPED)
+@pytest.mark.parametrize("backend", QUICKSTART)
 @pytest.mark.case(
     "running",
     "phibuild run in {backend}",
@@ -273,7 +273,7 @@ def test_a_gguf_file_that_cannot_be_run(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("backend", SHIPPED)
+@pytest.mark.parametrize("backend", QUICKSTART)
 def test_a_folder_without_a_manifest(
     backend: str, undisturbed: Site, words: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -23,9 +23,9 @@ from typing import Any
 import pytest
 
 from conftest import CommandLine
-from phibuild.backends.registry import SHIPPED
 from phibuild.schema import PRECISIONS
 from support.faults import QUICK, Site, digests
+from support.quickstart import QUICKSTART
 from support.slurm_cluster import (
     NODE_CORES,
     NODE_MEMORY_MIB,
@@ -214,14 +214,14 @@ def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed
     steps = cluster.submitted
     assert set(steps.values()) == {1}
     # The source and the original; each backend builds and judges.
-    assert len(steps) == 2 + 2 * len(SHIPPED)
+    assert len(steps) == 2 + 2 * len(QUICKSTART)
 
     done = cluster.build(*words)
     assert done.returncode == 0, done.stderr
     assert cluster.submitted == steps
     report = cluster.work.report("mine")
     assert digests(report) == digests(undisturbed.report())
-    assert len(report["cells"]) == len(SHIPPED) * len(PRECISIONS)
+    assert len(report["cells"]) == len(QUICKSTART) * len(PRECISIONS)
     assert all(cell["quality"] for cell in report["cells"])
 
 

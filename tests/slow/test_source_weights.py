@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from conftest import CommandLine
-from phibuild.backends.registry import SHIPPED
 from phibuild.checkpoints.facts import load_checkpoint
 from phibuild.worker.safetensors import read_header
 from phibuild.worker.unfused import places
 from support.adapters import lora, make_adapter
 from support.checkpoints import tensor_values, to_bytes
 from support.originals import ask_transformers, build_whole, edit_config, with_tensor
+from support.quickstart import QUICKSTART
 
 pytestmark = [pytest.mark.slow, pytest.mark.cold]
 
@@ -63,7 +63,7 @@ def test_a_head_of_its_own_older_saves_and_longropes_first_name(
     edit_config(source, rope_scaling={**scaling, "type": "su"})
 
     cells = build_whole(phibuild, str(source))
-    assert set(cells) == set(SHIPPED)
+    assert set(cells) == set(QUICKSTART)
     edit_config(source, rope_scaling=scaling)  # Transformers 5.23 cannot load what says su
     whole = ask_transformers(toolchain_python("pytorch"), source, phibuild)
     assert whole["tied"] is False
@@ -193,7 +193,7 @@ def test_weights_beyond_fp16_fail_in_every_format(
     assert done.returncode == 1, done.stderr
     cells = phibuild.report("quickstart")["cells"]
     assert {cell["status"] for cell in cells} == {"failed"}, cells
-    assert len(cells) == len(SHIPPED)
+    assert len(cells) == len(QUICKSTART)
     for cell in cells:
         assert "down_proj" in cell["reason"] or "down_proj" in cell["reason"].replace("/", "."), (
             cell

@@ -30,6 +30,7 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "ort_genai": ["cpu", "cuda", "dml", "webgpu", "trt_rtx"],
     "openvino": ["cpu", "gpu", "npu"],
     "mlx": ["Apple GPU"],
+    "coreai": ["Apple GPU"],
     "litert": ["CPU"],
     "executorch": ["CPU"],
     "pytorch": ["CPU"],

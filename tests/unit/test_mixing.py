@@ -133,6 +133,7 @@ DEVICE_OF = {
     "llamacpp": "intel_n100",
     "openvino": "ai_pc_intel",
     "mlx": "mac",
+    "coreai": "mac",
     "litert": "raspberry_pi_5",
     "executorch": "raspberry_pi_5",
     "ort_genai": "copilot_pc_snapdragon",

@@ -18,8 +18,8 @@ from support.refusals import Refuse, refuse
 __all__ = ["refuse"]
 
 DEVICES = {"llamacpp": "raspberry_pi_5", "ort_genai": "ai_pc_intel", "openvino": "ai_pc_intel",
-           "mlx": "mac", "litert": "raspberry_pi_5", "executorch": "raspberry_pi_5",
-           "pytorch": "ai_pc_rtx"}  # fmt: skip
+           "mlx": "mac", "coreai": "mac", "litert": "raspberry_pi_5",
+           "executorch": "raspberry_pi_5", "pytorch": "ai_pc_rtx"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -73,6 +73,10 @@ VARIANTS: Variants = {
         ],
         "int8": [{}],
     },
+    "coreai": {
+        "int4": [{}, GPTQ, {"group_size": 16}, {"group_size": 128}, {"group_size": 128, **GPTQ}],
+        "int8": [{}],
+    },
     "litert": {
         "int4": [
             {}, GPTQ, {"group_size": 64}, {"group_size": 128}, {"group_size": 128, **GPTQ},

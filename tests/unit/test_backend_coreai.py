@@ -12,7 +12,7 @@ import pytest
 
 from phibuild.backends.coreai.decoder import module, parts
 from phibuild.backends.coreai.encode import encode, from_codes
-from phibuild.backends.coreai.layout import EMBEDDING, HEAD, Encoding
+from phibuild.backends.coreai.layout import EMBEDDING, HEAD, stored_as
 from phibuild.backends.coreai.metadata import bundle
 from phibuild.backends.coreai.options import CoreAiOptions
 from phibuild.backends.coreai.spec import SPEC
@@ -102,8 +102,8 @@ def test_types_by_tensor() -> None:
     variant = choose("int4", group_size=128, tensor_types={"lm_head": "INT8"})
     assert isinstance(variant, Variant)
     kinds = {one.name: one.kind for one in SPEC.layout(architecture(), variant)}
-    assert (kinds[HEAD], kinds[EMBEDDING]) == ("si8", "f16")
-    assert kinds["model.layers.0.mlp.down_proj.weight"] == "si4"
+    assert (kinds[HEAD], kinds[EMBEDDING]) == ("INT8", "FLOAT16")
+    assert kinds["model.layers.0.mlp.down_proj.weight"] == "INT4"
     assert isinstance(choose("int4", tensor_types={"embed": "INT8"}), Misfit)
 
 
@@ -113,18 +113,18 @@ def rows(values: Any, dtype: str = "F32") -> Rows:
 
 def test_integers_by_hand() -> None:
     """Scales are (2 * largest + 1e-6) / 14 or 254; the first of a pair is in the lower half."""
-    stored = encode(rows([[-7, 3.5, 1, 0], [0, 0, 0, 0]]), Encoding("si4", 4))
+    stored = encode(rows([[-7, 3.5, 1, 0], [0, 0, 0, 0]]), stored_as("INT4", 4))
     assert stored.scales is not None
     assert stored.scales.tolist() == [[1.0], [np.float16(1e-6 / 14)]]
     assert stored.data.tolist() == [[9 | 3 << 4, 1], [0, 0]]  # 3.5 lies below half: 3.4999998
-    stored = encode(rows([[-127, 63.5, 1, 0]]), Encoding("si8"))
+    stored = encode(rows([[-127, 63.5, 1, 0]]), stored_as("INT8"))
     assert stored.data.tolist() == [[-127, 64, 1, 0]]  # float32's 254 + 1e-6 is 254
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1e6])
 def test_what_has_no_scale_is_refused(value: float) -> None:
     with pytest.raises(WorkerError, match="tensor layer holds weights that are not finite"):
-        encode(rows([[0, 1, 2, value]]), Encoding("si4", 4))
+        encode(rows([[0, 1, 2, value]]), stored_as("INT4", 4))
 
 
 def test_codes_of_a_grid() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from phibuild.backends.executorch.encode import encode, from_codes
 from phibuild.backends.executorch.graph import TURN, parts, small_factors
-from phibuild.backends.executorch.layout import EMBEDDING, HEAD, Encoding
+from phibuild.backends.executorch.layout import EMBEDDING, HEAD, stored_as
 from phibuild.backends.executorch.method import rope_tables
 from phibuild.backends.executorch.options import ExecuTorchOptions
 from phibuild.backends.executorch.program import (
@@ -122,7 +122,7 @@ def rows(values: Any, dtype: str = "F32") -> Rows:
 def test_the_scale_of_least_squares() -> None:
     """For the integers that a row has, by the formula; no worse than the scale begun with."""
     values = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
-    stored = encode(rows(values), Encoding("INT8"))
+    stored = encode(rows(values), stored_as("INT8"))
     codes, scales = stored.data.astype(np.float64), np.asarray(stored.scales, np.float64)
     best = (values * codes).sum(axis=1) / (codes * codes).sum(axis=1)
     assert np.allclose(scales, best, rtol=1e-6)
@@ -134,7 +134,7 @@ def test_the_scale_of_least_squares() -> None:
 
 def test_int4_by_hand() -> None:
     """Blocks of 2: the first weight in the lower half, 8 is zero; scales are bf16."""
-    stored = encode(rows([[-8, 7, 0.5, -0.25], [0, 0, 3, 0]]), Encoding("INT4", 2))
+    stored = encode(rows([[-8, 7, 0.5, -0.25], [0, 0, 3, 0]]), stored_as("INT4", 2))
     assert stored.data.tolist() == [[0 | 15 << 4, 15 | 4 << 4], [8 | 8 << 4, 15 | 8 << 4]]
     # 0.5 / 8 at first: codes 7 (limited) and -4, then (7 * 0.5 + 4 * 0.25) / 65 and so on.
     found = (np.asarray(stored.scales).astype(np.uint32) << 16).view(np.float32)
@@ -145,13 +145,13 @@ def test_int4_by_hand() -> None:
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_what_has_no_scale_is_refused(value: float) -> None:
     with pytest.raises(WorkerError, match="tensor layer holds weights that are not finite"):
-        encode(rows([[0, 1, 2, value]]), Encoding("INT4", 4))
+        encode(rows([[0, 1, 2, value]]), stored_as("INT4", 4))
 
 
 def test_halves() -> None:
-    assert encode(rows([[1.0, 65519]]), Encoding("FLOAT16")).data.tolist() == [[1.0, 65504.0]]
+    assert encode(rows([[1.0, 65519]]), stored_as("FLOAT16")).data.tolist() == [[1.0, 65504.0]]
     with pytest.raises(WorkerError, match="tensor layer holds values outside of fp16"):
-        encode(rows([[1.0, 65520]]), Encoding("FLOAT16"))
+        encode(rows([[1.0, 65520]]), stored_as("FLOAT16"))
 
 
 def test_codes_of_a_grid() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from phibuild.backends.litert.encode import encode, from_codes
-from phibuild.backends.litert.layout import Encoding
+from phibuild.backends.litert.layout import stored_as
 from phibuild.backends.litert.options import LiteRtOptions
 from phibuild.backends.litert.spec import SPEC
 from phibuild.schema import Misfit, Precision, Skip, Variant
@@ -136,7 +136,7 @@ def rows(values: Any, dtype: str = "F32") -> Rows:
 
 
 def test_int8_by_hand() -> None:
-    stored = encode(rows([[-127, 63.5, 1, 0], [0, 0, 0, 0], [0.5, -0.25, 0, 0]]), Encoding("INT8"))
+    stored = encode(rows([[-127, 63.5, 1, 0], [0, 0, 0, 0], [0.5, -0.25, 0, 0]]), stored_as("INT8"))
     assert stored.data.tolist() == [[-127, 64, 1, 0], [0, 0, 0, 0], [127, -64, 0, 0]]
     assert stored.scales is not None
     assert stored.scales.tolist() == [1, np.float32(1e-9) / np.float32(127), np.float32(0.5 / 127)]
@@ -144,7 +144,7 @@ def test_int8_by_hand() -> None:
 
 def test_int4_by_hand() -> None:
     """Blocks of 4: the first of a pair in the lower half; scales are fp16 and bf16 both."""
-    stored = encode(rows([[-7, 3.5, 1, 0, 0.3, 0, -0.1, 0]]), Encoding("INT4", 4))
+    stored = encode(rows([[-7, 3.5, 1, 0, 0.3, 0, -0.1, 0]]), stored_as("INT4", 4))
     scale = 0.04296875  # 0.3 / 7 in bf16
     assert stored.scales is not None
     assert stored.scales.tolist() == [[1.0, scale]]
@@ -155,7 +155,7 @@ def test_int4_by_hand() -> None:
 
 
 def test_a_block_of_nothing_has_a_scale_all_the_same() -> None:
-    stored = encode(rows([[0, 0, 1e-12, -1e-12]]), Encoding("INT4", 2))
+    stored = encode(rows([[0, 0, 1e-12, -1e-12]]), stored_as("INT4", 2))
     assert stored.scales is not None
     assert stored.scales.tolist() == [[2.0**-24, 2.0**-24]]
     assert stored.data.tolist() == [[0, 0]]
@@ -164,13 +164,13 @@ def test_a_block_of_nothing_has_a_scale_all_the_same() -> None:
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1e6])
 def test_what_has_no_scale_is_refused(value: float) -> None:
     with pytest.raises(WorkerError, match="tensor layer holds weights that are not finite"):
-        encode(rows([[0, 1, 2, value]]), Encoding("INT4", 4))
+        encode(rows([[0, 1, 2, value]]), stored_as("INT4", 4))
 
 
 def test_halves() -> None:
-    assert encode(rows([[1.0, 65519]]), Encoding("FLOAT16")).data.tolist() == [[1.0, 65504.0]]
+    assert encode(rows([[1.0, 65519]]), stored_as("FLOAT16")).data.tolist() == [[1.0, 65504.0]]
     with pytest.raises(WorkerError, match="tensor layer holds values outside of fp16"):
-        encode(rows([[1.0, 65520]]), Encoding("FLOAT16"))
+        encode(rows([[1.0, 65520]]), stored_as("FLOAT16"))
 
 
 def test_codes_of_a_grid() -> None:

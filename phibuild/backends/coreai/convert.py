@@ -16,7 +16,7 @@ from phibuild.backends.coreai.asset import METADATA, PROGRAM, Place, write_hash,
 from phibuild.backends.coreai.decoder import module, parts
 from phibuild.backends.coreai.encode import encode, from_codes
 from phibuild.backends.coreai.inspect import inspect
-from phibuild.backends.coreai.layout import Encoding, encoding, float_kind
+from phibuild.backends.coreai.layout import encoding, float_kind
 from phibuild.backends.coreai.mlir import SCALES
 from phibuild.backends.coreai.tokenizer import check, write_tokenizer
 from phibuild.worker.architecture import Architecture
@@ -29,6 +29,7 @@ from phibuild.worker.companions import (
     copy_companions,
 )
 from phibuild.worker.costs import Output
+from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import NUMPY_TYPES, cast
 from phibuild.worker.passes import Steps
 from phibuild.worker.protocol import Contents
@@ -162,4 +163,4 @@ class ModelBuilder:
 def _vector(info: TensorInfo, kind: str) -> NDArray[np.generic]:
     """Return a norm's weights in the type that the model is computed in."""
     stored = np.fromfile(info.path, NUMPY_TYPES[info.dtype], info.parameters, offset=info.offset)
-    return cast(stored, info.dtype, {"f16": "F16", "f32": "F32"}[kind])
+    return cast(stored, info.dtype, {"FLOAT16": "F16", "FLOAT32": "F32"}[kind])

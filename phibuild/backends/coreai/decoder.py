@@ -17,7 +17,7 @@ from phibuild.backends.coreai.composites import (
     ROPE_QUERIES,
     composites,
 )
-from phibuild.backends.coreai.layout import EMBEDDING, HEAD, encoding, float_kind
+from phibuild.backends.coreai.layout import EMBEDDING, HEAD, NUMBERS, encoding, float_kind
 from phibuild.backends.coreai.mlir import MOST, Block, Value
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.requests import Options
@@ -38,7 +38,7 @@ def parts(arch: Architecture, name: str, rows: int) -> dict[str, int]:
 
 def module(arch: Architecture, options: Options, frequencies: list[float]) -> str:
     """Return the module. frequencies: of the rotary embedding, [rotary_dim / 2]."""
-    kind = float_kind(options)
+    kind = NUMBERS[float_kind(options)]
     graphs = [*composites(arch, kind), _Main(arch, options, frequencies).text()]
     return "module {\n" + "\n".join(graphs) + "\n}\n"
 
@@ -46,7 +46,7 @@ def module(arch: Architecture, options: Options, frequencies: list[float]) -> st
 class _Main:
     def __init__(self, arch: Architecture, options: Options, frequencies: list[float]) -> None:
         self._arch, self._options = arch, options
-        self._kind, self._block = float_kind(options), Block()
+        self._kind, self._block = NUMBERS[float_kind(options)], Block()
         self._shapes = dict(arch.tensors())
         self._matrices: dict[str, Value] = {}
         self._ids = Value("%arg0", (1, None), "si32")

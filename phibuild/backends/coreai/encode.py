@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.coreai.layout import Encoding
 from phibuild.worker.codes import CodedRows
+from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import cast, pack_nibbles
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.rows import Rows, to_float16
@@ -33,9 +33,9 @@ class Stored:
 def encode(rows: Rows, how: Encoding) -> Stored:
     """Return rows as a type stores them. Raises WorkerError if a weight cannot be stored so."""
     match how.kind:
-        case "f32":
+        case "FLOAT32":
             return Stored(rows.wide)
-        case "f16":
+        case "FLOAT16":
             return Stored(to_float16(rows))
     wide = rows.wide
     blocks = wide.reshape(len(wide), how.blocks(wide.shape[1]), -1)
@@ -51,7 +51,7 @@ def encode(rows: Rows, how: Encoding) -> Stored:
     np.clip(np.round(codes, out=codes), -top, top, out=codes)
     numbers = codes.astype(np.int8).reshape(wide.shape)
     stored = scales[:, :, 0].astype(np.float16)
-    if how.kind == "si8":
+    if how.kind == "INT8":
         return Stored(numbers, stored)
     return Stored(pack_nibbles(numbers.view(np.uint8) & np.uint8(15)), stored)
 

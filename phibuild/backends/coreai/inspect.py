@@ -20,7 +20,7 @@ from phibuild.backends.coreai.asset import resource
 from phibuild.backends.coreai.metadata import MODEL
 from phibuild.worker.protocol import Contents
 
-_BITS = {"f32": 32, "f16": 16, "si8": 8, "si4": 4}
+_TYPES = {"f32": ("FLOAT32", 32), "f16": ("FLOAT16", 16), "si8": ("INT8", 8), "si4": ("INT4", 4)}
 _SCALED = "coreai.blockwise_shift_scale"
 
 
@@ -35,9 +35,10 @@ def inspect(folder: Path) -> Contents:
             if resource(operation) is None:
                 continue
             shape, kind = _parse(str(operation.results[0].type))
-            nbytes += _BITS[kind] * math.prod(shape) // 8
+            name, bits = _TYPES[kind]
+            nbytes += bits * math.prod(shape) // 8
             if not _are_scales(operation.results[0]):
-                types[kind] += math.prod(shape)
+                types[name] += math.prod(shape)
     return {"types": dict(types), "weight_bytes": nbytes}
 
 

@@ -28,7 +28,7 @@ def judge_memory(arch: Architecture, variants: Sequence[Options], window_tokens:
 
 
 def _judge(arch: Architecture, options: Options, window_tokens: int) -> int:
-    size = 4 if float_kind(options) == "f32" else 2
+    size = 4 if float_kind(options) == "FLOAT32" else 2
     context: int = options["context"]
     cache = 3 * 2 * size * arch.layers * arch.kv_heads * arch.head_dim * context
     logits = 4 * _LOGITS_COPIES * arch.vocab_size * window_tokens

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from phibuild.backends.coreai.layout import Encoding
+from phibuild.backends.coreai.layout import NUMBERS
+from phibuild.worker.encodings import Encoding
 
 Size = int | None
 """Of a dimension; None where a call decides it."""
@@ -197,12 +198,13 @@ class Block:
 
     def weight(self, name: str, shape: tuple[int, int], how: Encoding, kind: str) -> Value:
         """Return a matrix of the checkpoint, integers made floats of the type `kind`."""
-        numbers = self.resource(name, shape, how.kind)
+        stored = NUMBERS[how.kind]
+        numbers = self.resource(name, shape, stored)
         if not how.is_integer:
             return numbers
         blocks = (shape[0], how.blocks(shape[1]))
         scales = self.resource(name + SCALES, blocks, kind)
-        zeros = self.filled(0, blocks, how.kind)
+        zeros = self.filled(0, blocks, stored)
         offsets = self.filled(0, blocks, kind)
         y = self._new(shape, kind)
         return self._call("blockwise_shift_scale", y, numbers, scales, zeros, offsets)

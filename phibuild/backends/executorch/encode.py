@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.executorch.layout import ROW, Encoding
 from phibuild.worker.codes import CodedRows
+from phibuild.worker.encodings import ROW, Encoding
 from phibuild.worker.floats import Floats, cast, pack_nibbles
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.rows import Rows, to_float16

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from phibuild.backends.executorch.layout import (
     PREFILL_TOKENS,
-    Encoding,
     factor_encoding,
     factors,
     head_name,
+    stored_as,
 )
 from phibuild.backends.executorch.xnnpack import Graph, Weight
 from phibuild.worker.architecture import Architecture
@@ -24,7 +24,7 @@ from phibuild.worker.requests import Options
 
 MEAN, TURN = "mean", "rotate_half"
 """Names of what the graphs multiply by besides the checkpoint's weights."""
-_PLAIN = Encoding("FLOAT32")
+_PLAIN = stored_as("FLOAT32")
 
 
 def parts(arch: Architecture, name: str, rows: int) -> dict[str, int]:

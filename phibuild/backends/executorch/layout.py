@@ -8,53 +8,30 @@ or 8 with a scale for each row, the embedding, which is looked up and not multip
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.grids import Grid
+from phibuild.worker.encodings import ROW, Encoding, parse_type
 from phibuild.worker.requests import Options
 
 PREFILL_TOKENS = 128
 """The most tokens of one call, the exporter's default: a runner feeds a prompt in such chunks."""
-ROW = -1
-"""The group size that stands for one scale for each row."""
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-_BITS = {"FLOAT32": 32, "FLOAT16": 16, "INT8": 8, "INT4": 4}
+_KINDS = {"FLOAT32": (32, 0), "FLOAT16": (16, 0), "INT8": (8, 4), "INT4": (4, 2)}
 _PLAIN = {"fp32": "FLOAT32", "fp16": "FLOAT16"}
+_INTEGERS = {4: "INT4", 8: "INT8"}
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """The type `kind` of a tensor's numbers. INT8 has a scale (fp32) for each row, INT4 one (bf16)
-    for each `group_size` weights of a row."""
+def stored_as(kind: str, group_size: int = ROW) -> Encoding:
+    """Return the type `kind`. INT8 has a scale (fp32) for each row, INT4 one (bf16) for each
+    `group_size` weights of a row."""
+    bits, scale_size = _KINDS[kind]
+    return Encoding(kind, bits, group_size, scale_size)
 
-    kind: str
-    group_size: int = ROW
 
-    @property
-    def bits(self) -> int:
-        return _BITS[self.kind]
-
-    @property
-    def is_integer(self) -> bool:
-        """Whether there are scales."""
-        return self.kind.startswith("INT")
-
-    def is_on(self, grid: Grid) -> bool:
-        """Return whether its numbers are those of a grid."""
-        return (self.bits, self.group_size) == (grid.bits, grid.group_size)
-
-    def data_bytes(self, shape: tuple[int, ...]) -> int:
-        """Return the bytes of a tensor's numbers."""
-        return self.bits * math.prod(shape) // 8
-
-    def scale_bytes(self, shape: tuple[int, ...]) -> int:
-        """Return the bytes of its scales."""
-        if self.kind == "INT8":
-            return 4 * shape[0]
-        return 2 * math.prod(shape) // self.group_size if self.kind == "INT4" else 0
+def integers(bits: int, group_size: int) -> Encoding:
+    """Return integers of so many bits."""
+    return stored_as(_INTEGERS[bits], group_size)
 
 
 def head_name(arch: Architecture) -> str:
@@ -74,23 +51,12 @@ def factor_encoding(name: str, options: Options) -> Encoding:
     """Return how a matrix that XNNPACK multiplies by is stored in a variant with these options."""
     own = options.get("tensor_types", {}).get(name)
     if own is not None:
-        return from_type(own)
+        return integers(*parse_type(own))
     if options["mode"] == "int4":
-        return Encoding("INT4", options["group_size"])
+        return integers(4, options["group_size"])
     return embedding_encoding(options)
 
 
 def embedding_encoding(options: Options) -> Encoding:
     """Return how the embedding is stored."""
-    return Encoding(_PLAIN.get(options["mode"], "INT8"))
-
-
-def type_name(how: Encoding) -> str:
-    """Return what recipes call a type: INT4b32, INT8."""
-    return f"INT4b{how.group_size}" if how.kind == "INT4" else "INT8"
-
-
-def from_type(name: str) -> Encoding:
-    """Return the type of a name."""
-    _, blocks, size = name.partition("b")
-    return Encoding("INT4", int(size)) if blocks else Encoding("INT8")
+    return stored_as(_PLAIN.get(options["mode"], "INT8"))

@@ -13,7 +13,6 @@ from phibuild.backends.executorch.graph import graphs, parts, small_factors
 from phibuild.backends.executorch.layout import (
     EMBEDDING,
     PREFILL_TOKENS,
-    Encoding,
     embedding_encoding,
     factor_encoding,
     factors,
@@ -29,6 +28,7 @@ from phibuild.backends.executorch.method import (
 from phibuild.backends.executorch.program import Segments, fact, with_header
 from phibuild.backends.executorch.xnnpack import SCALES, payload
 from phibuild.worker.architecture import Architecture
+from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import NUMPY_TYPES, widen
 from phibuild.worker.json_values import JsonDict
 from phibuild.worker.requests import Options

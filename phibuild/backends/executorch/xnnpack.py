@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from phibuild.backends.executorch.layout import Encoding
+from phibuild.worker.encodings import Encoding
 from phibuild.worker.json_values import JsonDict
 
 DELEGATE = "XnnpackBackend"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from phibuild.backends.litert.layout import Encoding
 from phibuild.worker.codes import CodedRows
+from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import Flags, cast, pack_nibbles
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.rows import Rows, to_float16

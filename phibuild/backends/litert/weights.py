@@ -13,8 +13,9 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from phibuild.backends.litert.graph import DECODE
-from phibuild.backends.litert.layout import Encoding, encoding
+from phibuild.backends.litert.layout import encoding
 from phibuild.backends.litert.model import Graph, Model, Place
+from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import NUMPY_TYPES, widen
 from phibuild.worker.requests import Options
 from phibuild.worker.safetensors import TensorInfo

@@ -3,20 +3,29 @@ numpy only."""
 
 from __future__ import annotations
 
+import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.worker.building import Build
+from phibuild.worker.companions import (
+    GENERATION_FILES,
+    TOKENIZER_FILES,
+    complete_generation_config,
+    copy_companions,
+)
 from phibuild.worker.costs import Output
 from phibuild.worker.floats import FLOAT16_END, NUMPY_TYPES, AnyFloats, Floats, cast, widen
 from phibuild.worker.passes import Chunk, Steps, find_tensors, stream
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import TensorInfo
+from phibuild.worker.tokenizer_check import TOKENIZER
 
 _FP16_MAX = float(np.finfo(np.float16).max)
 
@@ -43,7 +52,19 @@ class RowFile(Protocol):
         """Store rows of a matrix, from row `first` on."""
 
 
+class WholeFile(RowFile, Protocol):
+    """One that says itself when it is whole."""
+
+    def finish(self) -> None:
+        """Write what is not a matrix, and wait until all is there. Raises OSError for what could
+        not be."""
+
+    def close(self) -> None:
+        """Close it; again is fine."""
+
+
 File = TypeVar("File", bound=RowFile)
+Whole = TypeVar("Whole", bound=WholeFile)
 
 
 def tensors_by_name(build: Build[File]) -> dict[str, TensorInfo]:
@@ -72,6 +93,41 @@ def stream_matrices(
                     file.write(tensor, rows, chunk.first)
 
     stream(list(matrices), steps, lambda: store, build.left, build.threads, build.report)
+
+
+class RowBuilder(ABC, Generic[Whole]):
+    """A `phibuild.worker.building.Builder` of such files, but for what is its format's own."""
+
+    steps = Steps(weights=1 << 17, chunks=32)
+    """Of the pass: a chunk's arrays fit into a core's cache."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, TensorInfo] = {}
+
+    @abstractmethod
+    def begin(self, build: Build[Whole], output: Output) -> Whole:
+        """Begin an artifact, whose folder has the tokenizer and config.json."""
+
+    def prepare(self, build: Build[Whole]) -> None:
+        self.tensors = tensors_by_name(build)
+
+    def open(self, build: Build[Whole], output: Output) -> Whole:
+        shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
+        names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
+        copy_companions(build.source, output.folder, names)
+        complete_generation_config(output.folder, build.facts.stops)
+        build.report.stage("laying out the graph", item=output.item)
+        return self.begin(build, output)
+
+    def convert(self, build: Build[Whole], outputs: Sequence[tuple[Output, Whole]]) -> None:
+        stream_matrices(build, self.tensors, outputs, self.steps)
+        for output, file in outputs:
+            if output.error is None:
+                with build.costs.alone(output):
+                    file.finish()
+
+    def close(self, kept: Whole) -> None:
+        kept.close()
 
 
 def to_float16(rows: Rows) -> NDArray[np.float16]:

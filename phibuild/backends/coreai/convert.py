@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,24 +21,14 @@ from phibuild.backends.coreai.tokenizer import check, write_tokenizer
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
 from phibuild.worker.codes import CodedWeights, coded_weights
-from phibuild.worker.companions import (
-    GENERATION_FILES,
-    TOKENIZER_FILES,
-    complete_generation_config,
-    copy_companions,
-)
 from phibuild.worker.costs import Output
 from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import NUMPY_TYPES, cast
-from phibuild.worker.passes import Steps
 from phibuild.worker.protocol import Contents
 from phibuild.worker.requests import Options
 from phibuild.worker.rotary import short_frequencies
-from phibuild.worker.rows import Rows, stream_matrices, tensors_by_name
+from phibuild.worker.rows import RowBuilder, Rows
 from phibuild.worker.safetensors import TensorInfo
-from phibuild.worker.tokenizer_check import TOKENIZER
-
-_STEPS = Steps(weights=1 << 17, chunks=32)  # a chunk's arrays fit into a core's cache
 
 
 @dataclass(frozen=True)
@@ -121,37 +110,16 @@ class ModelFile:
             self._file = -1
 
 
-class ModelBuilder:
+class ModelBuilder(RowBuilder[ModelFile]):
     """See phibuild.worker.building.Builder."""
 
-    def __init__(self) -> None:
-        self._tensors: dict[str, TensorInfo] = {}
-
-    def prepare(self, build: Build[ModelFile]) -> None:
-        self._tensors = tensors_by_name(build)
-
-    def open(self, build: Build[ModelFile], output: Output) -> ModelFile:
+    def begin(self, build: Build[ModelFile], output: Output) -> ModelFile:
         options: Options = output.request["variant"]["options"]
-        shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
-        names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
-        copy_companions(build.source, output.folder, names)
-        complete_generation_config(output.folder, build.facts.stops)
         write_tokenizer(output.folder, build.facts.stops)
         compression = None if options["mode"].startswith("fp") else options["mode"]
         said = metadata.bundle(build.arch, build.model, options["context"], compression)
         (output.folder / metadata.BUNDLE).write_bytes(said)
-        build.report.stage("laying out the graph", item=output.item)
-        return ModelFile(output, self._tensors, build.arch, coded_weights(output.request))
-
-    def convert(self, build: Build[ModelFile], outputs: Sequence[tuple[Output, ModelFile]]) -> None:
-        stream_matrices(build, self._tensors, outputs, _STEPS)
-        for output, file in outputs:
-            if output.error is None:
-                with build.costs.alone(output):
-                    file.finish()
-
-    def close(self, kept: ModelFile) -> None:
-        kept.close()
+        return ModelFile(output, self.tensors, build.arch, coded_weights(output.request))
 
     def checker(self) -> Check:
         return check

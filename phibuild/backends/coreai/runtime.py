@@ -13,7 +13,6 @@ from phibuild.backends.coreai.metadata import BUNDLE, FUNCTION, MODEL
 from phibuild.backends.coreai.program import Program
 from phibuild.backends.coreai.tokenizer import BundleTokenizer
 from phibuild.worker.architecture import read_architecture
-from phibuild.worker.chat import ChatFormat
 from phibuild.worker.companions import read_json
 from phibuild.worker.generation import greedy
 from phibuild.worker.interface import Logits, Tokens
@@ -24,11 +23,11 @@ _CHUNK = _ROOM = 256
 grow."""
 
 
-class CoreAiRuntime:
+class CoreAiRuntime(BundleTokenizer):
     """The model of an artifact folder. Its runtime chooses its threads."""
 
     def __init__(self, folder: Path) -> None:
-        self._tokenizer = BundleTokenizer(folder)
+        super().__init__(folder)
         arch = read_architecture(read_json(folder / "config.json"))
         self._context: int = read_json(folder / BUNDLE)["language"]["max_context_length"]
         self._program = Program(folder / MODEL, FUNCTION)
@@ -81,19 +80,6 @@ class CoreAiRuntime:
         """Return itself: fp16 as it is takes a thousand times as long on a CPU."""
         return self
 
-    def chat_format(self) -> ChatFormat:
-        return self._tokenizer.chat_format()
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the ids of `text`, with `special` those that its tokenizer puts around it."""
-        return self._tokenizer.encode(text, special=special)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids)
-
-    def byte_tokens(self) -> frozenset[int]:
-        return self._tokenizer.byte_tokens()
-
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an id that ends generation."""
-        return greedy(self, ids, max_tokens, self._tokenizer.stops())
+        return greedy(self, ids, max_tokens, self.stops())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,13 @@ from phibuild.backends.executorch.weights import Layout
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
 from phibuild.worker.codes import CodedWeights, coded_weights
-from phibuild.worker.companions import (
-    GENERATION_FILES,
-    TOKENIZER_FILES,
-    complete_generation_config,
-    copy_companions,
-)
 from phibuild.worker.costs import Output
 from phibuild.worker.direct_io import OutputFile
-from phibuild.worker.passes import Steps
 from phibuild.worker.protocol import Contents
 from phibuild.worker.requests import Options
-from phibuild.worker.rows import Rows, stream_matrices, tensors_by_name
+from phibuild.worker.rows import RowBuilder, Rows
 from phibuild.worker.safetensors import TensorInfo
-from phibuild.worker.tokenizer_check import TOKENIZER, Facts
-
-_STEPS = Steps(weights=1 << 17, chunks=32)  # a chunk's arrays fit into a core's cache
+from phibuild.worker.tokenizer_check import Facts
 
 
 class ProgramFile:
@@ -81,38 +71,15 @@ class ProgramFile:
         self._file.close()
 
 
-class ProgramBuilder:
+class ProgramBuilder(RowBuilder[ProgramFile]):
     """See phibuild.worker.building.Builder."""
 
-    def __init__(self) -> None:
-        self._tensors: dict[str, TensorInfo] = {}
-
-    def prepare(self, build: Build[ProgramFile]) -> None:
-        self._tensors = tensors_by_name(build)
-
-    def open(self, build: Build[ProgramFile], output: Output) -> ProgramFile:
-        shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
+    def begin(self, build: Build[ProgramFile], output: Output) -> ProgramFile:
         mended = runner_tokenizer(build.facts.tokenizer)
         if mended is not None:
             (output.folder / RUNNER_TOKENIZER).write_bytes(mended)
-        names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
-        copy_companions(build.source, output.folder, names)
-        complete_generation_config(output.folder, build.facts.stops)
-        build.report.stage("laying out the graph", item=output.item)
         coded = coded_weights(output.request)
-        return ProgramFile(output, self._tensors, build.arch, build.facts, coded)
-
-    def convert(
-        self, build: Build[ProgramFile], outputs: Sequence[tuple[Output, ProgramFile]]
-    ) -> None:
-        stream_matrices(build, self._tensors, outputs, _STEPS)
-        for output, file in outputs:
-            if output.error is None:
-                with build.costs.alone(output):
-                    file.finish()
-
-    def close(self, kept: ProgramFile) -> None:
-        kept.close()
+        return ProgramFile(output, self.tensors, build.arch, build.facts, coded)
 
     def checker(self) -> Check:
         return check

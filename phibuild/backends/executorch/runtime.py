@@ -12,7 +12,6 @@ from executorch.extension.pybindings import _C
 from phibuild.backends.executorch.flatc import package
 from phibuild.backends.executorch.inspect import MODEL, facts, read_program
 from phibuild.backends.executorch.tokenizer import ProgramTokenizer
-from phibuild.worker.chat import ChatFormat
 from phibuild.worker.generation import greedy
 from phibuild.worker.interface import Logits, Tokens
 from phibuild.worker.protocol import WorkerError
@@ -27,7 +26,7 @@ for _library in (
     torch.ops.load_library(str(package() / _library))
 
 
-class ExecuTorchRuntime:
+class ExecuTorchRuntime(ProgramTokenizer):
     """The program of an artifact folder with `threads` threads (0: as many as there are cores)."""
 
     def __init__(self, folder: Path, threads: int) -> None:
@@ -38,7 +37,7 @@ class ExecuTorchRuntime:
         self._context, self._most = (
             said[name][0] for name in ("get_max_context_len", "get_max_seq_len")
         )
-        self._tokenizer = ProgramTokenizer(folder)
+        super().__init__(folder)
         self._program = _C._load_program(str(folder / MODEL))
         self._name, self._method = _FORWARD, self._program.load_method(_FORWARD)
         self._length = 0
@@ -86,22 +85,9 @@ class ExecuTorchRuntime:
         """Return itself: these are the CPU's own kernels."""
         return self
 
-    def chat_format(self) -> ChatFormat:
-        return self._tokenizer.chat_format()
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the ids of `text`, with `special` those that its tokenizer puts around it."""
-        return self._tokenizer.encode(text, special=special)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids)
-
-    def byte_tokens(self) -> frozenset[int]:
-        return self._tokenizer.byte_tokens()
-
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an id that ends generation."""
-        return greedy(_Prompted(self), ids, max_tokens, self._tokenizer.stops())
+        return greedy(_Prompted(self), ids, max_tokens, self.stops())
 
 
 class _Prompted:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from phibuild.backends.litert.bundle import Bundle
@@ -18,22 +17,13 @@ from phibuild.backends.litert.weights import PlacedWeights
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
 from phibuild.worker.codes import CodedWeights, coded_weights
-from phibuild.worker.companions import (
-    GENERATION_FILES,
-    TOKENIZER_FILES,
-    complete_generation_config,
-    copy_companions,
-)
 from phibuild.worker.costs import Output
 from phibuild.worker.direct_io import OutputFile
-from phibuild.worker.passes import Steps
 from phibuild.worker.protocol import Contents
 from phibuild.worker.requests import Options
-from phibuild.worker.rows import Rows, stream_matrices, tensors_by_name
+from phibuild.worker.rows import RowBuilder, Rows
 from phibuild.worker.safetensors import TensorInfo
-from phibuild.worker.tokenizer_check import TOKENIZER, Facts
-
-_STEPS = Steps(weights=1 << 17, chunks=32)  # a chunk's arrays fit into a core's cache
+from phibuild.worker.tokenizer_check import Facts
 
 
 class LiteRtFile:
@@ -80,45 +70,21 @@ class LiteRtFile:
             place = self._weights.scale_places[name]
             self._file.write(place, stored.scales, first, tensor.shape[0])
 
-    def close(self, complete: bool) -> None:
-        """Write what is left, wait until all is there, and close the file. Raises OSError for what
-        could not be."""
-        try:
-            if complete:
-                self._file.finish()
-        finally:
-            self._file.close()
+    def finish(self) -> None:
+        """Write what is left, and wait until all is there. Raises OSError for what could not be."""
+        self._file.finish()
+
+    def close(self) -> None:
+        """Close the file; again is fine."""
+        self._file.close()
 
 
-class LiteRtBuilder:
+class LiteRtBuilder(RowBuilder[LiteRtFile]):
     """See phibuild.worker.building.Builder."""
 
-    def __init__(self) -> None:
-        self._tensors: dict[str, TensorInfo] = {}
-
-    def prepare(self, build: Build[LiteRtFile]) -> None:
-        self._tensors = tensors_by_name(build)
-
-    def open(self, build: Build[LiteRtFile], output: Output) -> LiteRtFile:
-        shutil.copyfile(build.facts.tokenizer, output.folder / TOKENIZER)
-        names = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES)
-        copy_companions(build.source, output.folder, names)
-        complete_generation_config(output.folder, build.facts.stops)
-        build.report.stage("laying out the graph", item=output.item)
+    def begin(self, build: Build[LiteRtFile], output: Output) -> LiteRtFile:
         coded = coded_weights(output.request)
-        return LiteRtFile(output, self._tensors, build.arch, build.facts, coded)
-
-    def convert(
-        self, build: Build[LiteRtFile], outputs: Sequence[tuple[Output, LiteRtFile]]
-    ) -> None:
-        stream_matrices(build, self._tensors, outputs, _STEPS)
-        for output, file in outputs:
-            if output.error is None:
-                with build.costs.alone(output):
-                    file.close(complete=True)
-
-    def close(self, kept: LiteRtFile) -> None:
-        kept.close(complete=False)
+        return LiteRtFile(output, self.tensors, build.arch, build.facts, coded)
 
     def checker(self) -> Check:
         return check

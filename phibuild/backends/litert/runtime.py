@@ -19,7 +19,6 @@ from phibuild.backends.litert.layout import PREFILL_TOKENS
 from phibuild.backends.litert.scoring import copy_with_scores
 from phibuild.backends.litert.tokenizer import artifact_tokenizer
 from phibuild.worker.architecture import read_architecture
-from phibuild.worker.chat import ChatFormat
 from phibuild.worker.companions import read_json
 from phibuild.worker.generation import greedy
 from phibuild.worker.interface import Logits, Tokens
@@ -32,11 +31,11 @@ _CACHE = "weights.xnnpack_cache"
 the system can drop their pages."""
 
 
-class LiteRtRuntime:
+class LiteRtRuntime(TokenizerJson):
     """The model of an artifact folder with `threads` threads (0: as many as there are cores)."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self._tokenizer = TokenizerJson(folder)
+        super().__init__(folder)
         self._stops = artifact_tokenizer(folder).stops()
         self._scratch = tempfile.TemporaryDirectory()
         scratch = Path(self._scratch.name)
@@ -127,20 +126,6 @@ class LiteRtRuntime:
     def native(self) -> LiteRtRuntime:
         """Return itself: these are the CPU's own kernels."""
         return self
-
-    def chat_format(self) -> ChatFormat:
-        return self._tokenizer.chat_format()
-
-    def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the ids of `text`; with `special` those that its tokenizer puts around a text are
-        added, which a bundle leaves to whoever asks."""
-        return self._tokenizer.encode(text, special=special)
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids)
-
-    def byte_tokens(self) -> frozenset[int]:
-        return self._tokenizer.byte_tokens()
 
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
         """Yield the greedy continuation of `ids` up to an id that ends generation."""

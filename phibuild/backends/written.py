@@ -54,6 +54,9 @@ class WrittenSpec(BackendSpec[WrittenModel]):
     """The context by default, if a device and a model have more."""
     step = 1
     """Of what contexts are multiples."""
+    has_cache = True
+    """Whether the cache is part of the artifact, so that a device with less memory for it has an
+    artifact of its own."""
     fewest: int
     """The shortest context."""
 
@@ -96,7 +99,8 @@ class WrittenSpec(BackendSpec[WrittenModel]):
     ) -> Variant | Skip | Misfit:
         """Return the variant, or why it would not work with this model."""
         limit = self._limit(arch)
-        usual = min(self.longest or limit.tokens, device.context_length, limit.tokens)
+        planned = device.context_length if self.has_cache else limit.tokens
+        usual = min(self.longest or limit.tokens, planned, limit.tokens)
         context = (options.context or usual) // self.step * self.step
         if context > limit.tokens or context < self.fewest:
             return Skip(

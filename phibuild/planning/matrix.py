@@ -187,7 +187,7 @@ def check_limits(recipe: Recipe, cells: Sequence[Cell], state: Expansion) -> Non
                 state.note(
                     f"gates.{gate}: no {precision} variant of the recipe is called {name!r}",
                     recipe.where(("gates", gate, key)),
-                    suggest(name, names),
+                    suggest(name, sorted(set(names))),
                 )
 
 

@@ -30,7 +30,7 @@ ALL_KEYS = (
     "known: allow_nonfinite, backend, backends, description, device, devices, evaluation, "
     "executor, gates, model, precision, recipe"
 )
-RECIPES = "known: ai_pc, apple, copilot_pc, edge_release, iot, mobile, quickstart"
+RECIPES = "known: ai_pc, apple, copilot_pc, edge_release, every_backend, iot, mobile, quickstart"
 GROUP = "set other things by key: evaluation: {windows: 8}"
 WORD = "quote it to mean text"
 KNOWN_PRECISIONS = "known: fp16, fp32, int4, int8"
@@ -298,10 +298,10 @@ RECIPE_CASES: dict[str, tuple[str | bytes, int, str, str]] = {
                              "recipe 'iot' comes twice", "remove it from one list"),
     "defaults-clash": ("defaults: [quickstart]\ndevices:\n  mac:\n    mlx: []\n", 4,
                        "devices.mac.mlx: must be a mapping as in "
-                       "{root}/recipes/quickstart.yaml:14, not a list", ""),
+                       "{root}/recipes/quickstart.yaml:17, not a list", ""),
     "defaults-clash-of-gates": ("defaults: [quickstart]\ngates:\n  kl: [1]\n", 3,
                                 "gates.kl: must be a mapping as in "
-                                "{root}/recipes/quickstart.yaml:17, not a list", ""),
+                                "{root}/recipes/quickstart.yaml:20, not a list", ""),
     "defaults-typed": ("defaults:\n  - 1.10\n" + OK, 2,
                        "unknown recipe '1.10' in the defaults list",
                        RECIPES.replace("mobile", "mine, mobile")),

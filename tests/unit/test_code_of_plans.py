@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from phibuild.backends.registry import SHIPPED
 from phibuild.schema import PRECISIONS
 from support.copies import ONE_MORE, copy_package, edited
+from support.quickstart import QUICKSTART
 
 SCRIPT = """
 import json, sys
@@ -76,7 +76,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[s
 def unchanged(package: Path, planned: Callable[[Path], dict[str, str]]) -> dict[str, str]:
     """Return every key of the plan by the copy as it is."""
     keys = planned(package)
-    assert len(keys) == 3 + 2 * len(SHIPPED) * len(PRECISIONS) + 1
+    assert len(keys) == 3 + 2 * len(QUICKSTART) * len(PRECISIONS) + 1
     return keys
 
 
@@ -84,7 +84,7 @@ EVERY_ARTIFACT = r"\w+ \S+( judged)?"
 IMPORTS = re.compile(r"from phibuild\.worker\.(generation|plain_runtime) import")
 GENERATING = "|".join(
     name
-    for name in SHIPPED
+    for name in QUICKSTART
     if any(
         IMPORTS.search(path.read_text(encoding="utf-8"))
         for path in (ROOT / "phibuild" / "backends" / name).glob("*.py")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import Composition, compose_build
 from phibuild.config.executors import ExecutorSettings
 from phibuild.config.model_choice import ModelChoice
 from phibuild.errors import ConfigError
+from support.quickstart import QUICKSTART
 
 
 def compose(*words: str, sweep: bool = False, config_dir: Path | None = None) -> Composition:
@@ -46,7 +46,7 @@ def test_without_words_it_is_the_quickstart() -> None:
     assert found.axes == {}
     config = found.recipes[0].config
     assert config.model == ModelChoice(path="phi3-tiny-trained")
-    assert {name for backends in config.devices.values() for name in backends} == set(SHIPPED)
+    assert {name for backends in config.devices.values() for name in backends} == set(QUICKSTART)
     assert (config.evaluation.enabled, config.evaluation.windows) == (True, 20)
 
 

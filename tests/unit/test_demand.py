@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
 from phibuild.planning.making import make_plan
@@ -18,6 +17,7 @@ from phibuild.planning.memory import MemoryNeed, memory_need, note_lack, note_pe
 from phibuild.planning.plan import Plan
 from phibuild.store.store import Store
 from phibuild.system import machine
+from support.quickstart import QUICKSTART
 
 GIB = 1 << 30
 KIND = {"step": "build"}
@@ -92,8 +92,8 @@ def judging(store: Store, window_tokens: int) -> dict[str, int]:
 def test_judging_long_windows_needs_more(store: Store) -> None:
     """Two windows' logits more at least, in float32."""
     short, usual, long = (judging(store, tokens) for tokens in (96, 256, 2048))
-    assert set(short) == set(SHIPPED)
-    for name in SHIPPED:
+    assert set(short) == set(QUICKSTART)
+    for name in QUICKSTART:
         assert short[name] <= usual[name] <= long[name] - 2 * (2048 - 512) * 32_064 * 4
 
 

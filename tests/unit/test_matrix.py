@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
 from phibuild.errors import ConfigError, PhibuildError
 from phibuild.planning.matrix import Matrix, expand
 from phibuild.schema import PRECISIONS
+from support.quickstart import QUICKSTART
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_the_quickstart_has_every_backend_at_every_precision() -> None:
     found = matrix()
     assert all(cell.skip is None for cell in found.cells)
     assert sorted((cell.backend, cell.precision) for cell in found.cells) == sorted(
-        itertools.product(SHIPPED, PRECISIONS)
+        itertools.product(QUICKSTART, PRECISIONS)
     )
 
 
@@ -77,7 +77,7 @@ def test_ids_are_stable() -> None:
 
 @pytest.mark.parametrize(
     ("word", "sweep", "count"),
-    [("precision=int4", False, len(SHIPPED)), ("precision=int4,int8", True, 2 * len(SHIPPED)),
+    [("precision=int4", False, len(QUICKSTART)), ("precision=int4,int8", True, 2 * len(QUICKSTART)),
      ("backend=mlx", False, 4),
      ("device=ai_pc_intel", False, 8), ("device=mac,ai_pc_rtx", True, 8)],
 )  # fmt: skip
@@ -178,8 +178,8 @@ def test_cells_that_need_the_same_variant_share_it(folder: Path) -> None:
     ("only", "skip", "left"),
     [
         (("*.mlx.*",), (), 4),
-        (("*.int4", "*.int8"), (), 2 * len(SHIPPED)),
-        ((), ("*.fp??",), 2 * len(SHIPPED)),
+        (("*.int4", "*.int8"), (), 2 * len(QUICKSTART)),
+        ((), ("*.fp??",), 2 * len(QUICKSTART)),
         (("*.openvino.*",), ("*.int4",), 3),
         (("*.mlx.int[48]",), (), 2),
         (("phi3-tiny-trained.mac.mlx.int4",), (), 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from phibuild.backends.coreai.layout import encoding, float_kind
+from phibuild.backends.coreai.layout import encoding
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.requests import Options
 
@@ -12,6 +12,7 @@ _BUILD_BYTES = 384 << 20
 _LAYER_BYTES = 4 << 20
 _JUDGE_BYTES = 512 << 20
 _LOGITS_COPIES = 3
+_ROOM = 512
 _COPIES = 2
 """Core AI's runtime compiles a model when it opens it, and keeps both forms of its weights."""
 
@@ -28,9 +29,8 @@ def judge_memory(arch: Architecture, variants: Sequence[Options], window_tokens:
 
 
 def _judge(arch: Architecture, options: Options, window_tokens: int) -> int:
-    size = 4 if float_kind(options) == "FLOAT32" else 2
-    context: int = options["context"]
-    cache = 3 * 2 * size * arch.layers * arch.kv_heads * arch.head_dim * context
+    room = window_tokens + _ROOM
+    cache = 3 * 2 * 4 * arch.layers * arch.kv_heads * arch.head_dim * room
     logits = 4 * _LOGITS_COPIES * arch.vocab_size * window_tokens
     weights = largest = 0
     for name, shape in arch.tensors():

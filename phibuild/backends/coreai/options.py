@@ -18,5 +18,5 @@ class CoreAiOptions(WrittenOptions):
     """int4: consecutive weights of a row that share a scale; 32 by default. int8 always has one
     scale for each row."""
     context: Annotated[int, Field(ge=FEWEST)] | None = None
-    """Tokens that the model is made for: it decides longrope's factors, and the runner's most. What
-    the device is planned for by default, at most what the model's usual rope factors are for."""
+    """Tokens that the model is made for, which Apple's runner takes no more than: by default all
+    that the model's usual rope factors are for. The cache is the runner's."""

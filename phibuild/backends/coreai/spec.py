@@ -40,6 +40,7 @@ class CoreAiSpec(WrittenSpec[CoreAiOptions]):
     full = "the model is made for no more"
     lacking = "is not written down"
     fewest = FEWEST
+    has_cache = False
 
     def integers(self, bits: int, group_size: int) -> Encoding:
         return integers(bits, group_size)

@@ -19,6 +19,7 @@ import numpy as np
 
 KINDS = {"int4-b32": ("INT4", 32), "int4-b64": ("INT4", 64), "int8": ("INT8", 0)}
 CONSTANT = re.compile(r"(%\w+) = coreai.constant dense_resource<([^>]+)> : tensor<([^>]*)>")
+INLINE = re.compile(r'(%\w+) = coreai.constant dense<"0x([0-9A-F]+)"> : tensor<[^>]*xf32>')
 SCALED = re.compile(r"coreai.blockwise_shift_scale (%\w+), (%\w+),")
 BYTES = re.compile(r'^\s*"?([^\s":]+)"?: "0x([0-9A-F]+)"', re.MULTILINE)
 
@@ -36,11 +37,15 @@ def weights(found: Any) -> dict[str, tuple[str, str, str]]:
     # The first four bytes say how the rest is aligned.
     data = {name: bytes.fromhex(value)[4:] for name, value in BYTES.findall(text)}
     constants = {value: (name.strip('"'), kind) for value, name, kind in CONSTANT.findall(text)}
+    inline = dict(INLINE.findall(text))
     result = {}
     for numbers, scales in SCALED.findall(text):
         name, kind = constants[numbers]
-        scale, of = constants[scales]
-        wide = np.frombuffer(data[scale], np.float32 if of.endswith("f32") else np.float16)
+        if scales in inline:  # there are few
+            wide = np.frombuffer(bytes.fromhex(inline[scales]), np.float32)
+        else:
+            scale, of = constants[scales]
+            wide = np.frombuffer(data[scale], np.float32 if of.endswith("f32") else np.float16)
         half = wide.astype(np.float16).tobytes()
         result[name] = kind, *(hashlib.sha256(one).hexdigest() for one in (data[name], half))
     return result

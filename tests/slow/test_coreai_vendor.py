@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.coreai_build import RunWorker, build
+from support.written_build import RunWorker, build
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def test_weights_are_those_of_apples_quantization(
 ) -> None:
     source = checkpoint(shape, dtype="fp32" if shape == "phi3" else "bf16", layers=2)
     names = ["int4-b32", "int4-b64", "int8", "fp32"]
-    events = build(source, tmp_path, names, run_worker)
+    events = build("coreai", source, tmp_path, names, run_worker)
     assert [event["item"] for event in events if event["event"] == "item"] == names
     script = str(SUPPORT / "coreai_vendor.py")
     compared = told([str(vendor_python("coreai")), script, str(tmp_path)])
@@ -56,7 +56,7 @@ def test_fp16_computes_what_float32_does(
     tmp_path: Path,
 ) -> None:
     """The artifact as it is, of which the judge sees the float32 form: a prompt, and a token."""
-    build(checkpoint(shape, layers=1), tmp_path, [name], run_worker)
+    build("coreai", checkpoint(shape, layers=1), tmp_path, [name], run_worker)
     python, script = str(toolchain_python("coreai")), str(SUPPORT / "coreai_native.py")
     assert told([python, script, str(tmp_path / name)]) < 1e-3
 
@@ -66,7 +66,7 @@ def test_a_bundle_is_what_apples_runner_reads(
 ) -> None:
     """The keys of coreai-models' LanguageBundle and LanguageConfig; the stops are the source's."""
     source = checkpoint("phi3", layers=1)
-    build(source, tmp_path, ["fp16"], run_worker)
+    build("coreai", source, tmp_path, ["fp16"], run_worker)
     folder = tmp_path / "fp16"
     metadata = json.loads((folder / "metadata.json").read_text())
     assert metadata["metadata_version"] == "0.2"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.executorch_build import OPTIONS, RunWorker, build
+from support.written_build import OPTIONS, RunWorker, build
 
 pytestmark = pytest.mark.slow
 
@@ -69,7 +69,7 @@ def test_weights_are_those_of_the_exporter(
     step can end in another place."""
     source = checkpoint(shape, dtype="fp32" if shape == "phi3" else "bf16", layers=2)
     names = [name for name in OPTIONS if name != "fp16"]
-    events = build(source, tmp_path, names, run_worker)
+    events = build("executorch", source, tmp_path, names, run_worker)
     assert [event["item"] for event in events if event["event"] == "item"] == names
     script = str(SUPPORT / "executorch_vendor.py")
     compared = told([str(vendor_python("executorch")), script, str(source), str(tmp_path)])
@@ -89,7 +89,7 @@ def test_an_export_has_the_same_data(
 ) -> None:
     """The exporter names data by its digest. What else is here: 1 / width, rotate_half."""
     source = checkpoint("phi4mini", layers=1)
-    build(source, tmp_path, ["fp32"], run_worker)
+    build("executorch", source, tmp_path, ["fp32"], run_worker)
     python, exported = str(vendor_python("executorch")), tmp_path / "exported"
     script = str(TESTS / "vendors" / "executorch_export.py")
     command = [python, script, str(source), "fp32", str(exported), "256"]
@@ -114,7 +114,7 @@ def test_its_runner_does_as_transformers(
     """Ids, stops and text: of the trained model up to where it stops."""
     sources = {"phi3": EMBEDDED, "phi4mini": checkpoint("phi4mini"), "phi4": checkpoint("phi4")}
     for shape, source in sources.items():
-        build(source, tmp_path / shape, ["fp32"], run_worker)
+        build("executorch", source, tmp_path / shape, ["fp32"], run_worker)
         asked = {
             "source": str(source),
             "folder": str(tmp_path / shape / "fp32"),
@@ -138,7 +138,7 @@ def test_programs_are_the_same_twice(
     source = checkpoint("phi3", layers=2)
     digests = []
     for folder in ("once", "twice"):
-        build(source, tmp_path / folder, ["int4-b32"], run_worker)
+        build("executorch", source, tmp_path / folder, ["int4-b32"], run_worker)
         program = tmp_path / folder / "int4-b32" / "model.pte"
         digests.append(hashlib.sha256(program.read_bytes()).hexdigest())
     assert digests[0] == digests[1]

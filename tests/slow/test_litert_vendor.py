@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from phibuild.worker.safetensors import read_checkpoint
-from support.litert_build import OPTIONS, RunWorker, build
+from support.written_build import OPTIONS, RunWorker, build
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def test_weights_are_those_of_the_vendors_quantizer(
 ) -> None:
     source = checkpoint(shape, dtype=dtype, layers=2)
     names = list(OPTIONS)
-    events = build(source, tmp_path, names, run_worker, container="tflite")
+    events = build("litert", source, tmp_path, names, run_worker, container="tflite")
     assert [event["item"] for event in events if event["event"] == "item"] == names
     done = subprocess.run(
         [str(vendor_python("litert")), str(SUPPORT / "litert_vendor.py"), str(tmp_path)],
@@ -89,7 +89,7 @@ def test_litert_lm_does_as_transformers(
     """Ids, stops, conversations, and text: of the trained model up to where it stops."""
     sources = {"phi3": EMBEDDED, "phi4mini": checkpoint("phi4mini"), "phi4": checkpoint("phi4")}
     for shape, source in sources.items():
-        build(source, tmp_path / shape, ["fp32"], run_worker)
+        build("litert", source, tmp_path / shape, ["fp32"], run_worker)
         asked: dict[str, Any] = {
             "source": str(source),
             "bundle": str(tmp_path / shape / "fp32" / "model.litertlm"),
@@ -125,7 +125,7 @@ def test_a_block_without_weights_has_a_scale_that_kernels_take(
     stored = np.memmap(tensor.path, np.float32, "r+", tensor.offset, tensor.shape)
     stored[5, :32], stored[7], stored[8, 32:64] = 0, 0, 1e-12
     stored.flush()
-    build(source, tmp_path, ["fp32", "int4-b32"], run_worker, container="tflite")
+    build("litert", source, tmp_path, ["fp32", "int4-b32"], run_worker, container="tflite")
     python = str(vendor_python("litert"))
     subprocess.run([python, str(SUPPORT / "litert_vendor.py"), str(tmp_path)], check=True)
     ours, theirs = tmp_path / "int4-b32" / "model.tflite", tmp_path / "int4-b32.tflite"

@@ -22,7 +22,7 @@ from phibuild.worker.architecture import Architecture
 from phibuild.worker.codes import CodedRows
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.rows import Rows
-from support.litert_build import device
+from support.written_build import device
 from unit.test_backend_litert import LONGROPE, architecture
 
 

@@ -28,8 +28,8 @@ from phibuild.worker.codes import CodedRows
 from phibuild.worker.floats import cast
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.rows import Rows
-from support.litert_build import device
-from unit.test_backend_litert import LONGROPE, architecture
+from support.written_build import device
+from unit.test_backend_litert import architecture
 
 
 def choose(
@@ -64,45 +64,6 @@ def test_names_and_bytes_of_all_weights(tied: bool) -> None:
         layout = SPEC.layout(arch, variant)
         assert sum(tensor.nbytes for tensor in layout) == nbytes + 4 * norms
         assert sum(tensor.parameters for tensor in layout) == factors + embedding + norms
-
-
-@pytest.mark.parametrize(
-    ("device_context", "asked", "overrides", "expected"),
-    [
-        (8192, None, {}, 4096),  # the most by default
-        (2048, None, {}, 2048),
-        (1000, None, {}, 896),  # whole chunks
-        (4096, None, LONGROPE, 2048),  # the short factors
-        (4096, None, {"sliding_window": 2047}, 1920),
-        (2048, 256, {}, 256),
-    ],
-)
-def test_context(
-    device_context: int, asked: int | None, overrides: dict[str, Any], expected: int
-) -> None:
-    arch = architecture(**overrides)
-    options = {"context": asked} if asked else {}
-    variant = choose("int8", device_context=device_context, arch=arch, **options)
-    assert isinstance(variant, Variant)
-    assert variant.options["context"] == expected
-    assert variant.name == ("int8-c256" if asked else "int8")
-    limit = SPEC.context_limit(arch, variant)
-    assert limit is None if expected == 4096 else limit and limit.tokens == expected
-
-
-@pytest.mark.parametrize(
-    ("overrides", "options", "reason"),
-    [
-        (LONGROPE, {"context": 4096}, "a context of 4096 is not 128 to 2048 tokens"),
-        ({"sliding_window": 512}, {"context": 1024}, "reaches back over a window"),
-        ({"max_position_embeddings": 96}, {}, "is not 128 to 96 tokens"),
-        ({}, {"group_size": 256}, "groups of 256 do not divide hidden_size (128)"),
-    ],
-)
-def test_skips(overrides: dict[str, Any], options: dict[str, Any], reason: str) -> None:
-    skip = choose("int4", arch=architecture(**overrides), **options)
-    assert isinstance(skip, Skip)
-    assert reason in skip.reason
 
 
 def test_types_by_tensor() -> None:

@@ -1,4 +1,4 @@
-"""Variants of the litert backend by name, and how tests build them."""
+"""Variants of the formats whose graph phibuild writes down, by name, and how tests build them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phibuild.backends.litert.options import LiteRtOptions
-from phibuild.backends.litert.spec import SPEC
+from phibuild.backends.registry import backend
 from phibuild.schema import Device, Precision, Variant
 from phibuild.worker.architecture import Architecture, read_architecture
 from support.devices import SOURCES
@@ -40,26 +39,32 @@ def device(context: int = 4096) -> Device:
     )
 
 
-def variant(name: str, arch: Architecture, **options: Any) -> Variant:
-    """Return a variant of `OPTIONS`, with more options."""
-    precision, own = OPTIONS[name]
-    made = SPEC.variant(precision, LiteRtOptions(**own, **options), device(), arch)
+def variant(name: str, of: str, arch: Architecture, **options: Any) -> Variant:
+    """Return a variant of `OPTIONS` of the backend `name`, with more options."""
+    precision, own = OPTIONS[of]
+    spec = backend(name)
+    made = spec.variant(precision, spec.options(**own, **options), device(), arch)
     assert isinstance(made, Variant), made
     return made
 
 
 def build(
-    source: Path, output: Path, names: list[str], run_worker: RunWorker, **options: Any
+    name: str,
+    source: Path,
+    output: Path,
+    variants: list[str],
+    run_worker: RunWorker,
+    **options: Any,
 ) -> list[dict[str, Any]]:
-    """Build the variants `names` into `output`/<name> in one request; return its events."""
+    """Build variants into `output`/<variant> in one request; return its events."""
     arch = read_architecture(json.loads((source / "config.json").read_text()))
     items = []
-    for name in names:
-        (output / name).mkdir(parents=True)
-        made = variant(name, arch, **options)
-        items.append({"item": name, "variant": made.model_dump(), "output": str(output / name)})
+    for of in variants:
+        (output / of).mkdir(parents=True)
+        made = variant(name, of, arch, **options)
+        items.append({"item": of, "variant": made.model_dump(), "output": str(output / of)})
     return run_worker(
-        "litert",
+        name,
         {
             "verb": "build",
             "source": str(source),

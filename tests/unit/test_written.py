@@ -1,0 +1,69 @@
+"""The specs of formats whose cache is part of the artifact: its size, and what cannot be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from phibuild.backends.registry import backend
+from phibuild.schema import Misfit, Precision, Skip, Variant
+from phibuild.worker.architecture import Architecture
+from support.written_build import device
+from unit.test_backend_litert import LONGROPE, architecture
+
+CACHED = ("litert", "executorch")
+
+
+def choose(
+    name: str,
+    precision: Precision,
+    *,
+    device_context: int = 4096,
+    arch: Architecture | None = None,
+    **options: Any,
+) -> Variant | Skip | Misfit:
+    spec = backend(name)
+    made = spec.options(**options)
+    return spec.variant(precision, made, device(device_context), arch or architecture())
+
+
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize(
+    ("device_context", "asked", "overrides", "expected"),
+    [
+        (8192, None, {}, 4096),  # the most by default
+        (2048, None, {}, 2048),
+        (1000, None, {}, 896),  # whole chunks
+        (4096, None, LONGROPE, 2048),  # the short factors
+        (4096, None, {"sliding_window": 2047}, 1920),
+        (2048, 256, {}, 256),
+    ],
+)
+def test_context(
+    name: str, device_context: int, asked: int | None, overrides: dict[str, Any], expected: int
+) -> None:
+    arch = architecture(**overrides)
+    options = {"context": asked} if asked else {}
+    variant = choose(name, "int8", device_context=device_context, arch=arch, **options)
+    assert isinstance(variant, Variant)
+    assert variant.options["context"] == expected
+    assert variant.name == ("int8-c256" if asked else "int8")
+    limit = backend(name).context_limit(arch, variant)
+    assert limit is None if expected == 4096 else limit and limit.tokens == expected
+
+
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize(
+    ("overrides", "options", "reason"),
+    [
+        (LONGROPE, {"context": 4096}, "a context of 4096 is not 128 to 2048 tokens"),
+        ({"sliding_window": 512}, {"context": 1024}, "reaches back over a window"),
+        ({"max_position_embeddings": 96}, {}, "is not 128 to 96 tokens"),
+        ({}, {"group_size": 256}, "groups of 256 do not divide hidden_size (128)"),
+    ],
+)
+def test_skips(name: str, overrides: dict[str, Any], options: dict[str, Any], reason: str) -> None:
+    skip = choose(name, "int4", arch=architecture(**overrides), **options)
+    assert isinstance(skip, Skip)
+    assert reason in skip.reason

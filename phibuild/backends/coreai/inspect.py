@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import coreai.authoring  # noqa: F401  # its modules import one another in this 
 from coreai.authoring import AIModelAsset
 from coreai.authoring.context import Context
 
-from phibuild.backends.coreai.asset import resource
+from phibuild.backends.coreai.asset import constants, resource
 from phibuild.backends.coreai.metadata import MODEL
 from phibuild.worker.protocol import Contents
 
@@ -29,9 +28,8 @@ def inspect(folder: Path) -> Contents:
     types: Counter[str] = Counter()
     nbytes = 0
     with Context()._mlir_context:
-        for operation in _operations(AIModelAsset.load(folder / MODEL).program):
-            if operation.operation.name != "coreai.constant":
-                continue
+        program = AIModelAsset.load(folder / MODEL).program
+        for operation in constants(program._module._mlir_module):
             if resource(operation) is None:
                 continue
             shape, kind = _parse(str(operation.results[0].type))
@@ -40,12 +38,6 @@ def inspect(folder: Path) -> Contents:
             if not _are_scales(operation.results[0]):
                 types[name] += math.prod(shape)
     return {"types": dict(types), "weight_bytes": nbytes}
-
-
-def _operations(program: Any) -> Iterator[Any]:
-    for graph in program._module._mlir_module.body.operations:
-        for block in graph.regions[0].blocks:
-            yield from block.operations
 
 
 def _parse(kind: str) -> tuple[tuple[int, ...], str]:

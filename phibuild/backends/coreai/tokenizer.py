@@ -14,7 +14,7 @@ from pathlib import Path
 
 from phibuild.backends.coreai.metadata import TOKENIZER_FOLDER
 from phibuild.worker.companions import TOKENIZER_FILES, read_json
-from phibuild.worker.json_values import JsonDict
+from phibuild.worker.json_values import JsonDict, JsonObject
 from phibuild.worker.tokenizer_check import (
     TOKENIZER,
     Facts,
@@ -36,8 +36,7 @@ class BundleTokenizer(TokenizerJson):
         folder = self.folder / TOKENIZER_FOLDER
         config = read_json(folder / _CONFIG)
         ids = _vocabulary(folder / TOKENIZER)
-        eos = config.get("eos_token")
-        texts = [eos["content"] if isinstance(eos, dict) else eos, *config.get(_SPECIAL, [])]
+        texts = [_eos(config), *config.get(_SPECIAL, [])]
         return sorted({ids[text] for text in texts if text in ids})
 
 
@@ -50,14 +49,19 @@ def write_tokenizer(folder: Path, stops: Sequence[int]) -> None:
             shutil.copyfile(folder / name, target / name)
     config: JsonDict = dict(read_json(folder / _CONFIG, optional=True))
     texts = {number: text for text, number in _vocabulary(folder / TOKENIZER).items()}
-    eos = config.get("eos_token")
-    main = eos["content"] if isinstance(eos, dict) else eos
+    main = _eos(config)
     named = [texts[stop] for stop in stops if stop in texts]
     if main not in named:  # it would end generation where the source does not end
         config["eos_token"] = main = named[0] if named else main
     config[_SPECIAL] = [text for text in named if text != main]
     text = json.dumps(config, ensure_ascii=False, indent=2)
     (target / _CONFIG).write_text(text, encoding="utf-8")
+
+
+def _eos(config: JsonObject) -> str | None:
+    """Return a tokenizer's own end token, which is a text or an object with one."""
+    eos = config.get("eos_token")
+    return eos["content"] if isinstance(eos, dict) else eos
 
 
 def _vocabulary(path: Path) -> dict[str, int]:

@@ -143,14 +143,27 @@ def row(cell: dict[str, Any]) -> list[str]:
     ]
 
 
+def kept_rows(path: Path | None, measured: Variants) -> list[list[str]]:
+    """Return the rows of a file's table whose backends are not measured anew."""
+    if path is None or not path.is_file():
+        return []
+    lines = path.read_text("utf-8").splitlines()
+    rows = [[one.strip() for one in line.strip("|").split("|")] for line in lines]
+    return [row for row in rows if row[0] in VARIANTS and row[0] not in measured]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--write", type=Path)
     parser.add_argument("--model", default="phi3-tiny-trained")
+    parser.add_argument(
+        "--backends", nargs="+", choices=VARIANTS, help="these alone; the file's other rows stay"
+    )
     arguments = parser.parse_args()
+    chosen = {name: VARIANTS[name] for name in arguments.backends or VARIANTS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_recipe(folder / "config", VARIANTS)
+        write_recipe(folder / "config", chosen)
         words = ["build", "recipe=variants", f"model={arguments.model}", "evaluation=standard"]
         words += ["evaluation.adaptive=false", "--config-dir", "config"]
         environ = {**os.environ, "PHIBUILD_STORE": str(folder / "store")}
@@ -161,7 +174,8 @@ def main() -> None:
         report = json.loads((latest / "report.json").read_text("utf-8"))
     if done.returncode:
         raise SystemExit(done.returncode)
-    cells = sorted(report["cells"], key=lambda cell: list(VARIANTS).index(cell["backend"]))
+    rows = [*kept_rows(arguments.write, chosen), *map(row, report["cells"])]
+    rows.sort(key=lambda row: list(VARIANTS).index(row[0]))
     steps = [
         f"{step['id']}: {step['cpu_seconds']:.0f} CPU s, "
         f"{(step['peak_anonymous_bytes'] or 0) / 1e6:,.0f} MB"
@@ -170,8 +184,11 @@ def main() -> None:
     ]
     title = f"# What each variant loses: {arguments.model}, phibuild {__version__}\n"
     command = "Made by `python benchmarks/variants.py --write docs/variants.md`.\n"
-    table = tabulate(map(row, cells), HEADERS, tablefmt="github", disable_numparse=True)
-    text = "\n".join([title, command, table, FOOT, "Calibrations: " + "; ".join(steps) + ".\n"])
+    table = tabulate(rows, HEADERS, tablefmt="github", disable_numparse=True)
+    calibrations = f"Calibrations: {'; '.join(steps)}.\n"
+    if arguments.backends and arguments.write:  # those of all grids
+        calibrations = arguments.write.read_text("utf-8").splitlines(keepends=True)[-1]
+    text = "\n".join([title, command, table, FOOT, calibrations])
     print(text)
     if arguments.write:
         arguments.write.write_text(text, encoding="utf-8")

@@ -99,7 +99,7 @@ def main() -> None:
                 "all windows" if words else "as far as it has to go",
                 f"{min(windows)} to {max(windows)}",
                 f"{steps['measure']:,.0f}",
-                f"{steps['reference']:,.0f}",
+                f"{steps.get('reference', 0):,.0f}",
                 f"{cost.cpu_seconds:,.0f}",
                 f"{cost.wall_seconds:,.0f}",
                 f"{cost.peak_anonymous_bytes / 1e9:.2f}",

@@ -167,6 +167,17 @@ class BackendSpec(Protocol[OptionsModel]):
         same."""
         return Judging()
 
+    def stand_in(self, variant: Variant) -> Variant | None:
+        """Return the variant whose artifact is judged in the place of a variant's own, where that
+        one cannot be opened here and the other holds the same model; None: its own is. It is built
+        with it if it is not there."""
+        return None
+
+    def less_memory(self, variant: Variant) -> str | None:
+        """Return what people can ask for where building takes more memory than there is, besides
+        a larger machine: words that begin in lower case."""
+        return None
+
     @abstractmethod
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the bytes of one element of the KV cache on the device."""

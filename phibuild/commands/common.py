@@ -165,11 +165,12 @@ def _to_fetch(matrix: Matrix, *, refresh: bool) -> dict[str, Fetch]:
 def _check_refusals(plan: Plan) -> None:
     """Raise ConfigError where no artifact is there and none can be built, for want of memory."""
     refused = {key: one for one in plan.refusals if one.stops == "build" for key in one.artifacts}
-    if not all(artifact.key in refused and not artifact.cached for artifact in plan.artifacts):
+    wanted = [artifact for artifact in plan.artifacts if artifact.cells]
+    if not all(artifact.key in refused and not artifact.cached for artifact in wanted):
         return
     problems = [
         Problem(refused[artifact.key].reason, cell, refused[artifact.key].remedy)
-        for artifact in plan.artifacts
+        for artifact in wanted
         for cell in artifact.cells
     ]
     raise ConfigError(

@@ -65,12 +65,13 @@ def plan_refusals(plan: Plan) -> list[tuple[str, str]]:
 
 def total(plan: Plan, recipe: str) -> str:
     """Return a plan in one line: cells, artifacts, disk, memory."""
-    cached = sum(artifact.cached for artifact in plan.artifacts)
+    wanted = [artifact for artifact in plan.artifacts if artifact.cells]
+    cached = sum(artifact.cached for artifact in wanted)
     copied = copied_bytes(plan)
     copies = f" ({format_decimal(copied)} of it copies in the run's folder)" if copied else ""
     peak = f", peak build memory {format_decimal(plan.peak_build_memory)}" if plan.builds else ""
     return (
-        f"{recipe}: {len(plan.cells)} cells, {len(plan.artifacts)} artifacts, {cached} cached; "
+        f"{recipe}: {len(plan.cells)} cells, {len(wanted)} artifacts, {cached} cached; "
         f"{format_decimal(plan.disk_bytes + copied)} of disk to write{copies}{peak}"
     )
 

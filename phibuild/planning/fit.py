@@ -5,7 +5,7 @@ What needs more memory than steps can ever be given is refused, with the figure 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -54,6 +54,9 @@ class FittedSteps:
         artifact."""
         assert self.limit is not None  # without a limit everything fits
         help = _BUILDING_HELP if stops == "build" else _JUDGING_HELP
+        other = backend(artifact.variant.backend).less_memory(artifact.variant)
+        if step == f"build.{artifact.model}.{artifact.variant.backend}" and other:
+            help += f"; {other}"
         reason = (
             f"{what} needs {format_decimal(bytes)} of memory, steps can be given "
             f"{format_decimal(self.limit)}"
@@ -105,9 +108,10 @@ def fit_steps(
     found = FittedSteps(limit)
     builds: dict[tuple[str, str], list[PlannedArtifact]] = {}
     measures: dict[tuple[str, str], list[PlannedArtifact]] = {}
+    opened = {one.stand_in for one in artifacts if not one.judged}
     for artifact in artifacts:
         place = (artifact.model, artifact.variant.backend)
-        if not artifact.cached:
+        if not artifact.cached and (artifact.cells or artifact.key in opened):
             needed = originals.to_build(artifact)
             if any(found.refuses(step, "build", artifact) for step in needed):
                 continue
@@ -121,6 +125,10 @@ def fit_steps(
         wants = _build_needs(matrix.models[model], name, store)
         found.builds += _fitting(found, BuildStep(model, name, tuple(group), wants(group)), wants)
     refused = {key for one in found.refusals if one.stops == "build" for key in one.artifacts}
+    opened = {
+        one.stand_in for group in measures.values() for one in group if one.key not in refused
+    }
+    found.builds = [kept for step in found.builds if (kept := _without_idle(step, opened))]
     for (model, name), group in measures.items():
         group = [artifact for artifact in group if artifact.key not in refused]
         if group:
@@ -128,6 +136,12 @@ def fit_steps(
             step = MeasureStep(model, name, tuple(group), wants(group))
             found.measures += _fitting(found, step, wants)
     return found
+
+
+def _without_idle(step: BuildStep, opened: Collection[str | None]) -> BuildStep | None:
+    """Return a step without artifacts that are there to be opened for others, of which none is."""
+    left = tuple(one for one in step.artifacts if one.cells or one.key in opened)
+    return replace(step, artifacts=left) if left else None
 
 
 def _fitting(found: FittedSteps, step: _Step, wants: _Needs) -> list[_Step]:

@@ -6,7 +6,7 @@ share its key, hence its artifact and its measurement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from phibuild.backends.pytorch.memory import (
@@ -35,7 +35,7 @@ from phibuild.planning.steps import (
     ReferenceStep,
     SourceStep,
 )
-from phibuild.schema import Cell, Evaluation
+from phibuild.schema import Cell, Evaluation, Variant
 from phibuild.store.store import Store, content_key
 from phibuild.system.files import file_sha256
 
@@ -169,29 +169,18 @@ def _artifacts(
     evaluation: Evaluation,
     store: Store,
 ) -> tuple[PlannedArtifact, ...]:
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    names: dict[int, str] = {}
-    for cell in matrix.cells:
-        if cell.variant is not None:
-            # Cells of one request share the variant object; its JSON is made once.
-            name = names.get(id(cell.variant)) or content_key(cell.variant.model_dump(mode="json"))
-            names[id(cell.variant)] = name
-            groups.setdefault((cell.model, name), []).append(cell)
     artifacts = []
-    for (model, _), cells in groups.items():
-        variant = cells[0].variant
-        assert variant is not None  # grouped above
-        taken = (variant.calibration, variant.cache_ranges, variant.sensitivity)
-        inputs, ranges, losses = (keys[model].calibrated(one) if one else None for one in taken)
-        key = keys[model].artifact(variant, inputs, ranges, losses)
+    for model, variant, cells in _groups(matrix, judged=evaluation.enabled):
+        key, inputs, ranges, losses = _artifact_keys(variant, keys[model])
         spec = backend(variant.backend)
         if losses:
             folder = store.reference(losses) if keys[model].digest else None
             known = read_losses(folder) if folder else None
             variant = with_types(spec, matrix.models[model], variant, known) or variant
         reference, limits = references.get(model), _limits(cells)
+        other = spec.stand_in(variant)
         compared = judged_comparisons(cells, matrix.baselines, key)
-        judging = spec.judging(variant) if reference else None
+        judging = spec.judging(variant) if reference and cells else None
         measured = None
         if reference and judging and judging.how != "no":
             decides = {**limits, **({"comparisons": compared} if compared else {})}
@@ -209,6 +198,7 @@ def _artifacts(
                 cached=cached,
                 judged=bool(cached and measured and store.measure(measured)),
                 judging=judging,
+                stand_in=_artifact_keys(other, keys[model])[0] if measured and other else None,
                 cache_ranges=ranges,
                 sensitivity=losses,
                 limits=limits,
@@ -216,6 +206,36 @@ def _artifacts(
             )
         )
     return tuple(artifacts)
+
+
+def _groups(matrix: Matrix, *, judged: bool) -> Iterator[tuple[str, Variant, list[Cell]]]:
+    """Yield each model and variant of a matrix and the cells that want it; where they are judged,
+    what is opened for others, too, with no cells where none wants it."""
+    groups: dict[tuple[str, str], tuple[Variant, list[Cell]]] = {}
+    names: dict[int, str] = {}
+    for cell in matrix.cells:
+        if cell.variant is not None:
+            # Cells of one request share the variant object; its JSON is made once.
+            name = names.get(id(cell.variant)) or _variant_key(cell.variant)
+            names[id(cell.variant)] = name
+            groups.setdefault((cell.model, name), (cell.variant, []))[1].append(cell)
+    for (model, _), (variant, _) in [*groups.items()] if judged else ():
+        if other := backend(variant.backend).stand_in(variant):
+            groups.setdefault((model, _variant_key(other)), (other, []))
+    for (model, _), (variant, cells) in groups.items():
+        yield model, variant, cells
+
+
+def _variant_key(variant: Variant) -> str:
+    return content_key(variant.model_dump(mode="json"))
+
+
+def _artifact_keys(variant: Variant, keys: Keys) -> tuple[str, str | None, str | None, str | None]:
+    """Return the key of a variant's artifact, and those of what is taken of the original for it:
+    activations or codes, ranges of its KV cache, losses of its tensors."""
+    taken = (variant.calibration, variant.cache_ranges, variant.sensitivity)
+    inputs, ranges, losses = (keys.calibrated(one) if one else None for one in taken)
+    return keys.artifact(variant, inputs, ranges, losses), inputs, ranges, losses
 
 
 def _limits(cells: Sequence[Cell]) -> dict[str, list[float]]:

@@ -125,7 +125,12 @@ class Plan:
     @property
     def disk_bytes(self) -> int:
         """Bytes of all that is not there yet: artifacts, and the codes that some are made of."""
-        made = sum(a.estimate.artifact_bytes for a in self.artifacts if not a.cached)
+        built = {artifact.key for step in self.builds for artifact in step.artifacts}
+        made = sum(
+            artifact.estimate.artifact_bytes
+            for artifact in self.artifacts
+            if not artifact.cached and (artifact.cells or artifact.key in built)
+        )
         return made + sum(step.disk_bytes for step in self.calibrations if not step.cached)
 
     @property

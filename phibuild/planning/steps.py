@@ -25,7 +25,9 @@ class PlannedArtifact:
     `activations` is the key of what is taken of the original for it (its variant's calibration),
     `cache_ranges` that of what scales its KV cache, `sensitivity` that of what chooses the types of
     its tensors, `limits` those of its cells' gates, `comparisons` those with a baseline, `judging`
-    how it is judged here, None where nothing is."""
+    how it is judged here, None where nothing is; `stand_in` is the key of the artifact that is
+    opened for that, where its own cannot be. One without cells is there to be opened for another.
+    """
 
     key: str
     activations: str | None
@@ -37,10 +39,16 @@ class PlannedArtifact:
     cached: bool
     judged: bool
     judging: Judging | None = None
+    stand_in: str | None = None
     cache_ranges: str | None = None
     sensitivity: str | None = None
     limits: Limits = field(default_factory=dict)
     comparisons: tuple[Compared, ...] = ()
+
+    @property
+    def opened(self) -> str:
+        """The key of the artifact that is opened when it is judged."""
+        return self.stand_in or self.key
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -156,8 +164,8 @@ class MeasureStep(BackendStep):
         return store.measure(key) is not None
 
     def needs(self, steps: Iterable[Step]) -> frozenset[str]:
-        """The original's logits, and the builds of its artifacts."""
-        keys = {artifact.key for artifact in self.artifacts}
+        """The original's logits, and the builds of its artifacts, or of what is opened for them."""
+        keys = {key for artifact in self.artifacts for key in (artifact.key, artifact.opened)}
         builds = {s.id for s in steps if s.kind == BuildStep.kind and keys & s.makes.keys()}
         return frozenset({f"{ReferenceStep.kind}.{self.model}", *builds})
 

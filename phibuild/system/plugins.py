@@ -21,7 +21,9 @@ from phibuild.errors import BackendError, Problem
 GROUP = "phibuild.backends"
 _OWN = Path(__file__).resolve().parents[1] / "backends"
 # Reports have had these in this order since there are any; others follow by name.
-_FIRST = ("llamacpp", "ort_genai", "openvino", "mlx", "coreai", "litert", "executorch", "pytorch")
+_FIRST = (
+    "llamacpp", "ort_genai", "openvino", "mlx", "coreai", "litert", "executorch", "qnn", "pytorch",
+)  # fmt: skip
 _PACKAGE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from phibuild.worker.companions import read_json
 from phibuild.worker.json_values import JsonDict, as_ids
 from phibuild.worker.tokenizer_check import (
     AROUND,
@@ -51,7 +52,7 @@ def adapt(folder: Path, facts: Facts) -> None:
             path = folder / "tokenizer.json"
             _write(path, json.loads(path.read_text(encoding="utf-8")) | _NO_PREFIX)
         path = folder / "tokenizer_config.json"
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path, optional=True)
         settings["tokenizer_class"] = _UNSPLIT_CLASS
         _write(path, settings)
     path = folder / "genai_config.json"

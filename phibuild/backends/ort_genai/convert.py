@@ -11,10 +11,10 @@ import torch
 from phibuild.backends.ort_genai import vendor
 from phibuild.backends.ort_genai.inspect import inspect
 from phibuild.backends.ort_genai.tensors import Streaming
-from phibuild.backends.ort_genai.tokenizer import adapt, check
 from phibuild.worker.building import Build, Check
 from phibuild.worker.codes import coded_weights
 from phibuild.worker.costs import Output
+from phibuild.worker.genai_tokenizer import adapt, check
 from phibuild.worker.protocol import Contents
 
 

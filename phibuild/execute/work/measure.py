@@ -31,11 +31,23 @@ def measure(step: MeasureStep, context: Context, attempt: Attempt) -> None:
             context.fail(artifact, error)
         return
 
+    left = []
+    for artifact in present:
+        other = artifact.stand_in
+        if other is None or context.store.artifact(other):
+            left.append(artifact)
+            continue
+        result = context.results.get(other)
+        why = result.reason if result else None
+        reason = f"what is opened for it is not there{f': {why}' if why else ''}"
+        context.fail(artifact, f"{step.failing}{reason}")
+        context.failure(step, attempt, f"{artifact.variant.name}: {reason}")
+
     def request(artifacts: Sequence[PlannedArtifact]) -> Mapping[str, object]:
         items: list[JudgeItem] = [
             {
                 "item": one.key,
-                "folder": str(context.store.root / "artifacts" / one.key),
+                "folder": str(context.store.root / "artifacts" / one.opened),
                 "limits": {gate: list(limits) for gate, limits in one.limits.items()},
                 "comparisons": list(one.comparisons),
             }
@@ -57,4 +69,5 @@ def measure(step: MeasureStep, context: Context, attempt: Attempt) -> None:
 
     names = ", ".join(artifact.variant.name for artifact in present)
     with context.shown(step, attempt, f"judge {names}", lambda result: not result.measure):
-        run_on_artifacts(context, step, attempt, present, request, take)
+        if left:
+            run_on_artifacts(context, step, attempt, left, request, take)

@@ -1,0 +1,1 @@
+"""Graphs and context binaries for Qualcomm's NPU (HTP), by ONNX Runtime's QNN provider."""

@@ -1,0 +1,70 @@
+"""Sessions of ONNX Runtime: on the CPU, and on Qualcomm's NPU, which is simulated on x86."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+import onnxruntime_qnn as qnn
+
+from phibuild.worker.protocol import WorkerError
+
+_ERRORS = 3  # of ONNX Runtime's levels of severity
+_PROVIDER = "QNNExecutionProvider"
+
+
+def on_cpu(path: Path, threads: int) -> ort.InferenceSession:
+    """Open a graph on the CPU."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS
+    options.intra_op_num_threads = threads
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def compile_graphs(
+    graphs: Sequence[Path], folder: Path, soc_model: int
+) -> list[ort.InferenceSession]:
+    """Compile graphs of the same weights for an NPU into one context binary, in `folder` beside
+    graphs of their names that are that binary's; return their sessions, which run in the simulator.
+
+    Raises WorkerError if a node of them would not run on the NPU, or does not compile.
+    """
+    sessions = []
+    for number, path in enumerate(graphs):
+        entries = {
+            "ep.context_enable": "1",
+            "ep.context_embed_mode": "0",
+            "ep.context_file_path": str(folder / path.name),
+            "ep.share_ep_contexts": "1",
+            "session.disable_cpu_ep_fallback": "1",
+        }
+        if number == len(graphs) - 1:
+            entries["ep.stop_share_ep_contexts"] = "1"
+        options = _npu_options(entries, soc_model)
+        try:
+            sessions.append(ort.InferenceSession(path, options))
+        except Exception as error:  # ONNX Runtime's own classes have no common base
+            raise WorkerError(f"{path.name} does not compile for the NPU: {error}") from error
+    return sessions
+
+
+def _npu_options(entries: Mapping[str, str], soc_model: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    provider = {
+        "backend_path": qnn.get_qnn_htp_path(),
+        "soc_model": str(soc_model),
+        "enable_htp_weight_sharing": "1",
+    }
+    options.add_provider_for_devices(_devices(), provider)
+    return options
+
+
+@functools.cache
+def _devices() -> list[ort.OrtEpDevice]:
+    ort.register_execution_provider_library(_PROVIDER, qnn.get_library_path())
+    return [device for device in ort.get_ep_devices() if device.ep_name == _PROVIDER]

@@ -1,0 +1,180 @@
+"""The qnn backend as the core sees it: variants, skips, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from phibuild.backends.base import Best, SourceFiles, changed
+from phibuild.backends.common import copied_bytes, missing_accelerator
+from phibuild.backends.mixed import UNMIXED
+from phibuild.backends.qnn.layout import (
+    EMBEDDING,
+    FLOAT16,
+    PROMPT_TOKENS,
+    encoding,
+    integers,
+    products,
+)
+from phibuild.backends.qnn.memory import build_memory, judge_memory
+from phibuild.backends.qnn.options import FEWEST, QnnOptions
+from phibuild.backends.qnn.socs import SOCS
+from phibuild.backends.written import WrittenSpec
+from phibuild.schema import (
+    Accelerator,
+    Contradiction,
+    Device,
+    Judging,
+    Misfit,
+    Options,
+    Precision,
+    Skip,
+    Variant,
+)
+from phibuild.worker.architecture import Architecture
+from phibuild.worker.encodings import Encoding
+from phibuild.worker.grids import Grid
+
+_NPU: Accelerator = "hexagon_npu"
+_SIMULATED = 100_000_000
+"""Parameters of the largest model whose binaries are run in the simulator, which takes the CPU half
+a minute for one pass of 0.4 billion."""
+_GATE_TOKENS = 4
+_COMPILING = (
+    "form: onnx takes little: a larger machine, or the device itself when it first opens them, "
+    "compiles its graphs"
+)
+
+
+class QnnSpec(WrittenSpec[QnnOptions]):
+    """Context binaries for Qualcomm's NPU, and the graphs that they are compiled of."""
+
+    name = "qnn"
+    title = "ONNX Runtime QNN (Qualcomm NPU)"
+    format = "ONNX (QNN)"
+    library = "onnx"
+    # onnx 1.21 and later takes external data with several hard links for an attack.
+    copied = ("*.data",)
+    toolchain_bytes = 480_000_000
+    options = QnnOptions
+    best = (Best({**UNMIXED, "group_size": 32, "method": "gptq"}),)
+    full = "the graphs are made for no more"
+    lacking = "their mask does not have"
+    longest = 4096
+    step = PROMPT_TOKENS
+    fewest = FEWEST
+
+    def besides(self, options: QnnOptions) -> dict[str, object]:
+        return {"form": options.form}
+
+    def contradiction(self, precision: Precision, options: QnnOptions) -> Contradiction | None:
+        """Return targets of types that only graphs can have, and groups where there are none."""
+        if options.form == "context" and options.has_target:
+            return Contradiction(
+                reason="types are chosen for the size of graphs, not for that of their binaries",
+                options=("target_size", "target_kl"),
+                remedy="add form: onnx, and give the tensor_types that it finds to form: context",
+            )
+        return super().contradiction(precision, options)
+
+    def variant(
+        self, precision: Precision, options: QnnOptions, device: Device, arch: Architecture
+    ) -> Variant | Skip | Misfit:
+        """Return the variant, or why the NPU does not take it."""
+        reason = missing_accelerator(device, _NPU, "QNN's graphs are for a Hexagon NPU")
+        if reason:
+            return Skip(reason=reason)
+        if precision in ("fp32", "fp16"):
+            return Skip(reason="the NPU multiplies by int4 and int8 weights here; ask for those")
+        if options.form == "onnx":
+            return changed(super().variant(precision, options, device, arch), _as_graphs)
+        if options.soc is None:
+            chips = ", ".join(f"{soc} ({title})" for soc, (_, title) in SOCS.items())
+            return Skip(
+                reason=f"a context binary is for one chip, and nothing says which {device.title} "
+                f"has: set soc to one of {chips}, or form: onnx"
+            )
+        soc = options.soc
+
+        def for_chip(variant: Variant) -> Variant:
+            gate = _GATE_TOKENS if arch.parameters <= _SIMULATED else 0
+            own = {"soc_model": SOCS[soc][0], "gate_tokens": gate}
+            return variant.model_copy(
+                update={"name": f"{variant.name}-{soc}", "options": {**variant.options, **own}}
+            )
+
+        return changed(super().variant(precision, options, device, arch), for_chip)
+
+    def integers(self, bits: int, group_size: int) -> Encoding:
+        return integers(bits, group_size)
+
+    def grid(self, arch: Architecture, group_size: int) -> Grid:
+        return Grid(4, group_size, "middle", "F16", head=True)
+
+    def factors(self, arch: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield all matrices that are multiplied by, but for an embedding that is one of them."""
+        for name, shape in arch.tensors():
+            if len(shape) == 2 and name != EMBEDDING:
+                yield name, shape
+
+    def stored(
+        self, arch: Architecture, options: Options
+    ) -> Iterator[tuple[str, tuple[int, ...], Encoding]]:
+        for name, shape in arch.tensors():
+            if name != EMBEDDING or not arch.tied:
+                yield name, shape, encoding(name, shape, options)
+                continue
+            yield name, shape, products(options)
+            if options["mode"] == "int8":
+                yield f"{name} (looked up)", shape, FLOAT16
+
+    def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
+        """Return the bytes of the graphs, of the tables of positions, of the binaries' programs and
+        of the files that are copied."""
+        context: int = variant.options["context"]
+        tables = 2 * 2 * context * (arch.rotary_dim // 2)
+        return tables + self._programs(arch, variant) + copied_bytes(source)
+
+    def _programs(self, arch: Architecture, variant: Variant) -> int:
+        return 0
+
+    def build_memory(
+        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
+    ) -> int:
+        """Return a bound of streaming, and of compiling the largest part."""
+        return build_memory(arch, [variant.options for variant in variants])
+
+    def judge_memory(
+        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
+    ) -> int:
+        """Return a bound that holds the cache of the context, and the CPU's packed weights."""
+        return judge_memory(arch, [variant.options for variant in variants], window_tokens)
+
+    def stand_in(self, variant: Variant) -> Variant | None:
+        """Return form onnx of binaries: Qualcomm's simulator cannot open binaries whose graphs
+        share their weights, and a CPU none at all."""
+        if variant.options["form"] == "onnx":
+            return None
+        own = ("soc_model", "gate_tokens")
+        options = {key: value for key, value in variant.options.items() if key not in own}
+        name = variant.name.rsplit("-", 1)[0]
+        graphs = variant.model_copy(update={"name": name, "options": {**options, "form": "onnx"}})
+        return _as_graphs(graphs)
+
+    def less_memory(self, variant: Variant) -> str | None:
+        return _COMPILING if variant.options["form"] == "context" else None
+
+    def judging(self, variant: Variant) -> Judging:
+        """Return that the graphs are judged, on the CPU; those of binaries too."""
+        return Judging(how="substitute", note="its graphs on the CPU")
+
+    def kv_bytes_per_element(self, variant: Variant) -> float:
+        """Return 2: keys and values are fp16."""
+        return 2.0
+
+
+def _as_graphs(variant: Variant) -> Variant:
+    """Return a variant of form onnx under a name of its own."""
+    return variant.model_copy(update={"name": f"{variant.name}-onnx"})
+
+
+SPEC = QnnSpec()

@@ -24,7 +24,9 @@ accelerators: [cpu, cuda, directml, webgpu, metal, openvino_gpu, openvino_npu]
 context_length: 2048
 sources: {memory: assumed, budget: assumed, context_length: assumed}
 """
-OPTION = {"ort_genai": "provider", "openvino": "target"}
+OPTION = {"ort_genai": "provider", "openvino": "target", "qnn": "soc"}
+NPU = {"qnn": "hexagon_npu"}
+"""What a device has for a backend alone: llamacpp has other defaults beside this one."""
 TARGETS: Mapping[str, Sequence[str]] = {
     "llamacpp": ["CPU"],
     "ort_genai": ["cpu", "cuda", "dml", "webgpu", "trt_rtx"],
@@ -33,6 +35,7 @@ TARGETS: Mapping[str, Sequence[str]] = {
     "coreai": ["Apple GPU"],
     "litert": ["CPU"],
     "executorch": ["CPU"],
+    "qnn": ["sc8380xp"],
     "pytorch": ["CPU"],
 }
 WORDS = ("evaluation.windows=2", "evaluation.window_tokens=64", "evaluation.decode_tokens=4")
@@ -51,7 +54,8 @@ def test_all_that_a_backend_has(
     for number, target in enumerate(TARGETS[backend]):
         path = phibuild.folder / "conf" / "device" / f"d{number}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(DEVICE, encoding="utf-8")
+        own = f", {NPU[backend]}]" if backend in NPU else "]"
+        path.write_text(DEVICE.replace("npu]", f"npu{own}"), encoding="utf-8")
         options = {OPTION[backend]: target} if backend in OPTION else None
         devices[f"d{number}"] = {backend: dict.fromkeys(PRECISIONS, options)}
     recipes = phibuild.folder / "recipes"

@@ -32,7 +32,7 @@ def device(context: int = 4096) -> Device:
             "class": "mobile",
             "memory": "8 GiB",
             "budget": "5 GiB",
-            "accelerators": ["cpu"],
+            "accelerators": ["cpu", "hexagon_npu"],
             "context_length": context,
             "sources": SOURCES,
         }

@@ -21,9 +21,9 @@ PROMPT_TOKENS = 64
 BLOCK = 32
 """Weights that share a scale of 8 bits: the one size that HTP has for them."""
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
-PART_BYTES = 600_000_000
-"""About the most that a part's weights take on the NPU, and so its context binary: a binary of over
-2 GB cannot be loaded, and compiling takes several times a part's size in memory."""
+PART_BYTES = 500_000_000
+"""About the most that a part's weights take, and so its context binary: one of over 2 GB cannot be
+loaded, and compiling takes many times a part's size in memory."""
 _FLOAT_BYTES = 2
 
 

@@ -9,8 +9,9 @@ from phibuild.worker.architecture import Architecture
 from phibuild.worker.requests import Options
 
 _BUILD_BYTES = 512 << 20
-_COMPILED = 12
-"""Bytes that compiling takes for each byte of a part's weights, in both of its graphs together."""
+_COMPILED, _SCORED = 13.5, 16
+"""Bytes that compiling takes for each byte of a part's weights, in both of its graphs together, and
+for each number of a layer's attention scores over part of a prompt."""
 _JUDGE_BYTES = 768 << 20
 _LOGITS_COPIES = 3
 _PACKED = 2
@@ -26,8 +27,12 @@ def build_memory(arch: Architecture, variants: Sequence[Options]) -> int:
 def _compiling(arch: Architecture, options: Options) -> int:
     if options["form"] != "context":
         return 0
-    largest = max(_part_bytes(arch, options).values())
-    return _COMPILED * largest
+    weights = _part_bytes(arch, options)
+    scores = arch.heads * PROMPT_TOKENS * options["context"]
+    return max(
+        round(_COMPILED * weights[part.name]) + _SCORED * scores * len(part.layers)
+        for part in parts(arch, options)
+    )
 
 
 def _part_bytes(arch: Architecture, options: Options) -> dict[str, int]:

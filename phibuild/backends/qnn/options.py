@@ -24,6 +24,10 @@ class QnnOptions(WrittenOptions):
     most 4096 and what the model's short rope factors are for."""
     soc: Soc | None = None
     """context: the chip that is compiled for; by default the device's."""
+    gate_tokens: Annotated[int, Field(ge=0, le=FEWEST - PROMPT_TOKENS)] | None = None
+    """context: tokens that go one by one, after part of a prompt, through binaries in Qualcomm's
+    simulator and through their graphs on the CPU, which must agree; 0: none are. By default 4 for
+    models of up to 0.1 billion parameters, and 0 beyond."""
     form: Form = "context"
     """context: binaries that the NPU loads as they are. onnx: the graphs that they are compiled
     of, by the device when it first opens them, or by a machine with the memory for it."""

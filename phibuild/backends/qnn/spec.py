@@ -13,6 +13,7 @@ from phibuild.backends.qnn.layout import (
     PROMPT_TOKENS,
     encoding,
     integers,
+    parts,
     products,
 )
 from phibuild.backends.qnn.memory import build_memory, judge_memory
@@ -39,6 +40,11 @@ _SIMULATED = 100_000_000
 """Parameters of the largest model whose binaries are run in the simulator, which takes the CPU half
 a minute for one pass of 0.4 billion."""
 _GATE_TOKENS = 4
+_GRAPH_BYTES = 16_000
+"""Of a layer's nodes and norms, in both graphs."""
+_PART_BYTES, _ROW_BYTES, _SLOT_BYTES = 125_000, 30, 6.5
+"""Of a binary's program: for each part, for each row of a matrix, and for each place of a layer's
+cache and each of its heads."""
 _COMPILING = (
     "form: onnx takes little: a larger machine, or the device itself when it first opens them, "
     "compiles its graphs"
@@ -68,6 +74,8 @@ class QnnSpec(WrittenSpec[QnnOptions]):
 
     def contradiction(self, precision: Precision, options: QnnOptions) -> Contradiction | None:
         """Return targets of types that only graphs can have, and groups where there are none."""
+        if precision in ("fp32", "fp16"):
+            return None  # there is no such variant, whatever the options are
         if options.form == "context" and options.has_target:
             return Contradiction(
                 reason="types are chosen for the size of graphs, not for that of their binaries",
@@ -96,7 +104,9 @@ class QnnSpec(WrittenSpec[QnnOptions]):
         soc = options.soc
 
         def for_chip(variant: Variant) -> Variant:
-            gate = _GATE_TOKENS if arch.parameters <= _SIMULATED else 0
+            gate = options.gate_tokens
+            if gate is None:
+                gate = _GATE_TOKENS if arch.parameters <= _SIMULATED else 0
             own = {"soc_model": SOCS[soc][0], "gate_tokens": gate}
             return variant.model_copy(
                 update={"name": f"{variant.name}-{soc}", "options": {**variant.options, **own}}
@@ -135,7 +145,14 @@ class QnnSpec(WrittenSpec[QnnOptions]):
         return tables + self._programs(arch, variant) + copied_bytes(source)
 
     def _programs(self, arch: Architecture, variant: Variant) -> int:
-        return 0
+        """Return the bytes of a variant's binaries besides weights, as the compiler makes them for
+        shapes from 256 to 5,120 (benchmarks/qnn_binaries.py); those of graphs are small."""
+        if variant.options["form"] == "onnx":
+            return _GRAPH_BYTES * arch.layers
+        rows = arch.qkv_width + 2 * arch.hidden_size + 2 * arch.intermediate_size
+        layer = _ROW_BYTES * rows + round(_SLOT_BYTES * arch.kv_heads * variant.options["context"])
+        count = len(parts(arch, variant.options))
+        return _PART_BYTES * count + layer * arch.layers + _ROW_BYTES * arch.vocab_size
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]

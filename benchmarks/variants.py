@@ -27,10 +27,12 @@ title: a device for {number}
 class: ai_pc
 memory: 64 GiB
 budget: 64 GiB
-accelerators: [cpu, metal, cuda, webgpu, openvino_gpu, openvino_npu]
+accelerators: [cpu, metal, cuda, webgpu, openvino_gpu, openvino_npu{npu}]
 context_length: 4096
 sources: {{memory: assumed, budget: assumed, context_length: assumed}}
 """
+NPU = {"qnn": ", hexagon_npu"}
+"""Beside it llamacpp has other defaults."""
 GPTQ = {"method": "gptq"}
 Variants = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """Options by backend and precision."""
@@ -91,6 +93,15 @@ VARIANTS: Variants = {
         ],
         "int8": [{}],
     },
+    "qnn": {
+        "int4": [
+            {"soc": "sc8380xp"}, {"soc": "sc8380xp", **GPTQ}, {"form": "onnx"},
+            {"form": "onnx", **GPTQ},
+            {"form": "onnx", "group_size": 64}, {"form": "onnx", "group_size": 128},
+            {"form": "onnx", "group_size": 128, **GPTQ},
+        ],
+        "int8": [{"soc": "sc8380xp"}],
+    },
     "pytorch": {
         "int4": [
             {}, GPTQ, {"group_size": 32}, {"group_size": 32, **GPTQ}, {"symmetric": False},
@@ -120,7 +131,9 @@ def write_recipe(folder: Path, variants: Variants) -> None:
             for options in some:
                 name = f"device_{len(devices):02}"
                 path = folder / "device" / f"{name}.yaml"
-                path.write_text(DEVICE.format(number=len(devices)), encoding="utf-8")
+                path.write_text(
+                    DEVICE.format(number=len(devices), npu=NPU.get(backend, "")), encoding="utf-8"
+                )
                 devices[name] = {backend: {precision: options}}
     recipe = json.dumps({"description": "all variants", "devices": devices})
     (folder / "recipes" / "variants.yaml").write_text(recipe, encoding="utf-8")

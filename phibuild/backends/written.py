@@ -82,6 +82,10 @@ class WrittenSpec(BackendSpec[WrittenModel]):
         """Return what a variant is made by besides precision, context and groups."""
         return {}
 
+    def named(self, options: WrittenModel) -> str:
+        """Return what a variant's name says besides precision, groups and context."""
+        return ""
+
     def contradiction(self, precision: Precision, options: WrittenModel) -> Contradiction | None:
         """Return groups where there are none, and options that decide the same."""
         if precision in ("fp32", "fp16"):
@@ -110,6 +114,7 @@ class WrittenSpec(BackendSpec[WrittenModel]):
         own = {"mode": precision, "context": context, **self.besides(options)}
         # A context that was asked for is named; that of a device goes without saying.
         asked = f"-c{options.context}" if options.context else ""
+        asked += self.named(options)
         if precision != "int4":
             return make_variant(self, precision, f"{precision}{asked}", own)
         group_size = options.group_size or SMALLEST

@@ -1,4 +1,5 @@
-"""An ONNX artifact's tokenizer, as onnxruntime-genai runs it, compared with the checkpoint's."""
+"""An ONNX artifact's tokenizer, as onnxruntime-genai runs it, compared with the checkpoint's. Needs
+the package onnxruntime_genai."""
 
 from __future__ import annotations
 

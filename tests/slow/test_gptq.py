@@ -255,6 +255,8 @@ devices:
   jetson_orin_nano: {pytorch: {int4: {method: gptq}}}
   ai_pc_intel: {ort_genai: {int4: {provider: cpu}}, openvino: {int4: {method: gptq}}}
   copilot_pc_amd: {ort_genai: {int4: {provider: cpu, method: gptq}}}
+  copilot_pc_snapdragon: {qnn: {int4: {form: onnx}}}
+  snapdragon_8_elite: {qnn: {int4: {form: onnx, method: gptq}}}
 """
 OTHER_GRIDS = """\
 devices:
@@ -397,6 +399,8 @@ devices:
   ai_pc_rtx: {pytorch: {int4: {group_size: 32}}, ort_genai: {int4: {provider: cpu}}}
   copilot_pc_amd: {ort_genai: {int4: {provider: cpu, method: gptq, tokens: 4096}}}
   copilot_pc_intel: {pytorch: {int4: {group_size: 32, method: gptq, tokens: 4096}}}
+  copilot_pc_snapdragon: {qnn: {int4: {form: onnx}}}
+  snapdragon_8_elite: {qnn: {int4: {form: onnx, method: gptq, tokens: 4096}}}
 """
 
 

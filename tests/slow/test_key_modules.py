@@ -32,6 +32,7 @@ defaults: [quickstart, _self_]
 devices:
   intel_n100: {llamacpp: {int4: {type: Q4_0, imatrix: embedded}}}
   iphone: {mlx: {int4: {method: gptq, tokens: 1024}}, coreai: [int4]}
+  copilot_pc_snapdragon: {qnn: {int4: {context: 128}}}
   jetson_orin_nano: {llamacpp: {int4: {target_kl: 0.02}}}
 """
 VERBS = {"measure": "judge"}

@@ -66,7 +66,7 @@ def test_a_chip_is_asked_for() -> None:
     """By its number in Qualcomm's QnnTypes.h."""
     variant = choose("int4", soc="sc8380xp")
     assert isinstance(variant, Variant)
-    assert variant.options["soc_model"] == 60
+    assert variant.options["soc"] == "sc8380xp"
     assert {name: number for name, (number, _) in SOCS.items()} == {
         "sm8550": 43,
         "sm8650": 57,
@@ -106,7 +106,7 @@ def test_context(
     device_context: int, asked: int | None, overrides: dict[str, Any], expected: int
 ) -> None:
     arch = architecture(**overrides)
-    options = {"context": asked} if asked else {}
+    options: dict[str, Any] = {"context": asked} if asked else {}
     variant = choose("int8", on=device(device_context), arch=arch, **options)
     assert isinstance(variant, Variant)
     assert variant.options["context"] == expected

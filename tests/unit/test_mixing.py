@@ -136,9 +136,16 @@ DEVICE_OF = {
     "coreai": "mac",
     "litert": "raspberry_pi_5",
     "executorch": "raspberry_pi_5",
+    "qnn": "copilot_pc_snapdragon",
     "ort_genai": "copilot_pc_snapdragon",
     "pytorch": "ai_pc_rtx",
 }
+FORM = {"qnn": "form: onnx, "}
+"""What has to be asked for with a target of types."""
+
+
+def recipe(name: str, target: str) -> str:
+    return f"devices: {{{DEVICE_OF[name]}: {{{name}: {{int4: {{{FORM.get(name, '')}{target}}}}}}}}}"
 
 
 def planned(plan: Planner, name: str, options: str = "") -> tuple[Backend, Variant, Architecture]:
@@ -151,7 +158,7 @@ def planned(plan: Planner, name: str, options: str = "") -> tuple[Backend, Varia
 @pytest.mark.parametrize("name", MIXED)
 def test_a_plan_knows_the_size_before_anything_is_measured(name: str, plan: Planner) -> None:
     size = 23.2 if name == "ort_genai" else 4.3
-    plan.recipe(f"devices: {{{DEVICE_OF[name]}: {{{name}: {{int4: {{target_size: {size} MB}}}}}}}}")
+    plan.recipe(recipe(name, f"target_size: {size} MB"))
     found = plan("evaluation=none")
     (artifact,), (step,) = found.artifacts, found.calibrations
     assert 0.98 * size < artifact.estimate.artifact_bytes / 1e6 <= size
@@ -162,7 +169,7 @@ def test_a_plan_knows_the_size_before_anything_is_measured(name: str, plan: Plan
     assert step.key in found.store_keys["references"]
     assert found.disk_bytes == artifact.estimate.artifact_bytes + step.disk_bytes
     assert step.disk_bytes > 0
-    plan.recipe(f"devices: {{{DEVICE_OF[name]}: {{{name}: {{int4: {{target_kl: 0.02}}}}}}}}")
+    plan.recipe(recipe(name, "target_kl: 0.02"))
     (other,) = plan("evaluation=none").artifacts
     assert other.sensitivity == artifact.sensitivity
     assert other.key != artifact.key
@@ -180,7 +187,9 @@ def test_a_plan_knows_the_size_before_anything_is_measured(name: str, plan: Plan
     ],
 )
 def test_what_no_artifact_can_be(name: str, options: str, reason: str, refuse: Refuse) -> None:
-    text = f"devices:\n  {DEVICE_OF[name]}: {{{name}: {{int4: {{{options}}}}}}}\n"
+    text = (
+        f"devices:\n  {DEVICE_OF[name]}: {{{name}: {{int4: {{{FORM.get(name, '')}{options}}}}}}}\n"
+    )
     refuse.write("recipes/mine.yaml", text)
     (error,) = refuse("plan", "recipe=mine")
     option = options.partition(":")[0]

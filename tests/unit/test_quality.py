@@ -19,7 +19,8 @@ __all__ = ["refuse"]
 
 DEVICES = {"llamacpp": "raspberry_pi_5", "ort_genai": "ai_pc_intel", "openvino": "ai_pc_intel",
            "mlx": "mac", "coreai": "mac", "litert": "raspberry_pi_5",
-           "executorch": "raspberry_pi_5", "pytorch": "ai_pc_rtx"}  # fmt: skip
+           "executorch": "raspberry_pi_5", "qnn": "copilot_pc_snapdragon",
+           "pytorch": "ai_pc_rtx"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -57,12 +57,13 @@ def reached(module: str) -> set[str]:
     return found
 
 
-# Imported where they are needed: to render a template, which every toolchain can, and by those that
-# have no other tokenizer.
+# Imported where they are needed: to render a template, which every toolchain can, by those that
+# have no other tokenizer, and by those whose artifacts onnxruntime-genai runs.
 BESIDES = {
     "worker.chat": {"jinja2"},
     "worker.tokenizer_json": {"tokenizers"},
     "worker.plain_builder": {"tokenizers"},
+    "worker.genai_tokenizer": {"onnxruntime_genai"},
 }
 RUNNERS = {name: reached(f"backends.{name}.worker") for name in SHIPPED}
 IN_A_TOOLCHAIN = set[str]().union(*RUNNERS.values())

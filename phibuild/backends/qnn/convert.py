@@ -21,6 +21,7 @@ from phibuild.backends.qnn.inspect import NPU, inspect, off_npu
 from phibuild.backends.qnn.layout import Part, parts
 from phibuild.backends.qnn.names import INPUTS
 from phibuild.backends.qnn.sessions import compile_graphs, on_cpu
+from phibuild.backends.qnn.socs import SOCS
 from phibuild.backends.qnn.weights import Places, Stored, data_file
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
@@ -111,12 +112,13 @@ class QnnFile:
     def _compile(self) -> None:
         """Make the NPU's binaries, part by part, and compare each with its graph on the CPU."""
         options, contents = self._options, inspect(self._graphs)
+        soc_model, _ = SOCS[options["soc"]]
         inputs = on_cpu(self._graphs / graph_file(INPUTS), self._threads)
         gate = Gate(self._arch, options["context"], inputs, options["gate_tokens"])
         for part in parts(self._arch, options):
             self._report.stage(f"compiling {part.name} for the NPU", item=self._item)
             graphs = [self._graphs / _file(phase, part) for phase in PHASES]
-            compiled = compile_graphs(graphs, self._folder, options["soc_model"])
+            compiled = compile_graphs(graphs, self._folder, soc_model)
             if options["gate_tokens"]:
                 self._report.stage(f"simulating {part.name}", item=self._item)
                 cpu = [on_cpu(path, self._threads) for path in graphs]
@@ -125,7 +127,7 @@ class QnnFile:
             del compiled
             gc.collect()  # the part's memory
         document = {
-            "soc_model": options["soc_model"],
+            "soc": options["soc"],
             "off_npu": off_npu(self._graphs),
             "gate": gate.result() if options["gate_tokens"] else None,
             **contents,

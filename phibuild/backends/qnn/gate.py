@@ -29,7 +29,6 @@ from phibuild.backends.qnn.names import (
     hidden_name,
 )
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.metrics import divergence
 from phibuild.worker.protocol import WorkerError
 
 LIMIT = 0.01
@@ -110,7 +109,7 @@ class Gate:
         """Return how far the NPU is from the CPU: mean KL divergence (nats) over the prompt's
         tokens and over those after it. Raises WorkerError if it is another model."""
         cpu, npu = self._sides["cpu"].logits, self._sides["npu"].logits
-        found = [np.maximum(divergence(a, b), 0) for a, b in zip(cpu, npu, strict=True)]
+        found = [_divergence(a, b) for a, b in zip(cpu, npu, strict=True)]
         prompt = float(found[0].mean())
         steps = float(np.concatenate(found[1:]).mean()) if self.steps else 0.0
         if not max(prompt, steps) <= LIMIT:  # nan too
@@ -125,3 +124,16 @@ class Gate:
             "cached_tokens": self.steps,
             "cached_kl": steps,
         }
+
+
+def _divergence(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return KL(one || other) of each row of logits [T, V], in nats."""
+    a, b = (_log_softmax(logits.astype(np.float64)) for logits in (one, other))
+    found: NDArray[np.float64] = np.sum(np.exp(a) * (a - b), axis=-1)
+    return np.maximum(found, 0)  # what rounding makes of nothing
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    found: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return found

@@ -27,6 +27,7 @@ from phibuild.backends.qnn.names import (
     TOTAL,
     hidden_name,
 )
+from phibuild.backends.qnn.socs import SOCS
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.json_values import JsonDict
 from phibuild.worker.requests import Options
@@ -122,7 +123,7 @@ def _npu_options(options: Options) -> dict[str, str]:
     """Return the options of the QNN provider on a device."""
     found = {"backend_type": "htp", "htp_performance_mode": "burst"}
     if options["form"] == "context":
-        found["soc_model"] = str(options["soc_model"])
+        found["soc_model"] = str(SOCS[options["soc"]][0])
     return found
 
 

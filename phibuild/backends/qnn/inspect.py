@@ -17,7 +17,7 @@ from phibuild.worker.companions import read_json
 from phibuild.worker.protocol import Contents, WorkerError
 
 NPU = "npu.json"
-"""What is known of binaries: soc_model, contents of their graphs, nodes off the NPU, the gate."""
+"""What is known of binaries: their chip, contents of their graphs, nodes off the NPU, the gate."""
 
 
 def inspect(folder: Path) -> Contents:

@@ -28,7 +28,7 @@ def _compiling(arch: Architecture, options: Options) -> int:
     if options["form"] != "context":
         return 0
     weights = _part_bytes(arch, options)
-    scores = arch.heads * PROMPT_TOKENS * options["context"]
+    scores: int = arch.heads * PROMPT_TOKENS * options["context"]
     return max(
         round(_COMPILED * weights[part.name]) + _SCORED * scores * len(part.layers)
         for part in parts(arch, options)

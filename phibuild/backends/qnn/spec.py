@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from phibuild.backends.base import Best, SourceFiles, changed
-from phibuild.backends.common import copied_bytes, missing_accelerator
+from phibuild.backends.base import Best, SourceFiles
+from phibuild.backends.common import copied_bytes, missing_accelerator, plain_weights
 from phibuild.backends.mixed import UNMIXED
 from phibuild.backends.qnn.layout import (
     EMBEDDING,
@@ -45,6 +45,8 @@ _GRAPH_BYTES = 16_000
 _PART_BYTES, _ROW_BYTES, _SLOT_BYTES = 125_000, 30, 6.5
 """Of a binary's program: for each part, for each row of a matrix, and for each place of a layer's
 cache and each of its heads."""
+_COMPILED = ("soc", "gate_tokens")
+"""Options of form context alone."""
 _COMPILING = (
     "form: onnx takes little: a larger machine, or the device itself when it first opens them, "
     "compiles its graphs"
@@ -70,12 +72,17 @@ class QnnSpec(WrittenSpec[QnnOptions]):
     fewest = FEWEST
 
     def besides(self, options: QnnOptions) -> dict[str, object]:
-        return {"form": options.form}
+        if options.form == "onnx":
+            return {"form": "onnx"}
+        return {"form": "context", **{name: getattr(options, name) for name in _COMPILED}}
+
+    def named(self, options: QnnOptions) -> str:
+        return f"-{options.soc}" if options.form == "context" else "-onnx"
 
     def contradiction(self, precision: Precision, options: QnnOptions) -> Contradiction | None:
         """Return targets of types that only graphs can have, and groups where there are none."""
         if precision in ("fp32", "fp16"):
-            return None  # there is no such variant, whatever the options are
+            return plain_weights(precision, options, "context", "form", *_COMPILED)
         if options.form == "context" and options.has_target:
             return Contradiction(
                 reason="types are chosen for the size of graphs, not for that of their binaries",
@@ -93,26 +100,16 @@ class QnnSpec(WrittenSpec[QnnOptions]):
             return Skip(reason=reason)
         if precision in ("fp32", "fp16"):
             return Skip(reason="the NPU multiplies by int4 and int8 weights here; ask for those")
-        if options.form == "onnx":
-            return changed(super().variant(precision, options, device, arch), _as_graphs)
-        if options.soc is None:
+        if options.form == "context" and options.soc is None:
             chips = ", ".join(f"{soc} ({title})" for soc, (_, title) in SOCS.items())
             return Skip(
                 reason=f"a context binary is for one chip, and nothing says which {device.title} "
                 f"has: set soc to one of {chips}, or form: onnx"
             )
-        soc = options.soc
-
-        def for_chip(variant: Variant) -> Variant:
-            gate = options.gate_tokens
-            if gate is None:
-                gate = _GATE_TOKENS if arch.parameters <= _SIMULATED else 0
-            own = {"soc_model": SOCS[soc][0], "gate_tokens": gate}
-            return variant.model_copy(
-                update={"name": f"{variant.name}-{soc}", "options": {**variant.options, **own}}
-            )
-
-        return changed(super().variant(precision, options, device, arch), for_chip)
+        if options.gate_tokens is None:
+            gate = _GATE_TOKENS if arch.parameters <= _SIMULATED else 0
+            options = options.model_copy(update={"gate_tokens": gate})
+        return super().variant(precision, options, device, arch)
 
     def integers(self, bits: int, group_size: int) -> Encoding:
         return integers(bits, group_size)
@@ -150,9 +147,13 @@ class QnnSpec(WrittenSpec[QnnOptions]):
         if variant.options["form"] == "onnx":
             return _GRAPH_BYTES * arch.layers
         rows = arch.qkv_width + 2 * arch.hidden_size + 2 * arch.intermediate_size
-        layer = _ROW_BYTES * rows + round(_SLOT_BYTES * arch.kv_heads * variant.options["context"])
+        context: int = variant.options["context"]
+        layer = _ROW_BYTES * rows + round(_SLOT_BYTES * arch.kv_heads * context)
         count = len(parts(arch, variant.options))
-        return _PART_BYTES * count + layer * arch.layers + _ROW_BYTES * arch.vocab_size
+        copies = 0
+        if arch.tied and variant.options["mode"] == "int4":  # looked up in on the CPU, too
+            copies = products(variant.options).nbytes((arch.vocab_size, arch.hidden_size))
+        return copies + _PART_BYTES * count + layer * arch.layers + _ROW_BYTES * arch.vocab_size
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
@@ -169,13 +170,12 @@ class QnnSpec(WrittenSpec[QnnOptions]):
     def stand_in(self, variant: Variant) -> Variant | None:
         """Return form onnx of binaries: Qualcomm's simulator cannot open binaries whose graphs
         share their weights, and a CPU none at all."""
-        if variant.options["form"] == "onnx":
+        options = dict(variant.options)
+        if options["form"] == "onnx":
             return None
-        own = ("soc_model", "gate_tokens")
-        options = {key: value for key, value in variant.options.items() if key not in own}
-        name = variant.name.rsplit("-", 1)[0]
-        graphs = variant.model_copy(update={"name": name, "options": {**options, "form": "onnx"}})
-        return _as_graphs(graphs)
+        name = variant.name.replace(f"-{options['soc']}", "-onnx")
+        graphs = {**{key: options[key] for key in options if key not in _COMPILED}, "form": "onnx"}
+        return variant.model_copy(update={"name": name, "options": graphs})
 
     def less_memory(self, variant: Variant) -> str | None:
         return _COMPILING if variant.options["form"] == "context" else None
@@ -187,11 +187,6 @@ class QnnSpec(WrittenSpec[QnnOptions]):
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: keys and values are fp16."""
         return 2.0
-
-
-def _as_graphs(variant: Variant) -> Variant:
-    """Return a variant of form onnx under a name of its own."""
-    return variant.model_copy(update={"name": f"{variant.name}-onnx"})
 
 
 SPEC = QnnSpec()

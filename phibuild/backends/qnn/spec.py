@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from phibuild.backends.base import Best, SourceFiles
 from phibuild.backends.common import copied_bytes, missing_accelerator, plain_weights
 from phibuild.backends.mixed import UNMIXED
+from phibuild.backends.qnn.card import card
 from phibuild.backends.qnn.layout import (
     EMBEDDING,
     FLOAT16,
@@ -183,6 +184,28 @@ class QnnSpec(WrittenSpec[QnnOptions]):
     def judging(self, variant: Variant) -> Judging:
         """Return that the graphs are judged, on the CPU; those of binaries too."""
         return Judging(how="substitute", note="its graphs on the CPU")
+
+    def run_command(self, variant: Variant) -> str:
+        """Return a Python program for the device."""
+        return (
+            "# needs pip install onnxruntime-genai onnxruntime-qnn, on a Snapdragon\n"
+            "import onnxruntime_genai as og\n"
+            "import onnxruntime_qnn\n\n"
+            "og.register_execution_provider_library(\n"
+            "    onnxruntime_qnn.get_ep_name(), onnxruntime_qnn.get_library_path()\n"
+            ")\n"
+            'model = og.Model(".")\n'
+            "tokenizer = og.Tokenizer(model)\n"
+            "generator = og.Generator(model, og.GeneratorParams(model))\n"
+            'generator.append_tokens(tokenizer.encode("def fibonacci(n):"))\n'
+            "while not generator.is_done():\n"
+            "    generator.generate_next_token()\n"
+            "print(tokenizer.decode(generator.get_sequence(0)))\n"
+        )
+
+    def card_sections(self, arch: Architecture, variant: Variant) -> Mapping[str, str]:
+        """Return what the NPU runs, and how far that was tried."""
+        return {"On the NPU": card(variant.options)}
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 2: keys and values are fp16."""

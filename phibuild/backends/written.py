@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from phibuild.backends.base import (
@@ -59,6 +59,10 @@ class WrittenSpec(BackendSpec[WrittenModel]):
     artifact of its own."""
     fewest: int
     """The shortest context."""
+    building: Callable[[Architecture, Sequence[Options]], int]
+    """Bounds the memory of building variants with these options together."""
+    opening: Callable[[Architecture, Sequence[Options], int], int]
+    """Bounds that of judging them one after the other, over windows of so many tokens."""
 
     @abstractmethod
     def integers(self, bits: int, group_size: int) -> Encoding:
@@ -154,6 +158,18 @@ class WrittenSpec(BackendSpec[WrittenModel]):
             StoredTensor(name, how.kind, math.prod(shape), how.nbytes(shape))
             for name, shape, how in self.stored(arch, variant.options)
         ]
+
+    def build_memory(
+        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
+    ) -> int:
+        """Return a bound that the source's bytes do not change: they are streamed."""
+        return self.building(arch, [variant.options for variant in variants])
+
+    def judge_memory(
+        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
+    ) -> int:
+        """Return a bound by what the runtime does with the weights (memory.py)."""
+        return self.opening(arch, [variant.options for variant in variants], window_tokens)
 
     def context_limit(self, arch: Architecture, variant: Variant) -> ContextLimit | None:
         """Return the tokens that the graph is made for."""

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phibuild.worker.companions import read_json
+from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import NUMPY_TYPES, AnyFloats, Floats, cast, pack_nibbles
 from phibuild.worker.grids import Grid
 from phibuild.worker.protocol import WorkerError
@@ -144,6 +145,16 @@ class CodedWeights:
         data = self._files[info.path][info.offset + first * row :][: count * row]
         kind = NUMPY_TYPES.get(info.dtype, np.uint8)
         return np.array(data).view(kind).reshape(count, *info.shape[1:])
+
+
+def ready_rows(
+    coded: CodedWeights | None, name: str, how: Encoding, first: int, count: int
+) -> CodedRows | None:
+    """Return rows of a matrix that were put on the grid of the type `how` already; None where they
+    are to be encoded."""
+    if coded is None or name not in coded or not how.is_on(coded.grid):
+        return None
+    return coded.rows(name, first, count)
 
 
 def coded_weights(item: BuildItem) -> CodedWeights | None:

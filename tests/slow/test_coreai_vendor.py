@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from support.told import told
 from support.written_build import RunWorker, build
 
 pytestmark = pytest.mark.slow
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
 SHAPES = ["phi3", "phi4mini", "phi4"]
-
-
-def told(command: list[str]) -> Any:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

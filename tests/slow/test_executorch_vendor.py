@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from support.told import told
 from support.written_build import OPTIONS, RunWorker, build
 
 pytestmark = pytest.mark.slow
@@ -47,14 +46,6 @@ from executorch.exir._serialize._program import deserialize_pte_binary
 data = deserialize_pte_binary(open(sys.argv[1], "rb").read()).named_data
 print("RESULT " + json.dumps([hashlib.sha256(bytes(one)).hexdigest() for one in data.buffers]))
 """
-
-
-def told(command: list[str], asked: object = None) -> Any:
-    done = subprocess.run(
-        command, input=json.dumps(asked), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
 
 
 @pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])

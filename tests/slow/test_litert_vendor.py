@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from phibuild.worker.safetensors import read_checkpoint
+from support.told import told
 from support.written_build import OPTIONS, RunWorker, build
 
 pytestmark = pytest.mark.slow
@@ -101,15 +102,6 @@ def test_litert_lm_does_as_transformers(
         expected = told([str(toolchain_python("pytorch")), "-c", ORIGINAL], asked)
         found = told([str(vendor_python("litert")), str(SUPPORT / "bundles_vendor.py")], asked)
         assert found == expected, shape
-
-
-def told(command: list[str], asked: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
-        command, input=json.dumps(asked), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
-    return told
 
 
 def test_a_block_without_weights_has_a_scale_that_kernels_take(

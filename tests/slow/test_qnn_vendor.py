@@ -7,11 +7,11 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from conftest import CommandLine
+from support.told import told
 from support.written_build import RunWorker, build
 
 pytestmark = pytest.mark.slow
@@ -37,14 +37,6 @@ for text in asked["texts"]:
     made.append([prompt[0].tolist(), out[prompt.shape[1] :]])
 print("RESULT " + json.dumps(made))
 """
-
-
-def told(command: list[str], asked: object = None) -> Any:
-    done = subprocess.run(
-        command, input=json.dumps(asked), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))
 
 
 @pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 SHAPES = ("phi3", "phi4mini", "phi4")
 ORDER = ("fp32", "fp16", "int8", "int4")
+INTEGERS = {"qnn": ("int8", "int4")}
+"""Backends that have no others."""
 QUICK = ("evaluation.windows=4", "evaluation.window_tokens=96", "evaluation.decode_tokens=16")
 
 
@@ -21,16 +23,16 @@ def check_backend(
     *words: str,
     store: str,
     recipe: str = "quickstart",
-    precisions: tuple[str, ...] = ORDER,
+    precisions: tuple[str, ...] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Build and judge a checkpoint for all `precisions` of a backend that the recipe has, check
-    what comes of it and return the cells by precision. `words` are of the command line."""
+    """Build and judge a checkpoint for all `precisions` of a backend that the recipe has (None: all
+    of its own), check what comes of it and return the cells by precision. `words` are of the command line."""
     # Random weights lose more than the shipped recipes' gates allow; the order is what counts.
     words = (f"recipe={recipe}", f"model={source}", f"backend={backend}", "gates.kl=2", *words)
     done = phibuild("build", *words, *QUICK, PHIBUILD_STORE=store)
     assert done.returncode == 0, done.stdout + done.stderr
     report = phibuild.report(recipe)
-    check_report(report, backend, precisions)
+    check_report(report, backend, precisions or INTEGERS.get(backend, ORDER))
     latest = phibuild.folder / "outputs" / recipe / "latest"
     for cell in report["cells"]:
         check_folder(latest / cell["artifact"], source)
@@ -71,7 +73,7 @@ def check_report(report: dict[str, Any], backend: str, precisions: tuple[str, ..
     no more memory than planned."""
     cells = {cell["precision"]: cell for cell in report["cells"]}
     assert set(cells) == set(precisions)
-    for cell in cells.values():
+    for cell in report["cells"]:
         assert cell["backend"] == backend
         assert cell["status"] in ("built", "cached"), cell["reason"]
         missed = abs(cell["estimated_bytes"] - cell["size_bytes"])
@@ -89,12 +91,13 @@ def check_report(report: dict[str, Any], backend: str, precisions: tuple[str, ..
         if step["peak_anonymous_bytes"] is not None:
             assert step["peak_anonymous_bytes"] <= step["memory_bytes"], step["id"]
     found = [cells[precision] for precision in ORDER if precision in cells]
-    assert cells["fp32"]["quality"]["kl_mean"] < 1e-6
     for finer, coarser in pairwise(found):
         loss = [cell["quality"]["kl_mean"] for cell in (finer, coarser)]
         assert loss[0] < loss[1] or (loss[0] == loss[1] and coarser["precision"] == "fp16")
         assert finer["bits_per_weight"] >= coarser["bits_per_weight"]
-    assert cells["fp32"]["bits_per_weight"] >= 31.9
+    if "fp32" in cells:
+        assert cells["fp32"]["quality"]["kl_mean"] < 1e-6
+        assert cells["fp32"]["bits_per_weight"] >= 31.9
     if "fp16" in cells:
         assert abs(cells["fp16"]["bits_per_weight"] - 16) < 0.2
 

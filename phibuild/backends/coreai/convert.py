@@ -20,7 +20,7 @@ from phibuild.backends.coreai.mlir import SCALES
 from phibuild.backends.coreai.tokenizer import check, write_tokenizer
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
-from phibuild.worker.codes import CodedWeights, coded_weights
+from phibuild.worker.codes import CodedWeights, coded_weights, ready_rows
 from phibuild.worker.costs import Output
 from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import NUMPY_TYPES, cast
@@ -77,11 +77,8 @@ class ModelFile:
         """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
         stored so."""
         name, count, how = tensor.name, len(rows.values), self._hows[tensor.name]
-        coded = self._coded
-        if coded and name in coded and how.is_on(coded.grid):
-            stored = from_codes(coded.rows(name, first, count))
-        else:
-            stored = encode(rows, how)
+        ready = ready_rows(self._coded, name, how, first, count)
+        stored = from_codes(ready) if ready else encode(rows, how)
         for part in self._parts[name]:
             start, end = max(first, part.first), min(first + count, part.first + part.rows)
             if start < end:

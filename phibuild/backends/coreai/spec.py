@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from phibuild.backends.base import Best, SourceFiles
 from phibuild.backends.common import copied_bytes
@@ -41,6 +41,8 @@ class CoreAiSpec(WrittenSpec[CoreAiOptions]):
     lacking = "is not written down"
     fewest = FEWEST
     has_cache = False
+    building = staticmethod(build_memory)
+    opening = staticmethod(judge_memory)
 
     def integers(self, bits: int, group_size: int) -> Encoding:
         return integers(bits, group_size)
@@ -66,18 +68,6 @@ class CoreAiSpec(WrittenSpec[CoreAiOptions]):
         twice."""
         copied = copied_bytes(source)
         return _PROGRAM_BYTES + _LAYER_BYTES * arch.layers + 2 * copied
-
-    def build_memory(
-        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
-    ) -> int:
-        """Return a bound that the weights do not change: they are streamed."""
-        return build_memory(arch, [variant.options for variant in variants])
-
-    def judge_memory(
-        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
-    ) -> int:
-        """Return a bound that holds the weights twice, as Core AI's runtime does."""
-        return judge_memory(arch, [variant.options for variant in variants], window_tokens)
 
     def judging(self, variant: Variant) -> Judging:
         """Return how far a CPU goes: its fp16 is too slow for more than a few tokens."""

@@ -13,7 +13,7 @@ from phibuild.backends.executorch.tokenizer import RUNNER_TOKENIZER, check, runn
 from phibuild.backends.executorch.weights import Layout
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
-from phibuild.worker.codes import CodedWeights, coded_weights
+from phibuild.worker.codes import CodedWeights, coded_weights, ready_rows
 from phibuild.worker.costs import Output
 from phibuild.worker.direct_io import OutputFile
 from phibuild.worker.protocol import Contents
@@ -44,11 +44,8 @@ class ProgramFile:
         stored so."""
         name, count = tensor.name, len(rows.values)
         for place in self._layout.places[name]:
-            coded = self._coded
-            if coded and name in coded and place.how.is_on(coded.grid):
-                stored = from_codes(coded.rows(name, first, count))
-            else:
-                stored = encode(rows, place.how)
+            ready = ready_rows(self._coded, name, place.how, first, count)
+            stored = from_codes(ready) if ready else encode(rows, place.how)
             self._put(stored.data, place.data, first * stored.data.nbytes // count)
             if stored.scales is not None:
                 self._put(stored.scales, place.scales, first * stored.scales.nbytes // count)

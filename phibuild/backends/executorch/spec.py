@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from phibuild.backends.base import Best, SourceFiles
 from phibuild.backends.common import copied_bytes
@@ -49,6 +49,8 @@ class ExecuTorchSpec(WrittenSpec[ExecuTorchOptions]):
     lacking = "ExecuTorch's attention does not have"
     longest = 4096
     step = fewest = PREFILL_TOKENS
+    building = staticmethod(build_memory)
+    opening = staticmethod(judge_memory)
 
     def integers(self, bits: int, group_size: int) -> Encoding:
         return integers(bits, group_size)
@@ -83,18 +85,6 @@ class ExecuTorchSpec(WrittenSpec[ExecuTorchOptions]):
         is_stripped = source.tokenizer == "sentencepiece"
         own = source.files.get("tokenizer.json", 0) if is_stripped else 0
         return _LAYER_BYTES * arch.layers + tables + own + copied_bytes(source)
-
-    def build_memory(
-        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
-    ) -> int:
-        """Return a bound that the weights do not change: they are streamed."""
-        return build_memory(arch, [variant.options for variant in variants])
-
-    def judge_memory(
-        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
-    ) -> int:
-        """Return a bound that holds the cache, and the weights as XNNPACK packs them."""
-        return judge_memory(arch, [variant.options for variant in variants], window_tokens)
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4: the program's caches are fp32."""

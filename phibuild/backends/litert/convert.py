@@ -16,7 +16,7 @@ from phibuild.backends.litert.tokenizer import check
 from phibuild.backends.litert.weights import PlacedWeights
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
-from phibuild.worker.codes import CodedWeights, coded_weights
+from phibuild.worker.codes import CodedWeights, coded_weights, ready_rows
 from phibuild.worker.costs import Output
 from phibuild.worker.direct_io import OutputFile
 from phibuild.worker.protocol import Contents
@@ -56,11 +56,8 @@ class LiteRtFile:
         stored so."""
         name, count = tensor.name, len(rows.values)
         how = self._weights.encoding(name)
-        coded = self._coded
-        if coded and name in coded and how.is_on(coded.grid):
-            stored = from_codes(coded.rows(name, first, count))
-        else:
-            stored = encode(rows, how)
+        ready = ready_rows(self._coded, name, how, first, count)
+        stored = from_codes(ready) if ready else encode(rows, how)
         self._file.write(self._weights.places[name], stored.data, first, tensor.shape[0])
         if stored.scales is None:
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from phibuild.backends.base import Best, SourceFiles
 from phibuild.backends.common import copied_bytes
@@ -36,6 +36,8 @@ class LiteRtSpec(WrittenSpec[LiteRtOptions]):
     lacking = "LiteRT-LM's mask does not have"
     longest = 4096
     step = fewest = PREFILL_TOKENS
+    building = staticmethod(build_memory)
+    opening = staticmethod(judge_memory)
 
     def besides(self, options: LiteRtOptions) -> dict[str, object]:
         return {"container": options.container}
@@ -65,18 +67,6 @@ class LiteRtSpec(WrittenSpec[LiteRtOptions]):
         if variant.options["container"] == "litertlm":
             tokenizer = _COMPRESSED * source.files.get("tokenizer.json", 0)
         return graphs + round(tokenizer) + copied_bytes(source)
-
-    def build_memory(
-        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
-    ) -> int:
-        """Return a bound that the weights do not change: they are streamed."""
-        return build_memory(arch, [variant.options for variant in variants])
-
-    def judge_memory(
-        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
-    ) -> int:
-        """Return a bound that holds the cache, and fp16 weights as fp32."""
-        return judge_memory(arch, [variant.options for variant in variants], window_tokens)
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4: the graph's caches are fp32."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from phibuild.backends.qnn.around import cache_graph, inputs_graph
 from phibuild.backends.qnn.decoder import Norms, head_graph, layers_graph
-from phibuild.backends.qnn.encode import Encoded, encode, from_codes
+from phibuild.backends.qnn.encode import encode, from_codes
 from phibuild.backends.qnn.gate import Gate
 from phibuild.backends.qnn.genai import CACHE, CONFIG, PHASES, genai_config, graph_file
 from phibuild.backends.qnn.inspect import NPU, inspect, off_npu
@@ -25,10 +25,9 @@ from phibuild.backends.qnn.socs import SOCS
 from phibuild.backends.qnn.weights import Places, Stored, data_file
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.building import Build, Check
-from phibuild.worker.codes import CodedWeights, coded_weights
+from phibuild.worker.codes import CodedWeights, coded_weights, ready_rows
 from phibuild.worker.costs import Output
 from phibuild.worker.direct_io import OutputFile
-from phibuild.worker.encodings import Encoding
 from phibuild.worker.floats import NUMPY_TYPES, cast
 from phibuild.worker.genai_tokenizer import adapt, check
 from phibuild.worker.protocol import Contents
@@ -70,16 +69,11 @@ class QnnFile:
         """Store `rows` of a matrix, from row `first` on. Raises WorkerError if a weight cannot be
         stored so."""
         for place in self._places.targets(tensor.name):
-            stored = self._encoded(rows, place.how, first)
+            ready = ready_rows(self._coded, rows.name, place.how, first, len(rows.values))
+            stored = from_codes(ready) if ready else encode(rows, place.how)
             self._put(place, place.data, stored.data, first)
             if stored.scales is not None:
                 self._put(place, place.scales, stored.scales, first)
-
-    def _encoded(self, rows: Rows, how: Encoding, first: int) -> Encoded:
-        coded = self._coded
-        if coded and rows.name in coded and how.is_on(coded.grid):
-            return from_codes(coded.rows(rows.name, first, len(rows.values)))
-        return encode(rows, how)
 
     def _put(self, place: Stored, begin: int, data: NDArray[np.generic], first: int) -> None:
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from phibuild.backends.base import Best, SourceFiles
 from phibuild.backends.common import copied_bytes, missing_accelerator, plain_weights
@@ -71,6 +71,8 @@ class QnnSpec(WrittenSpec[QnnOptions]):
     longest = 4096
     step = PROMPT_TOKENS
     fewest = FEWEST
+    building = staticmethod(build_memory)
+    opening = staticmethod(judge_memory)
 
     def besides(self, options: QnnOptions) -> dict[str, object]:
         if options.form == "onnx":
@@ -155,18 +157,6 @@ class QnnSpec(WrittenSpec[QnnOptions]):
         if arch.tied and variant.options["mode"] == "int4":  # looked up in on the CPU, too
             copies = products(variant.options).nbytes((arch.vocab_size, arch.hidden_size))
         return copies + _PART_BYTES * count + layer * arch.layers + _ROW_BYTES * arch.vocab_size
-
-    def build_memory(
-        self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]
-    ) -> int:
-        """Return a bound of streaming, and of compiling the largest part."""
-        return build_memory(arch, [variant.options for variant in variants])
-
-    def judge_memory(
-        self, arch: Architecture, variants: Sequence[Variant], window_tokens: int
-    ) -> int:
-        """Return a bound that holds the cache of the context, and the CPU's packed weights."""
-        return judge_memory(arch, [variant.options for variant in variants], window_tokens)
 
     def stand_in(self, variant: Variant) -> Variant | None:
         """Return form onnx of binaries: Qualcomm's simulator cannot open binaries whose graphs

@@ -1,0 +1,17 @@
+"""What a script in another environment prints of its result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+
+def told(command: list[str], asked: object = None) -> Any:
+    """Run a command with `asked` as JSON; return the JSON behind RESULT in its last line. Fails the
+    test with what it says, if it fails."""
+    done = subprocess.run(
+        command, input=json.dumps(asked), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))

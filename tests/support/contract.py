@@ -26,13 +26,15 @@ def check_backend(
     precisions: tuple[str, ...] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Build and judge a checkpoint for all `precisions` of a backend that the recipe has (None: all
-    of its own), check what comes of it and return the cells by precision. `words` are of the command line."""
+    of its own), check what comes of it and return the cells by precision. `words` are of the
+    command line."""
+    due: tuple[str, ...] = precisions or INTEGERS.get(backend, ORDER)
     # Random weights lose more than the shipped recipes' gates allow; the order is what counts.
     words = (f"recipe={recipe}", f"model={source}", f"backend={backend}", "gates.kl=2", *words)
     done = phibuild("build", *words, *QUICK, PHIBUILD_STORE=store)
     assert done.returncode == 0, done.stdout + done.stderr
     report = phibuild.report(recipe)
-    check_report(report, backend, precisions or INTEGERS.get(backend, ORDER))
+    check_report(report, backend, due)
     latest = phibuild.folder / "outputs" / recipe / "latest"
     for cell in report["cells"]:
         check_folder(latest / cell["artifact"], source)

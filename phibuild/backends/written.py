@@ -16,7 +16,7 @@ from phibuild.backends.base import (
     TypeChoice,
 )
 from phibuild.backends.calibration import calibrated_variant, gptq_contradiction
-from phibuild.backends.common import chosen, joined, make_variant, plain_weights, undivided
+from phibuild.backends.common import chosen, make_variant, plain_weights, undivided
 from phibuild.backends.mixed import (
     GPTQ_LOSS,
     MixedOptions,
@@ -54,6 +54,8 @@ class WrittenSpec(BackendSpec[WrittenModel]):
     """The context by default, if a device and a model have more."""
     step = 1
     """Of what contexts are multiples."""
+    ungrouped = "int8 has one scale for each row, no group_size"
+    """Why int8 has no groups to choose: a clause."""
     has_cache = True
     """Whether the cache is part of the artifact, so that a device with less memory for it has an
     artifact of its own."""
@@ -91,12 +93,20 @@ class WrittenSpec(BackendSpec[WrittenModel]):
         return ""
 
     def contradiction(self, precision: Precision, options: WrittenModel) -> Contradiction | None:
-        """Return groups where there are none, and options that decide the same."""
+        """Return a context that no graph has, groups where there are none, and options that decide
+        the same."""
+        if options.context and options.context % self.step:
+            below = options.context // self.step * self.step
+            return Contradiction(
+                reason=f"a context is a multiple of {self.step}, not {options.context}",
+                options=("context",),
+                remedy=f"give it {below or self.fewest} or {below + self.step}",
+            )
         if precision in ("fp32", "fp16"):
             return plain_weights(precision, options, "context", *self.besides(options))
         if precision == "int8" and "group_size" in chosen(options):
             return Contradiction(
-                reason=f"int8 has one scale for each row, no {joined(('group_size',))}",
+                reason=self.ungrouped,
                 options=("group_size",),
                 remedy="remove group_size, or ask for int4",
             )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 SHAPES = ("phi3", "phi4mini", "phi4")
 ORDER = ("fp32", "fp16", "int8", "int4")
-INTEGERS = {"qnn": ("int8", "int4")}
+INTEGERS: dict[str, tuple[str, ...]] = {"qnn": ("int8", "int4")}
 """Backends that have no others."""
 QUICK = ("evaluation.windows=4", "evaluation.window_tokens=96", "evaluation.decode_tokens=16")
 
@@ -28,7 +28,7 @@ def check_backend(
     """Build and judge a checkpoint for all `precisions` of a backend that the recipe has (None: all
     of its own), check what comes of it and return the cells by precision. `words` are of the
     command line."""
-    due: tuple[str, ...] = precisions or INTEGERS.get(backend, ORDER)
+    due = precisions or INTEGERS.get(backend) or ORDER
     # Random weights lose more than the shipped recipes' gates allow; the order is what counts.
     words = (f"recipe={recipe}", f"model={source}", f"backend={backend}", "gates.kl=2", *words)
     done = phibuild("build", *words, *QUICK, PHIBUILD_STORE=store)

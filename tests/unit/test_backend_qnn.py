@@ -125,6 +125,17 @@ def test_graphs_are_opened_in_the_place_of_binaries(options: dict[str, Any]) -> 
         assert SPEC.stand_in(graphs) is None
 
 
+def test_what_no_graph_has() -> None:
+    """As the other backends whose context is part of a graph, in whole parts of a prompt."""
+    wrong = SPEC.contradiction("int4", QnnOptions(context=200))
+    assert wrong is not None
+    assert wrong.reason == "a context is a multiple of 64, not 200"
+    assert wrong.remedy == "give it 192 or 256"
+    wrong = SPEC.contradiction("int8", QnnOptions(group_size=64))
+    assert wrong is not None
+    assert wrong.reason == "int8 has groups of 32, no group_size to choose"
+
+
 def test_targets_are_for_graphs() -> None:
     wrong = SPEC.contradiction("int4", QnnOptions(target_size=1_000_000_000))
     assert wrong is not None

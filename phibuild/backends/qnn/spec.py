@@ -67,6 +67,7 @@ class QnnSpec(WrittenSpec[QnnOptions]):
     options = QnnOptions
     best = (Best({**UNMIXED, "group_size": 32, "method": "gptq"}),)
     full = "the graphs are made for no more"
+    ungrouped = "int8 has groups of 32, no group_size to choose"
     lacking = "their mask does not have"
     longest = 4096
     step = PROMPT_TOKENS
@@ -102,7 +103,7 @@ class QnnSpec(WrittenSpec[QnnOptions]):
         if reason:
             return Skip(reason=reason)
         if precision in ("fp32", "fp16"):
-            return Skip(reason="the NPU multiplies by int4 and int8 weights here; ask for those")
+            return Skip(reason="the qnn backend stores int4 and int8 weights; ask for those")
         if options.form == "context" and options.soc is None:
             chips = ", ".join(f"{soc} ({title})" for soc, (_, title) in SOCS.items())
             return Skip(

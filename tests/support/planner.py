@@ -37,7 +37,13 @@ class Planner:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
-    def __call__(self, *words: str, hashed: bool = True, config_dir: Path | None = None) -> Plan:
+    def __call__(
+        self,
+        *words: str,
+        hashed: bool = True,
+        config_dir: Path | None = None,
+        memory: int | None = None,
+    ) -> Plan:
         catalogue = Catalogue(config_dir)
         composition = compose_build(("recipe=mine", *words), catalogue, sweep=False)
         return make_plan(
@@ -45,6 +51,7 @@ class Planner:
             composition.recipes[0].config.evaluation,
             self.store,
             read_weights=hashed,
+            memory_limit=memory,
         )
 
     def times(self, plan: Plan) -> Forecast:

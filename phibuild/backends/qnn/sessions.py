@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,22 +34,29 @@ def compile_graphs(
     Raises WorkerError if a node of them would not run on the NPU, or does not compile.
     """
     sessions = []
-    for number, path in enumerate(graphs):
-        entries = {
-            "ep.context_enable": "1",
-            "ep.context_embed_mode": "0",
-            "ep.context_file_path": str(folder / path.name),
-            "ep.share_ep_contexts": "1",
-            "session.disable_cpu_ep_fallback": "1",
-        }
-        if number == len(graphs) - 1:
-            entries["ep.stop_share_ep_contexts"] = "1"
-        options = _npu_options(entries, soc_model)
-        try:
-            sessions.append(ort.InferenceSession(path, options))
-        except Exception as error:  # ONNX Runtime's own classes have no common base
-            raise WorkerError(f"{path.name} does not compile for the NPU: {error}") from error
+    # ONNX Runtime names what it compiles by the path of its graph, as it is given: a name alone
+    # makes the same bytes wherever they are made.
+    with contextlib.chdir(graphs[0].parent):
+        for number, path in enumerate(graphs):
+            sessions.append(_compiled(path, folder, soc_model, is_last=number == len(graphs) - 1))
     return sessions
+
+
+def _compiled(path: Path, folder: Path, soc_model: int, *, is_last: bool) -> ort.InferenceSession:
+    entries = {
+        "ep.context_enable": "1",
+        "ep.context_embed_mode": "0",
+        "ep.context_file_path": os.path.relpath(folder / path.name),
+        "ep.share_ep_contexts": "1",
+        "session.disable_cpu_ep_fallback": "1",
+    }
+    if is_last:
+        entries["ep.stop_share_ep_contexts"] = "1"
+    options = _npu_options(entries, soc_model)
+    try:
+        return ort.InferenceSession(path.name, options)
+    except Exception as error:  # ONNX Runtime's own classes have no common base
+        raise WorkerError(f"{path.name} does not compile for the NPU: {error}") from error
 
 
 def _npu_options(entries: Mapping[str, str], soc_model: int) -> ort.SessionOptions:

@@ -35,9 +35,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Report, Path]]:
-    """Return reports and their pages: three devices, a thousand cells, hostile names."""
+    """Return reports and their pages: two devices, three, a thousand cells, hostile names."""
     folder = tmp_path_factory.mktemp("pages")
     made = {
+        "two": made_report(2),
         "three": made_report(3),
         "thousand": made_report(1000 // CELLS),
         "hostile": hostile_report(),
@@ -134,9 +135,9 @@ def test_the_keyboard_is_enough(browser: Browser, three: tuple[Report, Path]) ->
 
 
 def test_without_scripts_all_figures_are_there(
-    browser: Browser, three: tuple[Report, Path]
+    browser: Browser, pages: dict[str, tuple[Report, Path]]
 ) -> None:
-    report, path = three
+    report, path = pages["two"]  # as many as a page shows before it is asked for more
     with visit(browser, path, scripts=False) as one:
         assert len(table(one.page)) == len(report.cells)
         expect(one.page.locator("#filters")).to_be_hidden()

@@ -59,9 +59,14 @@ FULL: dict[str, dict[str, set[str]]] = {
         "llamacpp": {"stops"},
         "openvino": {"punctuation"},
         "ort_genai": {"around"},
+        "qnn": {"around"},
         "litert": {"around"},
     },
-    "phi4": {"llamacpp": {"special_spaced", "chat"}, "ort_genai": {"special_spaced"}},
+    "phi4": {
+        "llamacpp": {"special_spaced", "chat"},
+        "ort_genai": {"special_spaced"},
+        "qnn": {"special_spaced"},
+    },
     "phi4mini": {"llamacpp": {"special_spaced", "chat"}},
 }
 
@@ -81,16 +86,19 @@ CASES: dict[str, tuple[str, Change]] = {
 }
 
 
+OPTIONS: dict[str, dict[str, Any]] = {"qnn": {"form": "onnx"}}
+
+
 def _variant(name: str, source: Path) -> tuple[Variant, dict[str, Any]]:
     device = Device.model_validate(
         {"name": "board", "title": "A board", "class": "iot", "memory": "8 GiB",
-         "budget": "4 GiB", "accelerators": ["cpu", "metal"], "context_length": 4096,
+         "budget": "4 GiB", "accelerators": ["cpu", "metal", "hexagon_npu"], "context_length": 4096,
          "sources": SOURCES}
     )  # fmt: skip
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     arch = read_architecture(config)
     spec = backend(name)
-    found = spec.variant("int8", spec.options(), device, arch)
+    found = spec.variant("int8", spec.options(**OPTIONS.get(name, {})), device, arch)
     assert isinstance(found, Variant)
     return found, arch.to_json()
 

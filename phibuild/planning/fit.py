@@ -48,15 +48,20 @@ class FittedSteps:
         return self.limit is None or bytes <= self.limit
 
     def refuse(
-        self, step: str, stops: str, what: str, artifact: PlannedArtifact, bytes: int
+        self,
+        step: str,
+        stops: str,
+        what: str,
+        artifact: PlannedArtifact,
+        bytes: int,
+        instead: str | None = None,
     ) -> None:
         """Note that `what` cannot be done, which stops the `build` or the `measure` of an
-        artifact."""
+        artifact, and what can be asked for `instead`."""
         assert self.limit is not None  # without a limit everything fits
         help = _BUILDING_HELP if stops == "build" else _JUDGING_HELP
-        other = backend(artifact.variant.backend).less_memory(artifact.variant)
-        if step == f"build.{artifact.model}.{artifact.variant.backend}" and other:
-            help += f"; {other}"
+        if instead:
+            help += f"; {instead}"
         reason = (
             f"{what} needs {format_decimal(bytes)} of memory, steps can be given "
             f"{format_decimal(self.limit)}"
@@ -155,9 +160,12 @@ def _fitting(found: FittedSteps, step: _Step, wants: _Needs) -> list[_Step]:
         if found.fits(alone):
             left.append(artifact)
         else:
-            verb = "building" if step.kind == "build" else "judging"
+            verb, instead = "judging", None
+            if step.kind == "build":
+                verb = "building"
+                instead = backend(artifact.variant.backend).less_memory(artifact.variant)
             what = f"{verb} {artifact.variant.name}"
-            found.refuse(step.id, step.kind, what, artifact, alone)
+            found.refuse(step.id, step.kind, what, artifact, alone, instead)
     if not left:
         return []
     rest = replace(step, artifacts=tuple(left), need=wants(left))

@@ -173,12 +173,12 @@ def _artifacts(
     for model, variant, cells in _groups(matrix, judged=evaluation.enabled):
         key, inputs, ranges, losses = _artifact_keys(variant, keys[model])
         spec = backend(variant.backend)
+        other = spec.stand_in(variant)
         if losses:
             folder = store.reference(losses) if keys[model].digest else None
             known = read_losses(folder) if folder else None
             variant = with_types(spec, matrix.models[model], variant, known) or variant
         reference, limits = references.get(model), _limits(cells)
-        other = spec.stand_in(variant)
         compared = judged_comparisons(cells, matrix.baselines, key)
         judging = spec.judging(variant) if reference and cells else None
         measured = None

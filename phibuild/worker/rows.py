@@ -130,8 +130,8 @@ class RowBuilder(ABC, Generic[Whole]):
         kept.close()
 
 
-def to_float16(rows: Rows) -> NDArray[np.float16]:
-    """Return the rows in fp16. Raises WorkerError if a value does not fit into it."""
+def to_float16(rows: Rows, remedy: str = "build fp32, int8 or int4") -> NDArray[np.float16]:
+    """Return the rows in fp16. Raises WorkerError, with the remedy, if a value does not fit."""
     if rows.dtype == "F16":
         return rows.values
     wide = rows.wide
@@ -142,6 +142,6 @@ def to_float16(rows: Rows) -> NDArray[np.float16]:
     ):
         raise WorkerError(
             f"tensor {rows.name} holds values outside of fp16 (largest "
-            f"{float(np.abs(wide).max()):.6g}, limit {_FP16_MAX:.0f}); build fp32, int8 or int4"
+            f"{float(np.abs(wide).max()):.6g}, limit {_FP16_MAX:.0f}); {remedy}"
         )
     return cast(rows.values, rows.dtype, "F16")

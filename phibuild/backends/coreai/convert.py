@@ -27,7 +27,7 @@ from phibuild.worker.floats import NUMPY_TYPES, cast
 from phibuild.worker.protocol import Contents
 from phibuild.worker.requests import Options
 from phibuild.worker.rotary import short_frequencies
-from phibuild.worker.rows import RowBuilder, Rows
+from phibuild.worker.rows import RowBuilder, Rows, to_float16
 from phibuild.worker.safetensors import TensorInfo
 
 
@@ -126,6 +126,9 @@ class ModelBuilder(RowBuilder[ModelFile]):
 
 
 def _vector(info: TensorInfo, kind: str) -> NDArray[np.generic]:
-    """Return a norm's weights in the type that the model is computed in."""
+    """Return a norm's weights in the type that the model is computed in. Raises WorkerError if one
+    does not fit into it."""
     stored = np.fromfile(info.path, NUMPY_TYPES[info.dtype], info.parameters, offset=info.offset)
-    return cast(stored, info.dtype, {"FLOAT16": "F16", "FLOAT32": "F32"}[kind])
+    if kind == "FLOAT16":
+        return to_float16(Rows(info.name, info.dtype, stored), "build fp32")
+    return cast(stored, info.dtype, "F32")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from phibuild.backends.qnn.around import cache_graph, inputs_graph
 from phibuild.backends.qnn.decoder import Norms, head_graph, layers_graph
-from phibuild.backends.qnn.encode import encode, from_codes
+from phibuild.backends.qnn.encode import REMEDY, encode, from_codes
 from phibuild.backends.qnn.gate import Gate
 from phibuild.backends.qnn.genai import CACHE, CONFIG, PHASES, genai_config, graph_file
 from phibuild.backends.qnn.inspect import NPU, inspect, off_npu
@@ -28,11 +28,11 @@ from phibuild.worker.building import Build, Check
 from phibuild.worker.codes import CodedWeights, coded_weights, ready_rows
 from phibuild.worker.costs import Output
 from phibuild.worker.direct_io import OutputFile
-from phibuild.worker.floats import NUMPY_TYPES, cast
+from phibuild.worker.floats import NUMPY_TYPES
 from phibuild.worker.genai_tokenizer import adapt, check
 from phibuild.worker.protocol import Contents
 from phibuild.worker.requests import Options
-from phibuild.worker.rows import RowBuilder, Rows
+from phibuild.worker.rows import RowBuilder, Rows, to_float16
 from phibuild.worker.safetensors import TensorInfo
 from phibuild.worker.tokenizer_check import Facts
 
@@ -108,12 +108,13 @@ class QnnFile:
         options, contents = self._options, inspect(self._graphs)
         soc_model, _ = SOCS[options["soc"]]
         inputs = on_cpu(self._graphs / graph_file(INPUTS), self._threads)
-        gate = Gate(self._arch, options["context"], inputs, options["gate_tokens"])
+        steps: int = options["gate_tokens"]
+        gate = Gate(self._arch, options["context"], inputs, steps) if steps else None
         for part in parts(self._arch, options):
             self._report.stage(f"compiling {part.name} for the NPU", item=self._item)
             graphs = [self._graphs / _file(phase, part) for phase in PHASES]
             compiled = compile_graphs(graphs, self._folder, soc_model)
-            if options["gate_tokens"]:
+            if gate:
                 self._report.stage(f"simulating {part.name}", item=self._item)
                 cpu = [on_cpu(path, self._threads) for path in graphs]
                 gate.run(part, *(dict(zip(PHASES, side, strict=True)) for side in (cpu, compiled)))
@@ -123,7 +124,7 @@ class QnnFile:
         document = {
             "soc": options["soc"],
             "off_npu": off_npu(self._graphs),
-            "gate": gate.result() if options["gate_tokens"] else None,
+            "gate": gate.result() if gate else None,
             **contents,
         }
         for name in (graph_file(INPUTS), data_file(INPUTS), graph_file(CACHE)):
@@ -178,6 +179,6 @@ def _file(phase: str, part: Part) -> str:
 
 
 def _vector(info: TensorInfo) -> NDArray[np.float16]:
-    """Return a norm's weights in fp16."""
+    """Return a norm's weights in fp16. Raises WorkerError if one does not fit into it."""
     stored = np.fromfile(info.path, NUMPY_TYPES[info.dtype], info.parameters, offset=info.offset)
-    return cast(stored, info.dtype, "F16")
+    return to_float16(Rows(info.name, info.dtype, stored), REMEDY)

@@ -112,7 +112,7 @@ class _Layer:
         tokens, repeats = self._tokens, heads // groups
         joined = self._product(hidden, "self_attn.qkv_proj", "attn.qkv_proj")
         sizes = graph.constant("qkv_widths", [heads * width, groups * width, groups * width])
-        graph.split("Split", [joined, sizes], [name("q"), name("k"), name("v")], axis=-1)
+        graph.add_several("Split", [joined, sizes], [name("q"), name("k"), name("v")], axis=-1)
         query = self._rotated(self._heads("q", heads), name("q.rotated"))
         keys = self._rotated(self._heads("k", groups), NEWS[0] % self._layer)
         values = self._heads("v", groups, NEWS[1] % self._layer)
@@ -158,7 +158,7 @@ class _Layer:
         half, rest = arch.rotary_dim // 2, arch.head_dim - arch.rotary_dim
         sizes = [half, half, *([rest] if rest else [])]
         pieces = [f"{name}.{number}" for number in range(len(sizes))]
-        graph.split("Split", [heads, graph.constant("rotary_widths", sizes)], pieces, axis=-1)
+        graph.add_several("Split", [heads, graph.constant("rotary_widths", sizes)], pieces, axis=-1)
         first, second, *kept = pieces
         products = {
             (piece, table): graph.add("Mul", [piece, table], f"{piece}.{table}")

@@ -18,6 +18,8 @@ from phibuild.worker.floats import pack_nibbles
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.rows import Rows, to_float16
 
+REMEDY = "the NPU computes in fp16: use another backend"
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -29,7 +31,7 @@ class Encoded:
 
 def encode(rows: Rows, how: Encoding) -> Encoded:
     """Return rows as a type stores them. Raises WorkerError if a weight cannot be stored so."""
-    half = to_float16(rows)
+    half = to_float16(rows, REMEDY)
     if not how.is_integer:
         return Encoded(half)
     if not np.isfinite(half).all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,8 @@ Values = NDArray[np.generic] | np.generic | list[int]
 FLOAT16, INT32, INT64 = TensorProto.FLOAT16, TensorProto.INT32, TensorProto.INT64
 _OPSETS = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
 _IR_VERSION = 10
-_CONTRIB = frozenset({"MatMulNBits", "GatherBlockQuantized", "SimplifiedLayerNormalization"})
-"""Operators that ONNX Runtime has; SimplifiedLayerNormalization goes by its name alone."""
+_CONTRIB = frozenset({"MatMulNBits", "GatherBlockQuantized"})
+"""Operators of ONNX Runtime's own domain; its SimplifiedLayerNormalization is in ONNX's."""
 
 
 class Graph:
@@ -46,20 +46,19 @@ class Graph:
 
     def add(self, operator: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
         """Add a node with one output and return that."""
-        self.split(operator, inputs, [output], **attributes)
+        self.add_several(operator, inputs, [output], **attributes)
         return output
 
-    def split(
+    def add_several(
         self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: object
     ) -> None:
         """Add a node with several outputs."""
-        contrib = operator in _CONTRIB and operator != "SimplifiedLayerNormalization"
         node = helper.make_node(
             operator,
             list(inputs),
             list(outputs),
             name=f"/{outputs[0]}/{operator}",
-            domain="com.microsoft" if contrib else "",
+            domain="com.microsoft" if operator in _CONTRIB else "",
             **attributes,
         )
         self._nodes.append(node)
@@ -95,12 +94,11 @@ class Graph:
             stash_type=1,
         )
 
-    def save(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    def save(self, path: Path) -> None:
         graph = helper.make_graph(
             self._nodes, self._name, self._inputs, self._outputs, list(self._constants.values())
         )
         model = helper.make_model(
             graph, opset_imports=_OPSETS, ir_version=_IR_VERSION, producer_name="phibuild"
         )
-        helper.set_model_props(model, dict(metadata or {}))
         path.write_bytes(model.SerializeToString())

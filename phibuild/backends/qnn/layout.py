@@ -67,14 +67,29 @@ class Part:
 
 def parts(arch: Architecture, options: Options) -> list[Part]:
     """Return the parts of a model, in the order in which they run; the last is the head."""
-    sizes = [0] * arch.layers
-    for name, shape in arch.tensors():
-        if len(shape) == 2 and name.startswith("model.layers."):
-            sizes[int(name.split(".")[2])] += encoding(name, shape, options).nbytes(shape)
-    count = max(1, math.ceil(sum(sizes) / PART_BYTES))
+    nbytes = sum(
+        encoding(name, shape, options).nbytes(shape)
+        for name, shape in arch.tensors()
+        if _layer(name) is not None
+    )
+    count = max(1, math.ceil(nbytes / PART_BYTES))
     bounds = [round(arch.layers * number / count) for number in range(count + 1)]
     found = [Part(f"layers-{n}", bounds[n], bounds[n + 1]) for n in range(count)]
     return [*found, Part("head", arch.layers, arch.layers)]
+
+
+def owners(arch: Architecture, options: Options) -> dict[str, str]:
+    """Return which part has each matrix that tokens are multiplied by: that of its layer, or the
+    head."""
+    found = {layer: part.name for part in parts(arch, options) for layer in part.layers}
+    names = [name for name, shape in arch.tensors() if len(shape) == 2 and name != EMBEDDING]
+    layers = {name: _layer(name) for name in (*names, head_matrix(arch))}
+    return {name: "head" if layer is None else found[layer] for name, layer in layers.items()}
+
+
+def _layer(name: str) -> int | None:
+    """Return the layer of a tensor, None if it is of none."""
+    return int(name.split(".")[2]) if name.startswith("model.layers.") else None
 
 
 def head_matrix(arch: Architecture) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from phibuild.backends.qnn.layout import PROMPT_TOKENS, encoding, parts
+from phibuild.backends.qnn.layout import EMBEDDING, PROMPT_TOKENS, encoding, owners, parts, products
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.requests import Options
 
@@ -37,12 +37,11 @@ def _compiling(arch: Architecture, options: Options) -> int:
 
 def _part_bytes(arch: Architecture, options: Options) -> dict[str, int]:
     """Return the bytes of the weights of each part."""
-    owners = {n: part.name for part in parts(arch, options) for n in part.layers}
-    found = dict.fromkeys([*owners.values(), "head"], 0)
-    for name, shape in arch.tensors():
-        if len(shape) == 2:
-            owner = owners[int(name.split(".")[2])] if name.startswith("model.layers.") else "head"
-            found[owner] += encoding(name, shape, options).nbytes(shape)
+    owner, shapes = owners(arch, options), dict(arch.tensors())
+    found = dict.fromkeys(owner.values(), 0)
+    for name, part in owner.items():
+        how = products(options) if name == EMBEDDING else encoding(name, shapes[name], options)
+        found[part] += how.nbytes(shapes[name])
     return found
 
 

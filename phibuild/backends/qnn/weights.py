@@ -10,10 +10,9 @@ from onnx import TensorProto
 
 from phibuild.backends.qnn.layout import (
     EMBEDDING,
-    HEAD,
     encoding,
     head_matrix,
-    parts,
+    owners,
     products,
 )
 from phibuild.backends.qnn.names import INPUTS
@@ -80,29 +79,26 @@ class Places:
         self.sizes: dict[str, int] = {}
         self.matrices: dict[str, Stored] = {}
         """By the checkpoint's names; the embedding is the one that tokens become vectors of."""
-        owners = {layer: part.name for part in parts(arch, options) for layer in part.layers}
+        owner, one_type = owners(arch, options), arch.tied and options["mode"] == "int4"
         for name, shape in arch.tensors():
-            if len(shape) != 2:
-                continue
-            how = encoding(name, shape, options)
-            if name == EMBEDDING:
-                owner = INPUTS
-                if arch.tied and options["mode"] == "int4":
+            if len(shape) == 2:
+                part = INPUTS if name == EMBEDDING else owner[name]
+                how = encoding(name, shape, options)
+                if name == EMBEDDING and one_type:
                     how = products(options)
-            else:
-                owner = "head" if name == HEAD else owners[int(name.split(".")[2])]
-            self.matrices[name] = self._place(owner, (shape[0], shape[1]), how)
+                self.matrices[name] = self._place(part, (shape[0], shape[1]), how)
         self.head = self.matrices[head_matrix(arch)]
         """What scores tokens."""
-        if arch.tied and options["mode"] != "int4":
-            self.head = self._place("head", self.head.shape, products(options))
+        self._second: Stored | None = None
+        if arch.tied and not one_type:
+            self.head = self._second = self._place("head", self.head.shape, products(options))
 
     def targets(self, name: str) -> list[Stored]:
         """Return where a matrix of the checkpoint goes: a tied embedding to two places, where it
         is of two types."""
         found = [self.matrices[name]]
-        if name == EMBEDDING and self.head.shape == found[0].shape and self.head is not found[0]:
-            return [*found, self.head] if HEAD not in self.matrices else found
+        if name == EMBEDDING and self._second:
+            found.append(self._second)
         return found
 
     def _place(self, owner: str, shape: tuple[int, int], how: Encoding) -> Stored:

@@ -24,7 +24,7 @@ from phibuild.toolchains.environment import Toolchain, toolchain
 from support import correctness, faults_table, support_table
 from support.checkpoints import make_checkpoint
 from support.faults import QUICK, Site, Tally
-from support.lent import Pool
+from support.lent import Pool, make_pool
 from support.reports import newest_report
 
 # A busy machine is no failure.
@@ -214,15 +214,22 @@ class CommandLine:
         return newest_report(self.folder / "outputs" / recipe / "latest")
 
 
+@pytest.fixture(scope="session")
+def pool(shared_folder: Path) -> Path:
+    """Return the folder of what tests lend each other."""
+    make_pool(shared_folder / "pool")
+    return shared_folder / "pool"
+
+
 @pytest.fixture
-def phibuild(tmp_path: Path, shared_folder: Path, request: pytest.FixtureRequest) -> CommandLine:
-    """Return the command line, in an empty working directory. Slow tests lend each other their
-    originals, but for those that are marked as cold."""
+def phibuild(tmp_path: Path, pool: Path, request: pytest.FixtureRequest) -> CommandLine:
+    """Return the command line, in an empty working directory. Slow tests lend each other what was
+    counted of phibuild's code and, but for those that are marked as cold, their originals."""
     folder = tmp_path / "work"
     folder.mkdir()
     marks = {mark.name for mark in request.node.iter_markers()}
-    lends = "slow" in marks and "cold" not in marks
-    return CommandLine(folder, pool=Pool(shared_folder / "originals") if lends else None)
+    lent = Pool(pool, originals="cold" not in marks) if "slow" in marks else None
+    return CommandLine(folder, pool=lent)
 
 
 @pytest.fixture

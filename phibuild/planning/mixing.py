@@ -11,9 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from phibuild.backends.base import Backend, MatrixTypes
 from phibuild.backends.mixed import TARGET_KL, TARGET_SIZE, TYPES, affine_error
@@ -21,11 +19,16 @@ from phibuild.checkpoints.facts import Checkpoint
 from phibuild.planning.sizes import estimate_artifact
 from phibuild.schema import Misfit, Variant
 
+if TYPE_CHECKING:  # a plan's start would wait a tenth of a second for what few variants need
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
 _STEPS = 1 << 15
 """Parts that the room between the smallest and the largest choice is divided into."""
 _UNKNOWN = 2_000_000
 """Bytes by which an estimate may be wrong (backends/base.py: `other_bytes`)."""
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ def with_types(
     target loss takes the largest types: what is planned with until they are known. For a target
     loss each counts with two standard errors more: it is to be kept, not met on average.
     """
+    import numpy as np
+
     assert variant.sensitivity is not None
     assert variant.sensitivity.grid is not None
     grid = variant.sensitivity.grid
@@ -113,6 +118,8 @@ def choose(
     one; otherwise the smallest that loses no more than `most`, or None if there is none. With
     neither, the largest.
     """
+    import numpy as np
+
     extra = [size - size[0] for size in sizes]
     whole = sum(int(one.max()) for one in extra)
     if room is None and most is None:

@@ -12,8 +12,8 @@ import ast
 import hashlib
 import importlib.util
 import symtable
-from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 ANY = "*"
 """Stands in `Part.calls` for a name that is computed; "a.*" in `Part.imports` is what package a
@@ -37,7 +37,8 @@ class Part:
     calls: tuple[str, ...] = ()
 
 
-def read_part(source: bytes, functions: Iterable[str] = ()) -> Part:
+@lru_cache(maxsize=4096)
+def read_part(source: bytes, functions: tuple[str, ...] = ()) -> Part:
     """Return what counts of a module with this source. With `functions` that is what importing it
     runs and these functions (those of them that it has), with the functions that they name."""
     wanted = set(functions)

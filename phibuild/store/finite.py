@@ -8,21 +8,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, BinaryIO
 
 from phibuild.store.documents import NonFinite
 from phibuild.worker.safetensors import TensorInfo, read_header
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 _CHUNK_BYTES = 4 << 20
 # Type of the bits, and those that are all set in infinity and NaN alone.
-_EXPONENTS: dict[str, tuple[type[np.uint16 | np.uint32], int]] = {
-    "BF16": (np.uint16, 0x7F80),
-    "F16": (np.uint16, 0x7C00),
-    "F32": (np.uint32, 0x7F800000),
-}
+_EXPONENTS = {"BF16": ("<u2", 0x7F80), "F16": ("<u2", 0x7C00), "F32": ("<u4", 0x7F800000)}
 _MANTISSAS = {"BF16": 0x7F, "F16": 0x3FF, "F32": 0x7FFFFF}
 
 
@@ -64,11 +61,13 @@ def _pieces(file: BinaryIO, nbytes: int) -> Iterator[bytes]:
 
 def _first(tensor: TensorInfo, data: bytes, start: int) -> NonFinite | None:
     """Return the first weight of a piece of a tensor, `start` bytes into it, that is not finite."""
+    import numpy as np  # commands that read no weights do without
+
     kind, exponent = _EXPONENTS[tensor.dtype]
     bits: NDArray[np.uint16 | np.uint32] = np.frombuffer(data, kind)
     # A magnitude of all exponent bits, or more, is infinity or NaN. The largest is found at the
     # speed of memory, where it is: rarely.
-    magnitude = bits & kind(exponent | _MANTISSAS[tensor.dtype])
+    magnitude = bits & bits.dtype.type(exponent | _MANTISSAS[tensor.dtype])
     if int(magnitude.max(initial=0)) < exponent:
         return None
     index = int(np.flatnonzero(magnitude >= exponent)[0])

@@ -35,7 +35,7 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/phibuild toolchain install
 	$(BIN)/pytest tests -m "case or outside" --correctness docs/correctness.md \
 		-n 2 --dist loadfile -q
-	$(BIN)/pytest tests/slow/test_support.py --support docs/support.md -q
+	$(BIN)/pytest tests/slow/test_contract.py --support docs/support.md -q
 	$(BIN)/pytest tests/slow/test_faults*.py --kills 15 --faults-table docs/faults.md -q
 
 # The pages of docs/ as a site in site/: every warning, a broken link too, is an error.

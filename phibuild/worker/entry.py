@@ -84,8 +84,10 @@ def main() -> None:
     if mount:
         package = mount[0]
         _mount(package, Path(mount[1]))
+    from phibuild.worker.lean import import_lean
     from phibuild.worker.protocol import Report, WorkerError
 
+    import_lean()
     report = Report(stream)
     from phibuild.worker.requests import check_request, item_names
 

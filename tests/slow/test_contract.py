@@ -1,7 +1,9 @@
-"""The contract of all backends, over the three shapes of Phi, through the command line."""
+"""The contract of all backends, over the three shapes of Phi, through the command line: every
+precision for every target, built and judged, or refused with a reason."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from conftest import CommandLine
 from phibuild.backends.registry import SHIPPED
 from support.contract import SHAPES, check_backend, check_long_windows, check_text
 from support.quickstart import QUICKSTART
+from support.support_table import PRECISIONS, PROPERTY, square
+from support.targets import RECIPE, TARGETS, target_of, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +31,19 @@ def test_contract(
     store: str,
     checkpoint: Callable[..., Path],
     phibuild: CommandLine,
+    record_property: Callable[[str, object], None],
 ) -> None:
     source = checkpoint(shape, shards=2 if shape == "phi4" else 1)
-    recipe = "quickstart" if backend in QUICKSTART else "every_backend"
-    cells = check_backend(phibuild, source, backend, store=store, recipe=recipe)
+    words = write_recipe(phibuild.folder, backend)
+    built = check_backend(phibuild, source, backend, *words, store=store, recipe=RECIPE)
     if shape == "phi3":  # one shape shows it
-        check_text(phibuild, cells["int8"], store)
+        check_text(phibuild, built["int8"], store)
+    cells = phibuild.report(RECIPE)["cells"]
+    assert len(cells) == len(TARGETS[backend]) * len(PRECISIONS)
+    for cell in cells:
+        row = {"shape": shape, "backend": backend, "target": target_of(backend, cell["device"])}
+        row |= {"precision": cell["precision"], "square": square(cell)}
+        record_property(PROPERTY, json.dumps(row))
 
 
 @pytest.mark.parametrize("backend", SHIPPED)

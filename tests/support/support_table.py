@@ -1,4 +1,4 @@
-"""`pytest tests/slow/test_support.py --support FILE`: what can be built of each shape of Phi, and
+"""`pytest tests/slow/test_contract.py --support FILE`: what can be built of each shape of Phi, and
 how it is judged, as a page: what a test built, or what a plan refused there, and nothing else."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _INTRODUCTION = """\
 Each square was built, judged and gated by the tests on a random checkpoint of the shape, or refused
 by the plan with the reason below the table. Made by the suite itself:
 
-    pytest tests/slow/test_support.py --support docs/support.md
+    pytest tests/slow/test_contract.py --support docs/support.md
 
 *native*: judged in the runtime that it is made for, as it is made to be run. *by ...*: judged in
 another form, on this machine's CPU; the device's own accelerator did not run it. What every variant

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phibuild.backends.pytorch.lean import import_torch
 from phibuild.worker.protocol import Contents, Report
 from phibuild.worker.requests import (
     ActivationsRequest,
@@ -55,13 +54,11 @@ def inspect(folder: Path) -> Contents:
 
 def prepare() -> None:
     """Import what `load` needs, so that timing `load` times the artifact alone."""
-    import_torch()
     import phibuild.backends.pytorch.runtime  # noqa: F401
 
 
 def load(folder: Path, threads: int) -> TransformersRuntime:
     """Return the artifact's runtime."""
-    import_torch()
     from phibuild.backends.pytorch.runtime import load as run
 
     return run(folder, threads)
@@ -70,7 +67,6 @@ def load(folder: Path, threads: int) -> TransformersRuntime:
 def source(request: SourceRequest, report: Report) -> None:
     """Prove the source and write the facts of its tokenizer."""
     with report.loading():
-        import_torch()
         from phibuild.backends.pytorch.source import source as run
 
     run(request, report)
@@ -79,7 +75,6 @@ def source(request: SourceRequest, report: Report) -> None:
 def reference(request: ReferenceRequest, report: Report) -> None:
     """Write the fp32 original's logits."""
     with report.loading():
-        import_torch()
         from phibuild.backends.pytorch.reference import reference as run
 
     run(request, report)
@@ -88,7 +83,6 @@ def reference(request: ReferenceRequest, report: Report) -> None:
 def activations(request: ActivationsRequest, report: Report) -> None:
     """Write the sums of squared inputs of the fp32 original's linear layers."""
     with report.loading():
-        import_torch()
         from phibuild.backends.pytorch.activations import activations as run
 
     run(request, report)
@@ -97,7 +91,6 @@ def activations(request: ActivationsRequest, report: Report) -> None:
 def quantize(request: QuantizeRequest, report: Report) -> None:
     """Write the original's weights on grids, by GPTQ."""
     with report.loading():
-        import_torch()
         from phibuild.backends.pytorch.gptq.run import quantize as run
 
     run(request, report)
@@ -106,7 +99,6 @@ def quantize(request: QuantizeRequest, report: Report) -> None:
 def sensitivity(request: SensitivityRequest, report: Report) -> None:
     """Write what each of the original's matrices loses on a grid."""
     with report.loading():
-        import_torch()
         from phibuild.backends.pytorch.sensitivity import sensitivity as run
 
     run(request, report)

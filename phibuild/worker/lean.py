@@ -1,0 +1,118 @@
+"""Imports without what a runner never uses, where it takes most of the time and memory of one.
+
+- Transformers' models import PyTorch's compiler (torch._dynamo, which imports SymPy and 700 modules
+  more), to mark functions for it, and tensors over several processes (torch.distributed.tensor).
+  The compiler's own code runs when anything else is asked of it; a runner is one process.
+- `import transformers` reads the 1,600 files of its models, and once more when one of them is
+  imported, to learn which names they have. What it found is kept with the toolchain, whose files
+  never change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_COMPILER, _IMPORTS = "torch._dynamo", "transformers.utils.import_utils"
+_MARKS = ("allow_in_graph", "assume_constant_result", "disable")
+"""Decorators that tell the compiler how to treat a function, and change nothing where it is
+called: all that Transformers 5.23 asks for when it is imported."""
+
+
+def import_lean() -> None:
+    """Have this process import so from now on."""
+    sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in (_COMPILER, _IMPORTS):
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec and spec.loader:
+            wrapper = _LateLoader if fullname == _COMPILER else _ImportsLoader
+            spec.loader = wrapper(spec.loader)
+        return spec
+
+
+class _Wrapper(Loader):
+    def __init__(self, real: Loader) -> None:
+        self.real = real
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.real.create_module(spec)
+
+
+class _LateLoader(_Wrapper):
+    def exec_module(self, module: ModuleType) -> None:
+        module.__class__ = _Late
+
+
+class _Late(ModuleType):
+    """A package whose own code runs when an attribute is asked for; until then its modules can be
+    imported without it (torch._dynamo._trace_wrapped_higher_order_op, by masking_utils)."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _MARKS:
+            return _mark
+        if name.startswith("__"):
+            raise AttributeError(name)
+        object.__setattr__(self, "__class__", ModuleType)
+        loader = self.__spec__.loader if self.__spec__ else None
+        assert isinstance(loader, _LateLoader)
+        loader.real.exec_module(self)
+        return getattr(self, name)
+
+
+def _mark(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:
+    """Return a function as it is, or what does so."""
+    return function if function is not None else lambda later: later
+
+
+class _ImportsLoader(_Wrapper):
+    def exec_module(self, module: ModuleType) -> None:
+        self.real.exec_module(module)
+        names: dict[str, Any] = vars(module)
+        names["is_torch_distributed_available"] = lambda: False
+        names["define_import_structure"] = _kept(names["define_import_structure"])
+
+
+def _kept(read: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that finds which names modules have, and what these need, as Transformers'
+    own `read` does: {needs: {module: names}}. Those of all models are read once a toolchain."""
+
+    def define(module_path: Any, prefix: str | None = None) -> dict[frozenset[str], Any]:
+        place = Path(module_path)
+        if (place if place.is_dir() else place.parent).name != "models":
+            found: dict[frozenset[str], Any] = read(module_path, prefix)
+            return found
+        path = Path(sys.prefix) / f"transformers-{prefix or 'all'}.json"
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            asked, rows = json.loads(path.read_text(encoding="utf-8"))
+            if asked == str(place):
+                return {
+                    frozenset(needs): {name: set(names) for name, names in modules.items()}
+                    for needs, modules in rows
+                }
+        found = read(module_path, prefix)
+        rows = [
+            (sorted(needs), {name: sorted(names) for name, names in modules.items()})
+            for needs, modules in found.items()
+        ]
+        with contextlib.suppress(OSError):  # a toolchain that cannot be written: read next time
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            temporary.write_text(json.dumps((str(place), rows)), encoding="utf-8")
+            temporary.replace(path)
+        return found
+
+    return define

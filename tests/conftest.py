@@ -50,6 +50,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 FACTS = """
 import json, sys
 from pathlib import Path
+from phibuild.worker.lean import import_lean
+import_lean()
 from phibuild.backends.pytorch.tokenizer_facts import write_tokenizer_facts
 for source, output in zip(map(Path, sys.argv[1::2]), map(Path, sys.argv[2::2])):
     vocabulary = json.loads((source / "config.json").read_text(encoding="utf-8"))["vocab_size"]

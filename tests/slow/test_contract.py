@@ -14,7 +14,7 @@ from phibuild.backends.registry import SHIPPED
 from support.contract import SHAPES, check_backend, check_long_windows, check_text
 from support.quickstart import QUICKSTART
 from support.support_table import PRECISIONS, PROPERTY, square
-from support.targets import RECIPE, TARGETS, target_of, write_recipe
+from support.targets import NPU, RECIPE, TARGETS, target_of, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_contract(
     source = checkpoint(shape, shards=2 if shape == "phi4" else 1)
     words = write_recipe(phibuild.folder, backend)
     built = check_backend(phibuild, source, backend, *words, store=store, recipe=RECIPE)
-    if shape == "phi3":  # one shape shows it
+    if shape == "phi3" and backend not in NPU:  # one shape shows it
         check_text(phibuild, built["int8"], store)
     cells = phibuild.report(RECIPE)["cells"]
     assert len(cells) == len(TARGETS[backend]) * len(PRECISIONS)

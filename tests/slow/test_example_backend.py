@@ -18,6 +18,7 @@ from conftest import ROOT, CommandLine
 from phibuild.backends.registry import SHIPPED
 from phibuild.toolchains.pip_config import no_index, uv_environment
 from support.contract import SHAPES, check_backend, check_long_windows, check_text
+from support.lent import Pool
 
 EXAMPLE = ROOT / "examples" / "phibuild-numpy"
 PRECISIONS = ("fp32", "int8")
@@ -45,10 +46,10 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def phibuild(tmp_path: Path, python: str) -> CommandLine:
+def phibuild(tmp_path: Path, python: str, pool: Path) -> CommandLine:
     folder = tmp_path / "work"
     folder.mkdir()
-    return CommandLine(folder, python=python)
+    return CommandLine(folder, python=python, pool=Pool(pool))
 
 
 @pytest.fixture(scope="module")

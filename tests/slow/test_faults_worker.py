@@ -31,8 +31,10 @@ ENDINGS = {
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path, tmp_path / "store")
+def site(tmp_path: Path, undisturbed: Site) -> Site:
+    site = Site(tmp_path, tmp_path / "store")
+    site.lend_originals(undisturbed)
+    return site
 
 
 def built(site: Site, undisturbed: Site) -> None:

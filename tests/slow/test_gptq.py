@@ -383,7 +383,7 @@ def test_a_text_that_is_too_short_fails_what_is_made_of_it_alone(work: CommandLi
     assert reasons["int8"] is None
 
 
-QUICK = ("evaluation.windows=2", "evaluation.window_tokens=64", "evaluation.decode_tokens=4")
+QUICK = ("evaluation.windows=4", "evaluation.window_tokens=128", "evaluation.decode_tokens=4")
 BOTH = """\
 devices:
   raspberry_pi_5: {llamacpp: {int4: {type: Q4_0}}, litert: [int4], executorch: [int4]}

@@ -25,6 +25,8 @@ MODEL = DATA / "phi3-tiny-trained"
 LOSSES = """
 import json, sys, tempfile
 from pathlib import Path
+from phibuild.worker.lean import import_lean
+import_lean()
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from phibuild.backends.pytorch.gptq.scales import nearest
@@ -95,7 +97,14 @@ def test_losses_are_those_of_transformers_own_model(
 
 
 @pytest.fixture
-def work(phibuild: CommandLine, toolchain_python: Callable[[str], Path]) -> CommandLine:
+def work(
+    phibuild: CommandLine, toolchain_python: Callable[[str], Path], shared_folder: Path
+) -> CommandLine:
+    """Return the command line, with one store for all tests: what the model's matrices lose is
+    measured once."""
+    store = shared_folder / "mixed-store"
+    store.mkdir(exist_ok=True)
+    (phibuild.folder / "store").symlink_to(store)
     for name in ("llamacpp", "openvino", "mlx", "ort_genai", "pytorch"):
         toolchain_python(name)
     (phibuild.folder / "recipes").mkdir()
@@ -107,7 +116,7 @@ def built(work: CommandLine, cells: dict[str, tuple[str, Any]], *words: str) -> 
     devices = {device: {name: {"int4": options}} for device, (name, options) in cells.items()}
     text = yaml.safe_dump({"devices": devices})
     (work.folder / "recipes" / "mine.yaml").write_text(text, encoding="utf-8")
-    done = work("build", "recipe=mine", *words)
+    done = work("build", "recipe=mine", *(words or ["evaluation=quick"]))
     assert done.returncode == 0, done.stdout + done.stderr
     return {cell["device"]: cell for cell in work.report("mine")["cells"]}
 

@@ -37,6 +37,8 @@ CHUNK = 24
 TOKENS = 5 * CHUNK + 7
 OURS = """
 import io, json, sys
+from phibuild.worker.lean import import_lean
+import_lean()
 from phibuild.backends.pytorch import worker
 from phibuild.worker.protocol import Report
 answers = []

@@ -25,6 +25,8 @@ SHAPES = ("phi3", "phi4mini", "phi4")
 # The worker's function for one request after the other: importing Transformers takes longer.
 REFERENCES = """
 import io, json, sys
+from phibuild.worker.lean import import_lean
+import_lean()
 from phibuild.backends.pytorch import worker
 from phibuild.worker.protocol import Report
 answers = []

@@ -44,6 +44,8 @@ COMPARE = """
 import json, sys
 from pathlib import Path
 import numpy as np
+from phibuild.worker.lean import import_lean
+import_lean()
 import torch
 from phibuild.backends.pytorch import layerwise, memory, runtime, stored_weights
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, DynamicCache

@@ -35,6 +35,8 @@ MEASURE = """
 import json, os, signal, sys
 from contextlib import contextmanager
 from pathlib import Path
+from phibuild.worker.lean import import_lean
+import_lean()
 import torch
 from phibuild.backends.pytorch import layerwise, memory, sensitivity
 from phibuild.backends.pytorch.kept_states import KeptStates

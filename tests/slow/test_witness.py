@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # A list of [original, view, architecture, layers]: distances, or what is wrong.
 SOURCES = """
 import io, json, sys, tempfile
+from phibuild.worker.lean import import_lean
+import_lean()
 from phibuild.backends.pytorch import worker
 from phibuild.worker.protocol import Report
 answers = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,12 @@ class Site:
     def outputs(self) -> Path:
         """The folder that holds outputs/, as this process sees it."""
         return self.view or self.folder
+
+    def lend_originals(self, other: Site) -> None:
+        """Begin with what the original left in another site's store, and what was counted of
+        phibuild's code."""
+        for name in ("references", "digests"):
+            shutil.copytree(other.store / name, self.store / name, copy_function=os.link)
 
     # -- run
 

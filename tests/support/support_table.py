@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from tabulate import tabulate
 
+from phibuild.backends.registry import SHIPPED
+
 PROPERTY = "support"
 PRECISIONS = ("int4", "int8", "fp16", "fp32")
 MODELS = {
@@ -67,7 +69,9 @@ def _table(rows: Iterable[Row]) -> str:
     """Return the table and the reasons that its squares name by number."""
     lines: dict[tuple[str, str, str], dict[str, str]] = {}
     reasons: dict[str, int] = {}
-    for row in sorted(rows, key=lambda row: list(MODELS).index(row["shape"])):
+    for row in sorted(
+        rows, key=lambda row: (list(MODELS).index(row["shape"]), SHIPPED.index(row["backend"]))
+    ):
         text: str = row["square"]
         if text.startswith("refused: "):
             number = reasons.setdefault(text.removeprefix("refused: "), len(reasons) + 1)

@@ -15,7 +15,7 @@ class: ai_pc
 memory: 64 GiB
 budget: 64 GiB
 accelerators: [cpu, cuda, directml, webgpu, metal, openvino_gpu, openvino_npu]
-context_length: 2048
+context_length: 512
 sources: {memory: assumed, budget: assumed, context_length: assumed}
 """
 RECIPE = "all"

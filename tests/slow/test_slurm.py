@@ -34,9 +34,12 @@ from support.slurm_cluster import (
     slurm_cluster,
 )
 
-pytestmark = pytest.mark.skipif(
-    bool(missing()), reason=f"Slurm is not installed here: {', '.join(missing())}"
-)
+pytestmark = [
+    pytest.mark.cold,  # jobs are counted
+    pytest.mark.skipif(
+        bool(missing()), reason=f"Slurm is not installed here: {', '.join(missing())}"
+    ),
+]
 COMMAND = [sys.executable, "-m", "phibuild", "build", "recipe=mine", "executor=slurm"]
 COMMAND += ["executor.poll=1"]
 BACKENDS = ("llamacpp", "mlx", "pytorch")
@@ -142,7 +145,7 @@ def end(process: subprocess.Popen[str]) -> str:
 def test_the_same_bytes_as_a_local_build(cluster: Cluster, tmp_path: Path) -> None:
     recipe = cluster.work.folder / "recipes" / "mine.yaml"
     recipe.write_text(RECIPE, encoding="utf-8")
-    done = cluster.build("evaluation=quick")
+    done = cluster.build(*QUICK)
     assert done.returncode == 0, done.stderr
     assert cluster.submitted == {
         SOURCE: 1,
@@ -159,14 +162,14 @@ def test_the_same_bytes_as_a_local_build(cluster: Cluster, tmp_path: Path) -> No
 
     local = CommandLine(tmp_path / "local")
     shutil.copytree(cluster.work.folder / "recipes", local.folder / "recipes")
-    done = local("build", "recipe=mine", "evaluation=quick")
+    done = local("build", "recipe=mine", *QUICK)
     assert done.returncode == 0, done.stderr
     for cell in local.report("mine")["cells"]:
         other = on_cluster[f"{cell['backend']}.{cell['precision']}"]
         assert other["artifact_digest"] == cell["artifact_digest"], cell["id"]
         assert other["quality"]["kl_mean"] == pytest.approx(cell["quality"]["kl_mean"], rel=0.01)
 
-    again = cluster.build("evaluation=quick")
+    again = cluster.build(*QUICK)
     assert again.returncode == 0
     assert set(cluster.statuses().values()) == {"cached"}
 
@@ -175,7 +178,7 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
     """One job at a time, so that the kills meet steps that ended, one that runs and some that
     wait; sbatch had answered for the last of them, and phibuild had not yet noted it."""
     for word, number in (("reference", signal.SIGHUP), ("build", signal.SIGKILL)):
-        process = cluster.start("evaluation=quick", "executor.max_jobs=1")
+        process = cluster.start(*QUICK, "executor.max_jobs=1")
         cluster.slurm.wait_for(word, "RUNNING")
         time.sleep(2)
         # nohup has a lost terminal ignored, which is inherited
@@ -193,7 +196,7 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
     folder = record.parent / data["folder"]
     (folder / f"{data['job']}_submitted.pkl").rename(folder / "function.pkl")
 
-    done = cluster.build("evaluation=quick", "executor.max_jobs=1")
+    done = cluster.build(*QUICK, "executor.max_jobs=1")
     assert done.returncode == 0, done.stderr
     assert "of before" in done.stderr
     assert cluster.submitted == steps
@@ -263,7 +266,7 @@ def test_two_at_once_share_jobs_and_a_ctrl_c_leaves_those_of_the_other(cluster: 
 
 def test_ctrl_c_cancels_the_jobs_and_reports(cluster: Cluster) -> None:
     cluster.hold("mlx")
-    process = cluster.start("evaluation=quick")
+    process = cluster.start(*QUICK)
     cluster.slurm.wait_for("build.phi3-tiny-trained.mlx", "RUNNING")
     artifacts = cluster.work.folder / "store" / "artifacts"
     while len(list(artifacts.iterdir())) < 2:
@@ -284,7 +287,7 @@ def test_ctrl_c_cancels_the_jobs_and_reports(cluster: Cluster) -> None:
 
 def test_a_job_cancelled_from_outside_fails_alone(cluster: Cluster) -> None:
     gate = cluster.hold("mlx")
-    process = cluster.start("evaluation=quick")
+    process = cluster.start(*QUICK)
     job = cluster.slurm.wait_for("build.phi3-tiny-trained.mlx", "RUNNING")
     cluster.slurm.call("scancel", str(job))
     # Slurm may signal a job before its script is there to get it, and kills it only later: held

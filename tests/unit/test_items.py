@@ -155,6 +155,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (
         "worker/entry.py",
         "worker/json_values.py",
+        "worker/lean.py",
         "worker/protocol.py",
         "worker/requests.py",
         "worker/pairing.py",
@@ -382,8 +383,8 @@ def test_a_child_that_has_left_for_a_session_of_its_own(run: Run) -> None:
 
 def test_an_interruption_ends_what_runs_and_starts_nothing(run: Run) -> None:
     def interrupt() -> None:
-        child = run.folder / "child"
-        while not (child.exists() and child.read_text("ascii")):
+        child, deadline = run.folder / "child", time.monotonic() + 60
+        while not (child.exists() and child.read_text("ascii")) and time.monotonic() < deadline:
             time.sleep(0.02)
         run.runners.stop()
 

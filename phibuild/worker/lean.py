@@ -22,6 +22,8 @@ from types import ModuleType
 from typing import Any
 
 _COMPILER, _IMPORTS = "torch._dynamo", "transformers.utils.import_utils"
+_ALONE = "torch._dynamo._trace_wrapped_higher_order_op"
+"""What masking_utils takes of the compiler: a module that needs none of the others."""
 _MARKS = ("allow_in_graph", "assume_constant_result", "disable")
 """Decorators that tell the compiler how to treat a function, and change nothing where it is
 called: all that Transformers 5.23 asks for when it is imported."""
@@ -36,6 +38,8 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
+        if fullname.startswith(f"{_COMPILER}.") and fullname != _ALONE:
+            return _with_compiler(fullname)
         if fullname not in (_COMPILER, _IMPORTS):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
@@ -59,19 +63,45 @@ class _LateLoader(_Wrapper):
 
 
 class _Late(ModuleType):
-    """A package whose own code runs when an attribute is asked for; until then its modules can be
-    imported without it (torch._dynamo._trace_wrapped_higher_order_op, by masking_utils)."""
+    """A package whose own code runs when an attribute, or another of its modules than _ALONE, is
+    asked for."""
 
     def __getattr__(self, name: str) -> Any:
         if name in _MARKS:
             return _mark
         if name.startswith("__"):
             raise AttributeError(name)
-        object.__setattr__(self, "__class__", ModuleType)
-        loader = self.__spec__.loader if self.__spec__ else None
-        assert isinstance(loader, _LateLoader)
-        loader.real.exec_module(self)
+        _load(self)
         return getattr(self, name)
+
+
+def _load(late: ModuleType) -> None:
+    """Run a late package's own code."""
+    object.__setattr__(late, "__class__", ModuleType)
+    loader = late.__spec__.loader if late.__spec__ else None
+    assert isinstance(loader, _LateLoader)
+    loader.real.exec_module(late)
+
+
+def _with_compiler(fullname: str) -> ModuleSpec | None:
+    """Return how to import a module of the compiler, whose own code has run then; None: as ever."""
+    compiler = sys.modules.get(_COMPILER)
+    if isinstance(compiler, _Late):
+        _load(compiler)
+        if fullname in sys.modules:  # that has imported it
+            return ModuleSpec(fullname, _Loaded(sys.modules[fullname]))
+    return None
+
+
+class _Loaded(Loader):
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
 
 
 def _mark(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any:

@@ -1,0 +1,93 @@
+"""Lean imports: what they leave out is there when it is asked for, and the names that are kept are
+those that Transformers finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+HEAVY = ("sympy", "torch._inductor", "torch.distributed.tensor")
+LATE = """
+import json, sys
+from phibuild.worker.lean import import_lean
+import_lean()
+import transformers.models.phi3.modeling_phi3
+early = [name for name in HEAVY if name in sys.modules]
+import torch
+if FIRST:
+    import torch._dynamo.config as config
+    assert config is torch._dynamo.config is sys.modules["torch._dynamo.config"]
+    assert config.__spec__.loader.name == "torch._dynamo.config"
+calls = []
+def backend(graph, inputs):
+    calls.append(len(inputs))
+    return graph.forward
+doubled = torch.compile(lambda x: x + x, backend=backend)(torch.ones(3))
+late = [name for name in HEAVY if name in sys.modules]
+marked = torch._dynamo.disable(len)
+kind = type(torch._dynamo).__name__
+print(json.dumps([early, late, calls, doubled.tolist(), marked([1, 2]), kind]))
+"""
+NAMES = """
+import sys
+from pathlib import Path
+import transformers
+from phibuild.worker import lean
+from transformers.utils.import_utils import define_import_structure as read
+sys.prefix = sys.argv[1]
+models = Path(transformers.__file__).parent / "models"
+kept = lean._kept(read)
+def same():
+    for words in ((models, "models"), (str(models / "__init__.py"), None)):
+        assert kept(*words) == read(*words), words
+    phi3 = models / "phi3" / "__init__.py"
+    assert kept(phi3) == read(phi3)
+same()
+files = sorted(Path(sys.prefix).iterdir())
+assert [path.name for path in files] == ["transformers-all.json", "transformers-models.json"], files
+def refused(*words):
+    raise AssertionError("read again")
+seen = lean._kept(refused)
+assert seen(models, "models") == read(models, "models")
+for damage in (b"", b"[1]", b"\\xff", b'["x", []]', b'{"a": 1}', files[0].read_bytes()[:1000]):
+    for path in files:
+        path.write_bytes(damage)
+    same()
+"""
+
+
+def ask(python: Path, code: str, *words: str) -> str:
+    done = subprocess.run(
+        [python, "-c", code, *words], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("first", [False, True])  # one of its modules, before it is used
+def test_the_compiler_is_there_when_it_is_asked_for(
+    first: bool, toolchain_python: Callable[[str], Path]
+) -> None:
+    code = f"HEAVY, FIRST = {HEAVY!r}, {first}{LATE}"
+    early, late, calls, doubled, marked, kind = json.loads(ask(toolchain_python("pytorch"), code))
+    assert early == []
+    assert set(late) == set(HEAVY)
+    assert calls == [1]
+    assert doubled == [2, 2, 2]
+    assert marked == 2
+    assert kind == "module"
+
+
+@pytest.mark.parametrize("backend", ["pytorch", "ort_genai", "mlx", "openvino"])
+def test_kept_names_are_those_that_transformers_finds(
+    backend: str, toolchain_python: Callable[[str], Path], tmp_path: Path
+) -> None:
+    ask(toolchain_python(backend), NAMES, str(tmp_path))

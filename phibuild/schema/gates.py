@@ -14,6 +14,7 @@ from phibuild.schema.limits import (
     Figure,
     FigureName,
     absolute,
+    as_float,
     by_precision,
     check_bound,
     comparison,
@@ -35,9 +36,11 @@ def _quality_limit(figure: Figure) -> Callable[[object], object]:
                 return {key: check_one(str(key), one) for key, one in value.items()}
         if not is_number(value):
             raise ValueError("a limit is a number, or a mapping of precisions to numbers")
-        if not 0 < value < float("inf"):
-            raise ValueError("a limit must be greater than 0")
-        return float(value)
+        limit = as_float(value)
+        if not 0 < limit < float("inf"):
+            wanted = "a finite number" if limit > 0 else "greater than 0"
+            raise ValueError(f"a limit must be {wanted}")
+        return limit
 
     def check_one(key: str, value: object) -> object:
         precision, dot, variant = key.partition(".")

@@ -80,7 +80,7 @@ def _number(key: str, value: object, figure: Figure) -> float:
         return float(_positive(key, size))
     if not is_number(value):
         raise ValueError(f"{key!r} must be a number, not {value!r}")
-    number = float(value)
+    number = as_float(value)
     if key == figure.than and (number - 1) * figure.sign < 0:
         more, one = ("more", "1.05") if figure.sign > 0 else ("less", "0.99")
         worse = f"at {'least' if figure.sign > 0 else 'most'} 1: {one} allows that much {more}"
@@ -90,8 +90,16 @@ def _number(key: str, value: object, figure: Figure) -> float:
 
 def _positive(key: str, number: float) -> float:
     if not 0 < number < float("inf"):
-        raise ValueError(f"{key!r} must be greater than 0")
+        raise ValueError(f"{key!r} must be {'a finite number' if number > 0 else 'greater than 0'}")
     return number
+
+
+def as_float(value: float) -> float:
+    """Return a number, which may be a whole one, as a float: an infinite one if it is too large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else -float("inf")
 
 
 def absolute(limit: object, figure: Figure) -> float | None:

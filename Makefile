@@ -21,12 +21,12 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/pytest tests -m "not slow" -n 3 -q
+	$(BIN)/pytest tests -m "not slow" -n 2 -q
 
 # Real toolchains: they are installed on the first run.
 slow: $(VENV)/.installed-dev
 	$(BIN)/phibuild toolchain install
-	$(BIN)/pytest tests -m slow -n 3 --dist loadfile -q
+	$(BIN)/pytest tests -m slow -n 2 --dist loadfile -q
 
 # What docs/ holds of the code: the tables that the tests write.
 docs: $(VENV)/.installed-dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -79,7 +80,7 @@ def _named(value: object) -> object:
 
 def _limit_schema(figure: Figure) -> WithJsonSchema:
     """Return what a limit may be: a number or a bound, or these by precision or variant."""
-    number = {"type": "number", "exclusiveMinimum": 0}
+    number = {"type": "number", "exclusiveMinimum": 0, "maximum": sys.float_info.max}
     amount = {"anyOf": [{"type": "integer", "minimum": 1}, SIZE_TEXT]}
     plain = amount if figure.name == "size" else number
     factor = {**number, **({"minimum": 1} if figure.sign > 0 else {"maximum": 1})}

@@ -47,6 +47,21 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Tests share the cores: threads of PyTorch that wait for others must not keep them from running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+"""Those of the machine."""
+
+
+def keep_to(cores: list[int]) -> None:
+    """Have this process and what it starts from now on run on these cores."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+# Processes of tests that run side by side have a core each. Left to share them all, runtimes whose
+# threads spin while they wait for each other take a quarter more of them (every_backend, twice).
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    keep_to(CORES[int(worker[2:]) % len(CORES) :][:1] if CORES else [])
+
 FACTS = """
 import json, sys
 from pathlib import Path
@@ -84,6 +99,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "slow" in Path(str(item.path)).parts:
             item.add_marker(pytest.mark.slow)
         correctness.note_cases(item)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def every_core(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give the tests of a module that is marked with `every_core` all cores of the machine."""
+    own = sorted(os.sched_getaffinity(0)) if CORES else []
+    marked = request.node.get_closest_marker("every_core") is not None
+    if marked:
+        keep_to(CORES)
+    yield
+    if marked:
+        keep_to(own)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,16 @@ def test_gates_hold_on_the_embedded_model(phibuild: CommandLine) -> None:
     assert planned.stdout.count('"fits_budget": true') == len(cells)
 
 
+def test_gates_hold_for_servers_int8(phibuild: CommandLine) -> None:
+    """W8A8 by the gate of int8, FP8 by its own."""
+    words = ("backend=pytorch", "precision=int8", "evaluation=quick")
+    done = phibuild("build", "recipe=every_backend", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = phibuild.report("every_backend")["cells"]
+    limits = {c["variant"]: g["limit"] for c in cells for g in c["gates"] if g["name"] == "kl"}
+    assert limits == {"w8a16-g128": 0.01, "w8a8": 0.01, "fp8": 0.02}
+
+
 def test_every_device_of_the_shelf_has_two_formats(phibuild: CommandLine) -> None:
     planned = phibuild("plan", "recipe=edge_release", "--json")
     assert planned.returncode == 0, planned.stderr

@@ -194,6 +194,7 @@ def test_sorting(browser: Browser, pages: dict[str, tuple[Report, Path]]) -> Non
     losses = sorted((c.quality.kl_mean for c in report.cells if c.quality), reverse=True)
     with visit(browser, path) as one:
         page = one.page
+        one.draw_all()  # a plot that is drawn meanwhile moves the table from under the pointer
         header = page.locator("th[data-key=size]")
         header.locator("button").click()
         expect(header).to_have_attribute("aria-sort", "ascending")

@@ -36,6 +36,7 @@ from support.slurm_cluster import (
 
 pytestmark = [
     pytest.mark.cold,  # jobs are counted
+    pytest.mark.every_core,  # jobs ask for them
     pytest.mark.skipif(
         bool(missing()), reason=f"Slurm is not installed here: {', '.join(missing())}"
     ),

@@ -22,6 +22,8 @@ PROMPT = "the quick brown fox jumps over the lazy dog and"
 # What Transformers makes of the same; greedily, up to a token that ends generation.
 ORIGINAL = """
 import json, sys
+from phibuild.worker.lean import import_lean
+import_lean()
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 asked = json.load(sys.stdin)

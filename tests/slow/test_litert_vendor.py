@@ -31,6 +31,8 @@ MESSAGES = [
 # What Transformers makes of the same; greedily, up to a token that ends generation.
 ORIGINAL = """
 import json, sys
+from phibuild.worker.lean import import_lean
+import_lean()
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 asked = json.load(sys.stdin)

@@ -24,6 +24,8 @@ PROMPTS = ("the quick brown fox jumps over the lazy dog and " * 8, "def fibonacc
 # What Transformers makes of the same, greedily.
 ORIGINAL = """
 import json, sys
+from phibuild.worker.lean import import_lean
+import_lean()
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 asked = json.load(sys.stdin)

@@ -125,8 +125,12 @@ def assert_no_traces(work: CommandLine, source: Path) -> None:
 def test_same_bytes(
     shape: str, checkpoint: Callable[..., Path], tmp_path: Path, clock: dict[str, str]
 ) -> None:
+    """All precisions; int4, which has most to choose, of a shape of another kind and in shards."""
     source = TINY if shape == "trained" else checkpoint(shape, shards=2)
-    found = two_machines(tmp_path, clock, lambda folder: None, source, recipe="every_backend")
+    words = () if shape == "trained" else ("precision=int4",)
+    found = two_machines(
+        tmp_path, clock, lambda folder: None, source, *words, recipe="every_backend"
+    )
     assert {cell["backend"] for cell in found} == set(SHIPPED)
 
 

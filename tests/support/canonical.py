@@ -17,6 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from phibuild.worker.lean import import_lean
+
+import_lean()
+
 
 def write(order: dict[str, Any]) -> None:
     from phibuild.backends.pytorch.merge import Origin, write_canonical

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conftest import CommandLine
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("evaluation.windows=2", "evaluation.window_tokens=48", "evaluation.decode_tokens=8")
 # Transformers' own logits of the windows that phibuild chose, and whether it ties.
 _WHOLE = """
 import json, sys
+from phibuild.worker.lean import import_lean
+import_lean()
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
@@ -77,7 +80,8 @@ def ask_transformers(python: Path, source: Path, phibuild: CommandLine) -> dict[
     done = subprocess.run(
         [python, "-c", _WHOLE],
         input=json.dumps([str(source), str(logits.parent)]),
-        capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout)

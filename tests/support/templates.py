@@ -37,6 +37,8 @@ def main() -> None:
     package = types.ModuleType("phibuild")
     package.__path__ = [str(PACKAGE)]
     sys.modules["phibuild"] = package
+    lean: Any = importlib.import_module("phibuild.worker.lean")
+    lean.import_lean()
     chat: Any = importlib.import_module("phibuild.worker.chat")
     found: dict[str, Any] = {}
     for folder in sorted(Path(sys.argv[1]).iterdir()):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def told(command: list[str], asked: object = None) -> Any:
-    """Run a command with `asked` as JSON; return the JSON behind RESULT in its last line. Fails the
-    test with what it says, if it fails."""
+    """Run a command, which can import phibuild, with `asked` as JSON; return the JSON behind RESULT
+    in its last line. Fails the test with what it says, if it fails."""
     done = subprocess.run(
-        command, input=json.dumps(asked), capture_output=True, text=True, check=False
-    )
+        command, input=json.dumps(asked), capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1].removeprefix("RESULT "))

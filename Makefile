@@ -26,7 +26,7 @@ fast: $(VENV)/.installed-dev
 # Real toolchains: they are installed on the first run.
 slow: $(VENV)/.installed-dev
 	$(BIN)/phibuild toolchain install
-	$(BIN)/pytest tests -m slow -n 3 --dist loadfile -q
+	$(BIN)/pytest tests -m slow -n 2 --core-each --dist loadfile -q
 
 # What docs/ holds of the code: the tables that the tests write.
 docs: $(VENV)/.installed-dev
@@ -34,7 +34,7 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/python tools/pages.py
 	$(BIN)/phibuild toolchain install
 	$(BIN)/pytest tests -m "case or outside" --correctness docs/correctness.md \
-		-n 3 --dist loadfile -q
+		-n 2 --core-each --dist loadfile -q
 	$(BIN)/pytest tests/slow/test_contract.py --support docs/support.md -q
 	$(BIN)/pytest tests/slow/test_faults*.py --kills 15 --faults-table docs/faults.md -q
 

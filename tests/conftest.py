@@ -57,11 +57,6 @@ def keep_to(cores: list[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-# Processes of tests that run side by side have a core each. Left to share them all, runtimes whose
-# threads spin while they wait for each other take a quarter more of them (every_backend, twice).
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-    keep_to(CORES[int(worker[2:]) % len(CORES) :][:1] if CORES else [])
-
 FACTS = """
 import json, sys
 from pathlib import Path
@@ -81,6 +76,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults_table.add_options(parser)
     correctness.add_option(parser)
     support_table.add_option(parser)
+    parser.addoption("--core-each", action="store_true", help="processes of tests have a core each")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Left to share all cores, runtimes whose threads spin while they wait for each other take a
+    # quarter more of them (every_backend, twice side by side).
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if CORES and worker and config.getoption("--core-each"):
+        keep_to([CORES[int(worker.removeprefix("gw")) % len(CORES)]])
 
 
 def pytest_terminal_summary(

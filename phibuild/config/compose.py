@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -45,6 +46,11 @@ from phibuild.errors import ConfigError, Problem, suggest
 _DEFAULT_RECIPE = "quickstart"
 # The name under which Hydra is given a chosen file of conf/evaluation or conf/executor.
 _CHOSEN = "chosen"
+# Hydra composes its own settings (logging, launcher, sweeper, help) with each recipe, which takes
+# as long as a small recipe does. phibuild uses none of them: they have no defaults here.
+ConfigStore.instance().store(
+    group="hydra", name="config", node=HydraConf(defaults=[]), provider="phibuild"
+)
 
 
 @dataclass(frozen=True)

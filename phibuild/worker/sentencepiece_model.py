@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_FLOAT = struct.Struct("<f")
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
@@ -22,8 +23,7 @@ class _Part:
     TEXT, SCORE, TYPE = 1, 2, 3
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A piece by its id: its text, its score (log probability, or minus its rank), its type."""
 
     text: str
@@ -45,22 +45,21 @@ def read_pieces(path: Path) -> list[Piece]:
 
 
 def _piece(message: bytes) -> Piece:
-    text, score, type = "", 0.0, NORMAL
-    for field in _fields(message):
-        match field:
-            case _Part.TEXT, bytes(content):
-                text = content.decode()
-            case _Part.SCORE, bytes(content):
-                (score,) = struct.unpack("<f", content)
-            case _Part.TYPE, int(number):
-                type = number
-    return Piece(text, score, type)
+    found = dict(_fields(message))  # of a field that is there twice the last counts
+    text, score, type = (found.get(field) for field in (_Part.TEXT, _Part.SCORE, _Part.TYPE))
+    if isinstance(score, bytes) and len(score) != _FLOAT.size:
+        raise ValueError("no sentencepiece model: a score that is no float")
+    return Piece(
+        text.decode() if isinstance(text, bytes) else "",
+        _FLOAT.unpack(score)[0] if isinstance(score, bytes) else 0.0,
+        type if isinstance(type, int) else NORMAL,
+    )
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield number and value of each field of a message: numbers as such, the others as bytes."""
-    at = 0
-    while at < len(data):
+    at, end = 0, len(data)
+    while at < end:
         key, at = _number(data, at)
         field, kind = key >> 3, key & 7
         if kind == _VARINT:
@@ -73,14 +72,16 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             length = 4 if kind == _FIXED32 else 8
         else:
             raise ValueError(f"no sentencepiece model: wire type {kind}")
-        if field == 0 or at + length > len(data):
+        start, at = at, at + length
+        if field == 0 or at > end:
             raise ValueError("no sentencepiece model: it ends within a field")
-        yield field, data[at : at + length]
-        at += length
+        yield field, data[start:at]
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
     """Return the variable-length number at an offset, and the offset after it."""
+    if at < len(data) and data[at] < 0x80:  # most have one byte
+        return data[at], at + 1
     number = shift = 0
     while at < len(data) and shift < 64:
         byte = data[at]

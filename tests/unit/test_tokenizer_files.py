@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from phibuild.checkpoints.tokenizer_files import read_tokenizer, too_many_ids
 from phibuild.worker.sentencepiece_model import read_pieces
@@ -52,14 +55,29 @@ def test_a_stray_model_beside_a_byte_level_tokenizer_is_not_read(tmp_path: Path)
     assert found.ids == 1629  # 200,028 less 198,400, plus one
 
 
-@pytest.mark.parametrize("damage", ["other pieces", "damaged"])
+@pytest.mark.parametrize("damage", ["other pieces", "damaged", "a score of two bytes"])
 def test_another_tokenizers_model_is_not_read(damage: str, tmp_path: Path) -> None:
     folder = _folder(tmp_path, "phi3")
     path = folder / "tokenizer.model"
     raw = path.read_bytes()
     assert len(read_pieces(path)) == 2048
-    path.write_bytes(raw.replace(b"<0x41>", b"<0x42>") if damage == "other pieces" else raw[:-7])
+    damaged = {
+        "other pieces": raw.replace(b"<0x41>", b"<0x42>"),
+        "damaged": raw[:-7],
+        "a score of two bytes": b"\x0a\x07\x0a\x01a\x12\x02ab",
+    }
+    path.write_bytes(damaged[damage])
     assert "tokenizer.model" not in read_tokenizer(folder).names
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=40), piece=st.binary(max_size=20))
+def test_any_bytes_are_pieces_or_no_model(data: bytes, piece: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.model"
+    for content in (data, bytes([0x0A, len(piece)]) + piece + data):
+        path.write_bytes(content)
+        with suppress(ValueError):
+            assert read_pieces(path)
 
 
 def test_the_older_files_count_where_tokenizer_config_says_nothing(tmp_path: Path) -> None:

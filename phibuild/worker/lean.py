@@ -3,9 +3,6 @@
 - Transformers' models import PyTorch's compiler (torch._dynamo, which imports SymPy and 700 modules
   more), to mark functions for it, and tensors over several processes (torch.distributed.tensor).
   The compiler's own code runs when anything else is asked of it; a runner is one process.
-- PyTorch registers in Python, for its compiler, which shapes its operators make of tensors without
-  data (torch._meta_registrations). Where models are made without data, what it registers in C++ is
-  enough; an operator that is not there says so.
 - `import transformers` reads the 1,600 files of its models, and once more when one of them is
   imported, to learn which names they have. What it found is kept with the toolchain, whose files
   never change.
@@ -25,7 +22,6 @@ from types import ModuleType
 from typing import Any
 
 _COMPILER, _IMPORTS = "torch._dynamo", "transformers.utils.import_utils"
-_SHAPES = "torch._meta_registrations"
 _ALONE = "torch._dynamo._trace_wrapped_higher_order_op"
 """What masking_utils takes of the compiler: a module that needs none of the others."""
 _MARKS = ("allow_in_graph", "assume_constant_result", "disable")
@@ -44,11 +40,11 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname.startswith(f"{_COMPILER}.") and fullname != _ALONE:
             return _with_compiler(fullname)
-        if fullname not in (_COMPILER, _SHAPES, _IMPORTS):
+        if fullname not in (_COMPILER, _IMPORTS):
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec and spec.loader:
-            wrapper = _ImportsLoader if fullname == _IMPORTS else _LateLoader
+            wrapper = _LateLoader if fullname == _COMPILER else _ImportsLoader
             spec.loader = wrapper(spec.loader)
         return spec
 
@@ -67,11 +63,11 @@ class _LateLoader(_Wrapper):
 
 
 class _Late(ModuleType):
-    """A module whose own code runs when an attribute, or another of its modules than _ALONE, is
+    """A package whose own code runs when an attribute, or another of its modules than _ALONE, is
     asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in _MARKS and self.__name__ == _COMPILER:
+        if name in _MARKS:
             return _mark
         if name.startswith("__"):
             raise AttributeError(name)
@@ -80,11 +76,8 @@ class _Late(ModuleType):
 
 
 def _load(late: ModuleType) -> None:
-    """Run a late module's own code; before the compiler's, that of the registrations."""
+    """Run a late package's own code."""
     object.__setattr__(late, "__class__", ModuleType)
-    shapes = sys.modules.get(_SHAPES)
-    if isinstance(shapes, _Late):
-        _load(shapes)
     loader = late.__spec__.loader if late.__spec__ else None
     assert isinstance(loader, _LateLoader)
     loader.real.exec_module(late)

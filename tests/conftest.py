@@ -21,7 +21,7 @@ from phibuild.backends.registry import SHIPPED
 from phibuild.execute.runner.process import WORKER
 from phibuild.system.locks import held
 from phibuild.toolchains.environment import Toolchain, toolchain
-from support import correctness, faults_table, support_table
+from support import correctness, faults_table, support_table, warm
 from support.checkpoints import make_checkpoint
 from support.faults import QUICK, Site, Tally
 from support.lent import Pool, make_pool
@@ -139,28 +139,29 @@ def checkpoint(shared_folder: Path) -> Callable[..., Path]:
     return make
 
 
+_installed: set[Path] = set()
+
+
+def interpreter(tools: Toolchain) -> Path:
+    """Return that of an environment, installed if it is not there: whether all of its tens of
+    thousands of files are is asked once."""
+    if tools.folder not in _installed:
+        tools.install()
+        _installed.add(tools.folder)
+    return tools.python
+
+
 @pytest.fixture(scope="session")
 def toolchain_python() -> Callable[[str], Path]:
     """Return (backend) -> interpreter of its toolchain, installed if it is not there."""
-
-    def get(name: str) -> Path:
-        tools = toolchain(name)
-        tools.install()
-        return tools.python
-
-    return get
+    return lambda name: interpreter(toolchain(name))
 
 
 @pytest.fixture(scope="session")
 def vendor_python() -> Callable[[str], Path]:
     """Return (name) -> interpreter of a vendor's environment, from tests/vendors/<name>.txt."""
-
-    def get(name: str) -> Path:
-        tools = Toolchain(f"vendor-{name}", TESTS / "vendors" / f"{name}.txt")
-        tools.install()
-        return tools.python
-
-    return get
+    locks = TESTS / "vendors"
+    return lambda name: interpreter(Toolchain(f"vendor-{name}", locks / f"{name}.txt"))
 
 
 @pytest.fixture(scope="session")
@@ -184,12 +185,9 @@ def facts(toolchain_python: Callable[[str], Path], shared_folder: Path) -> Calla
         with held(folder.with_suffix(".lock")):
             if not (folder / "probes.json").exists():
                 folder.mkdir(exist_ok=True)
-                done = subprocess.run(
-                    [str(toolchain_python("pytorch")), "-c", FACTS, str(source), str(folder)],
+                done = warm.run(
+                    [toolchain_python("pytorch"), "-c", FACTS, source, folder],
                     env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-                    capture_output=True,
-                    text=True,
-                    check=False,
                 )
                 assert done.returncode == 0, done.stderr[-6000:]
         return folder
@@ -207,14 +205,8 @@ def run_worker(
     def run(backend: str, request: dict[str, Any]) -> list[dict[str, Any]]:
         if request["verb"] == "build" and "facts" not in request:
             request = {**request, "facts": str(facts(Path(request["source"])))}
-        done = subprocess.run(
-            [str(toolchain_python(backend)), "-P", str(WORKER), backend],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
-        )
+        words = (str(toolchain_python(backend)), "-P", str(WORKER), backend)
+        done = warm.run(words, input=json.dumps(request))
         assert done.returncode == 0, done.stderr[-6000:]
         return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -234,16 +226,12 @@ class CommandLine:
         self, *words: str, cwd: Path | None = None, **environ: str
     ) -> subprocess.CompletedProcess[str]:
         own = {"PHIBUILD_STORE": str(self.folder / "store"), **environ}
-        if self.pool:
+        if self.pool and words[:1] != ("init",):  # which leaves no store
             self.pool.lend(Path(own["PHIBUILD_STORE"]))
-        done = subprocess.run(
+        done = warm.run(
             [*self.prefix, self.python, "-m", "phibuild", *words],
             cwd=cwd or self.folder,
             env={**os.environ, **own},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
         )
         if self.pool:
             self.pool.keep(Path(own["PHIBUILD_STORE"]))
@@ -263,13 +251,14 @@ def pool(shared_folder: Path) -> Path:
 
 @pytest.fixture
 def phibuild(tmp_path: Path, pool: Path, request: pytest.FixtureRequest) -> CommandLine:
-    """Return the command line, in an empty working directory. Slow tests lend each other what was
-    counted of phibuild's code and, but for those that are marked as cold, their originals."""
+    """Return the command line, in an empty working directory. Slow tests, and those that are marked
+    as lent, lend each other what was counted of phibuild's code; slow ones that are not marked as
+    cold originals too."""
     folder = tmp_path / "work"
     folder.mkdir()
     marks = {mark.name for mark in request.node.iter_markers()}
-    lent = Pool(pool, originals="cold" not in marks) if "slow" in marks else None
-    return CommandLine(folder, pool=lent)
+    lent = Pool(pool, originals="slow" in marks and "cold" not in marks)
+    return CommandLine(folder, pool=lent if marks & {"slow", "lent"} else None)
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import json
 import textwrap
+from collections.abc import Mapping
 
 from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -43,7 +45,8 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def _field_docstrings(model: type[BaseModel]) -> dict[str, str]:
+@functools.cache
+def _field_docstrings(model: type[BaseModel]) -> Mapping[str, str]:
     """Return the strings that stand below a class's own fields, by the names of these in JSON; none
     where the source is not there."""
     try:

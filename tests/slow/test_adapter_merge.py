@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from phibuild.worker.unfused import (
     places,
     unfused_tensors,
 )
+from support import warm
 from support.adapters import lora, make_adapter
 
 pytestmark = pytest.mark.slow
@@ -172,13 +172,9 @@ def _order(base: Checkpoint, facts: Checkpoint, output: Path) -> dict[str, Any]:
 
 
 def _run(python: Path, script: str, request: Any) -> str:
-    done = subprocess.run(
+    done = warm.run(
         [python, "-P", SUPPORT / script],
         input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr[-6000:]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 
 from phibuild.backends.registry import SHIPPED
-from support import templates
+from support import templates, warm
 from support.checkpoints import TOKENIZERS
 
 PECULIAR = """
@@ -81,12 +80,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def render(python: Path, folder: Path) -> dict[str, Any]:
-    done = subprocess.run(
+    done = warm.run(
         [str(python), "-P", templates.__file__, str(folder)],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

@@ -20,6 +20,7 @@ import pytest
 
 from conftest import CommandLine
 from phibuild.backends.registry import SHIPPED
+from support import warm
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,9 +176,9 @@ GRIDS: dict[str, dict[str, Any]] = {
 
 
 def run(python: Path, script: str, data: object) -> Any:
-    done = subprocess.run(
-        [python, "-c", script], input=json.dumps(data), text=True, capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
+    done = warm.run(
+        [python, "-c", script], input=json.dumps(data),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from conftest import CommandLine
 from phibuild.config.catalogue import DATA
 from phibuild.planning.tensor_types import patterns
+from support import warm
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,10 +81,9 @@ def test_losses_are_those_of_transformers_own_model(
         "ids": ids,
         "architecture": read_architecture(config).to_json(),
     }
-    done = subprocess.run(
-        [toolchain_python("pytorch"), "-c", LOSSES], input=json.dumps(request), text=True,
-        capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
-    )  # fmt: skip
+    words = (toolchain_python("pytorch"), "-c", LOSSES)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = warm.run(words, input=json.dumps(request), env=environ)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     tied = config["tie_word_embeddings"]

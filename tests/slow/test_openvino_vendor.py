@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from phibuild.backends.openvino.spec import SPEC
 from phibuild.worker.architecture import read_architecture
+from support import warm
 from support.openvino_build import OPTIONS, RunWorker, build, variants
 
 pytestmark = pytest.mark.slow
@@ -118,12 +118,9 @@ def _cases(what: str) -> list[tuple[str, str]]:
 
 def _run(command: list[str | Path], stdin: Any) -> str:
     """Run a program with JSON as its input; return what it printed."""
-    done = subprocess.run(
+    done = warm.run(
         command,
         input=json.dumps(stdin),
-        capture_output=True,
-        text=True,
-        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr[-4000:]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from phibuild.backends.ort_genai.options import OrtGenaiOptions
 from phibuild.backends.ort_genai.spec import SPEC
 from phibuild.schema import Device, Precision, Variant
 from phibuild.worker.architecture import Architecture, read_architecture
+from support import warm
 from support.devices import SOURCES
 
 pytestmark = pytest.mark.slow
@@ -216,13 +216,10 @@ for name, weight in {**whole, **left_out}.items():
 
 def _python(interpreter: Path, program: str, stdin: Any = None) -> str:
     environment = dict(os.environ, HF_HUB_OFFLINE="1", PYTHONPATH=str(ROOT))
-    done = subprocess.run(
+    done = warm.run(
         [str(interpreter), "-c", program],
         input=json.dumps(stdin),
-        capture_output=True,
-        text=True,
         env=environment,
-        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

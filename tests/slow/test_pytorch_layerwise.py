@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from phibuild.worker.requests import CACHE_RANGES
 from phibuild.worker.safetensors import read_header
+from support import warm
 from support.checkpoints import architecture
 
 pytestmark = pytest.mark.slow
@@ -106,12 +106,9 @@ for source, ours, folder in given["cases"]:
 
 
 def _run(python: Path, script: str, given: object) -> str:
-    done = subprocess.run(
+    done = warm.run(
         [python, "-c", script],
         input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]

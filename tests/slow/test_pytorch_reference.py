@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from support import warm
 from support.checkpoints import architecture
 
 pytestmark = pytest.mark.slow
@@ -96,12 +96,9 @@ def references(
         name: _request(source, folder / name, **changes)
         for name, (source, changes) in wanted.items()
     }
-    done = subprocess.run(
+    done = warm.run(
         [toolchain_python("pytorch"), "-c", REFERENCES],
         input=json.dumps(list(requests.values())),
-        capture_output=True,
-        text=True,
-        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]

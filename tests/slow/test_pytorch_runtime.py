@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from phibuild.worker.architecture import read_architecture
+from support import warm
 
 pytestmark = pytest.mark.slow
 
@@ -126,12 +126,9 @@ def test_same_weights_and_logits_whatever_is_kept(
     }
     events = run_worker("pytorch", request)
     assert {event["item"] for event in events if event["event"] == "item"} == set(VARIANTS)
-    done = subprocess.run(
+    done = warm.run(
         [toolchain_python("pytorch"), "-c", COMPARE],
         input=json.dumps([item["output"] for item in items]),
-        capture_output=True,
-        text=True,
-        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr[-4000:]

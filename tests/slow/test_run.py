@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from support import gguf_edit, speaking
+from support import gguf_edit, speaking, warm
 from support.checkpoints import TOKENIZERS
 from support.devices import quickstart_device
 from support.faults import Site
@@ -39,10 +39,9 @@ TOKENS = 16
 
 
 def ask(python: Path, who: str, request: dict[str, Any]) -> dict[str, Any]:
-    done = subprocess.run(
+    done = warm.run(
         [str(python), "-P", speaking.__file__, who],
         input=json.dumps(request), env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     answer: dict[str, Any] = json.loads(done.stdout)

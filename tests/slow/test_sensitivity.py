@@ -20,6 +20,7 @@ import pytest
 from conftest import CommandLine
 from phibuild.config.catalogue import DATA
 from phibuild.worker.architecture import read_architecture
+from support import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.cold]
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,10 +98,8 @@ def test_killed_anywhere_it_goes_on_to_the_same_losses(
             "room": str(room),
             **kill,
         }
-        done = subprocess.run(
-            [python, "-c", MEASURE], input=json.dumps(request), text=True, capture_output=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
-        )  # fmt: skip
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = warm.run([python, "-c", MEASURE], input=json.dumps(request), env=environ)
         if kill:
             assert done.returncode == -signal.SIGKILL, done.stderr
             return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from phibuild.backends.registry import SHIPPED, backend
 from phibuild.schema import Device, Variant
 from phibuild.worker.architecture import read_architecture
 from phibuild.worker.tokenizer_check import read_facts
+from support import warm
 from support.devices import SOURCES
 from support.full_tokenizers import EMBEDDINGS, full_stops, make_full_tokenizer
 from support.llamacpp_recording import describe
@@ -183,12 +183,9 @@ def cases(
     (folder / "nameless end" / "generation_config.json").unlink()
     source = folder / "named templates"
     (source / "chat_template.jinja").rename(source / "rag.jinja")
-    done = subprocess.run(
+    done = warm.run(
         [toolchain_python("pytorch"), "-c", FACTS, *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from phibuild.checkpoints.tokenizer_files import read_tokenizer
+from support import warm
 from support.tokenizer_cases import NUMBERING, make_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -39,13 +39,11 @@ def numbered(
     for name, (shape, change) in NUMBERING.items():
         make_tokenizer(folder / name, shape, change)
         (folder / name / "config.json").write_text(config, encoding="utf-8")
-    done = subprocess.run(
+    done = warm.run(
         [toolchain_python("pytorch"), "-c", NUMBER, *(folder / name for name in NUMBERING)],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
     )
+    assert done.returncode == 0, done.stderr[-4000:]
     return folder, json.loads(done.stdout)
 
 

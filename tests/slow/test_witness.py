@@ -16,6 +16,7 @@ import pytest
 
 from phibuild.checkpoints.facts import Checkpoint, load_checkpoint
 from phibuild.worker.architecture import Architecture
+from support import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.cold]
 
@@ -69,12 +70,9 @@ def _ask(
         core = [sys.executable, "-c", VIEW, str(reading.source), str(view)]
         subprocess.run(core, cwd=package, check=True)
         given.append([str(reading.source), str(view), reading.arch.to_json(), reading.layers])
-    done = subprocess.run(
+    done = warm.run(
         [python, "-c", SOURCES],
         input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        check=False,
         cwd=package,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )

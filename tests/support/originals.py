@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import struct
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from support import warm
 
 if TYPE_CHECKING:
     from conftest import CommandLine
@@ -77,12 +78,11 @@ def ask_transformers(python: Path, source: Path, phibuild: CommandLine) -> dict[
     """Return how far Transformers' logits of a folder are from the original's in the store, whose
     only original this is, and whether Transformers ties."""
     (logits,) = (phibuild.folder / "store" / "references").glob("*/logits.npy")
-    done = subprocess.run(
+    done = warm.run(
         [python, "-c", _WHOLE],
         input=json.dumps([str(source), str(logits.parent)]),
-        capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

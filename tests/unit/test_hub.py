@@ -20,6 +20,8 @@ from conftest import CommandLine
 from support.hub_server import Hub, serve
 from support.refusals import check_refusal
 
+pytestmark = pytest.mark.lent
+
 SUPPORTED = "supported: Phi-3, Phi-3.5, Phi-4-mini, Phi-4 (text, Phi3ForCausalLM)"
 NETWORK = "check the network (HF_ENDPOINT, proxy), or give a folder: model=./my-phi"
 ONE_CELL = ("evaluation=none", "device=raspberry_pi_5", "backend=llamacpp", "precision=int4")

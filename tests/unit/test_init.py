@@ -15,6 +15,8 @@ from conftest import ROOT, CommandLine
 from phibuild.schema import Accelerator, DeviceClass
 from support.refusals import snapshot
 
+pytestmark = pytest.mark.lent
+
 LINE = re.compile(r"# yaml-language-server: \$schema=(\S+)")
 WRITTEN = {"recipes/ours.yaml", "conf/device/our_device.yaml"}
 

@@ -22,6 +22,8 @@ from phibuild.execute.runner.process import WORKER
 from phibuild.system import plugins
 from support.distributions import CONF, add_backend, with_site
 
+pytestmark = pytest.mark.lent
+
 RECIPE = "devices:\n  raspberry_pi_5: {{llamacpp: [int8], {name}: [int4]}}\n"
 
 

@@ -28,7 +28,7 @@ from phibuild.toolchains.environment import toolchain
 ROOT = Path(__file__).resolve().parents[2]
 _SERVER = Path(__file__).with_name("warm_server.py")
 _COMMANDS = ("commands.build", "commands.plan", "execute.local.executor", "report.html.page")
-_PHIBUILD = [f"phibuild.{name}" for name in _COMMANDS]
+_PHIBUILD = [f"phibuild.{name}" for name in ("cli", *_COMMANDS)]
 _TRANSFORMERS = [f"lean={ROOT}", "transformers.models.phi3.modeling_phi3"]
 _OWN = ("PYTEST_CURRENT_TEST", "PHIBUILD_STORE", "HF_HUB_OFFLINE")
 """Variables that differ from program to program, and that no import of phibuild's looks at. Those

@@ -364,7 +364,7 @@ def test_ten_thousand_cells(
     (own / "device").mkdir(parents=True)
     (own / "recipes").mkdir()
     backends = {name: list(PRECISIONS) for name in SHIPPED}
-    devices = 500
+    devices = 280
     for number in range(devices):
         device = {
             "title": f"Device {number}", "class": "iot", "memory": f"{4 + number % 12} GB",

@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 UV = $(BIN)/python -c 'import sys; from phibuild.toolchains.uv import run_uv; \
 	run_uv("make", *sys.argv[1:])'
 
-.PHONY: demo test lint types fast slow docs site lock clean
+.PHONY: demo test lint types toolchains fast slow docs site lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phibuild build recipe=quickstart
 
-test: lint types fast slow
+# Toolchains come from the network while the code is checked.
+test: $(VENV)/.installed-dev
+	$(MAKE) --jobs=2 lint types toolchains
+	$(MAKE) fast slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -20,19 +23,20 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-fast: $(VENV)/.installed-dev
-	$(BIN)/pytest tests -m "not slow" -n 3 -q
-
-# Real toolchains: they are installed on the first run.
-slow: $(VENV)/.installed-dev
+toolchains: $(VENV)/.installed-dev
 	$(BIN)/phibuild toolchain install
-	$(BIN)/pytest tests -m slow -n 2 --core-each --dist loadfile -q
+
+fast: $(VENV)/.installed-dev
+	$(BIN)/pytest tests -m "not slow" -n 4 -q
+
+# Real toolchains, two processes a core: what waits for a job or a signal keeps no core from others.
+slow: toolchains
+	$(BIN)/pytest tests -m slow -n 4 --core-each --dist loadfile --no-loadscope-reorder -q
 
 # What docs/ holds of the code: the tables that the tests write.
-docs: $(VENV)/.installed-dev
+docs: toolchains
 	$(BIN)/phibuild schema --write docs/schema
 	$(BIN)/python tools/pages.py
-	$(BIN)/phibuild toolchain install
 	$(BIN)/pytest tests -m "case or outside" --correctness docs/correctness.md \
 		-n 2 --core-each --dist loadfile -q
 	$(BIN)/pytest tests/slow/test_contract.py --support docs/support.md -q

@@ -98,7 +98,22 @@ def pytest_terminal_summary(
         support_table.write_table(terminalreporter, Path(path))
 
 
+# Files that take minutes, longest first: processes that begin with them end at one time.
+LONG = (
+    "contract", "gptq", "slurm", "page_commands", "faults_kill", "qnn_vendor", "reproducible",
+    "llamacpp_vendor", "openvino_vendor", "executorch_vendor", "mixed", "report_page", "recipes",
+    "tokenizer_formats", "faults_signals", "sensitivity", "run", "key_modules", "ort_genai_vendor",
+)  # fmt: skip
+
+
+def turn(item: pytest.Item) -> int:
+    """Return when an item's file has its turn."""
+    name = Path(str(item.path)).stem.removeprefix("test_")
+    return LONG.index(name) if name in LONG else len(LONG)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=turn)
     for item in items:
         if "slow" in Path(str(item.path)).parts:
             item.add_marker(pytest.mark.slow)

@@ -3,6 +3,8 @@
 - Transformers' models import PyTorch's compiler (torch._dynamo, which imports SymPy and 700 modules
   more), to mark functions for it, and tensors over several processes (torch.distributed.tensor).
   The compiler's own code runs when anything else is asked of it; a runner is one process.
+- Modules that are made without data have their weights initialized, for which PyTorch asks its
+  compiler for types, with SymPy again. There is nothing to initialize.
 - `import transformers` reads the 1,600 files of its models, and once more when one of them is
   imported, to learn which names they have. What it found is kept with the toolchain, whose files
   never change.
@@ -11,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -22,6 +25,7 @@ from types import ModuleType
 from typing import Any
 
 _COMPILER, _IMPORTS = "torch._dynamo", "transformers.utils.import_utils"
+_INIT = "torch.nn.init"
 _ALONE = "torch._dynamo._trace_wrapped_higher_order_op"
 """What masking_utils takes of the compiler: a module that needs none of the others."""
 _MARKS = ("allow_in_graph", "assume_constant_result", "disable")
@@ -40,11 +44,9 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname.startswith(f"{_COMPILER}.") and fullname != _ALONE:
             return _with_compiler(fullname)
-        if fullname not in (_COMPILER, _IMPORTS):
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec and spec.loader:
-            wrapper = _LateLoader if fullname == _COMPILER else _ImportsLoader
+        wrapper = _WRAPPERS.get(fullname)
+        spec = PathFinder.find_spec(fullname, path, target) if wrapper else None
+        if spec and spec.loader and wrapper:
             spec.loader = wrapper(spec.loader)
         return spec
 
@@ -115,6 +117,22 @@ class _ImportsLoader(_Wrapper):
         names: dict[str, Any] = vars(module)
         names["is_torch_distributed_available"] = lambda: False
         names["define_import_structure"] = _kept(names["define_import_structure"])
+
+
+class _InitLoader(_Wrapper):
+    def exec_module(self, module: ModuleType) -> None:
+        self.real.exec_module(module)
+        names: dict[str, Any] = vars(module)
+        fill = names["normal_"]
+
+        @functools.wraps(fill)
+        def normal_(tensor: Any, *args: Any, **kwargs: Any) -> Any:
+            return tensor if tensor.is_meta else fill(tensor, *args, **kwargs)
+
+        names["normal_"] = normal_
+
+
+_WRAPPERS = {_COMPILER: _LateLoader, _IMPORTS: _ImportsLoader, _INIT: _InitLoader}
 
 
 def _kept(read: Callable[..., Any]) -> Callable[..., Any]:

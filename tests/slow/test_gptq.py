@@ -410,11 +410,13 @@ devices:
 def test_other_shapes(shape: str, work: CommandLine, checkpoint: Callable[..., Path]) -> None:
     write(work, BOTH)
     source = checkpoint(shape)
-    done = work("build", "recipe=mine", f"model={source}", *QUICK)
+    # Those that are compiled take half of the time; one shape shows what is theirs.
+    left = ("--skip", "*.qnn.*", "--skip", "*.coreai.*") if shape == "phi4" else ()
+    done = work("build", "recipe=mine", f"model={source}", *QUICK, *left)
     assert done.returncode == 0, done.stdout + done.stderr
     loss: dict[str, list[float]] = {}
     for cell in sorted(work.report("mine")["cells"], key=lambda cell: len(cell["variant"])):
         loss.setdefault(cell["backend"], []).append(cell["quality"]["kl_mean"])
-    assert set(loss) == set(SHIPPED)
+    assert set(loss) == set(SHIPPED) - ({"qnn", "coreai"} if left else set())
     for name, (plain, gptq) in loss.items():
         assert gptq < 0.9 * plain, (name, plain, gptq)

@@ -19,8 +19,14 @@ import json, sys
 from phibuild.worker.lean import import_lean
 import_lean()
 import transformers.models.phi3.modeling_phi3
-early = [name for name in HEAVY if name in sys.modules]
 import torch
+with torch.device("meta"):
+    assert torch.nn.Embedding(3, 2).weight.is_meta
+early = [name for name in HEAVY if name in sys.modules]
+torch.manual_seed(1)
+filled = torch.nn.Embedding(3, 2).weight
+torch.manual_seed(1)
+assert torch.equal(filled, torch.empty(3, 2).normal_())
 if FIRST:
     import torch._dynamo.config as config
     assert config is torch._dynamo.config is sys.modules["torch._dynamo.config"]

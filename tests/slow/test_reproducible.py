@@ -125,13 +125,16 @@ def assert_no_traces(work: CommandLine, source: Path) -> None:
 def test_same_bytes(
     shape: str, checkpoint: Callable[..., Path], tmp_path: Path, clock: dict[str, str]
 ) -> None:
-    """All precisions; int4, which has most to choose, of a shape of another kind and in shards."""
+    """All precisions; int4, which has most to choose, of a shape of another kind and in shards: but
+    for qnn's, whose compiler takes as long as all others."""
     source = TINY if shape == "trained" else checkpoint(shape, shards=2)
-    words = () if shape == "trained" else ("precision=int4",)
+    few = "llamacpp,ort_genai,openvino,mlx,coreai,litert,executorch,pytorch"
+    words = () if shape == "trained" else ("-m", "precision=int4", f"backend={few}")
     found = two_machines(
         tmp_path, clock, lambda folder: None, source, *words, recipe="every_backend"
     )
-    assert {cell["backend"] for cell in found} == set(SHIPPED)
+    qnn = set() if shape == "trained" else {"qnn"}
+    assert {cell["backend"] for cell in found} == set(SHIPPED) - qnn
 
 
 def test_same_bytes_from_activations(tmp_path: Path, clock: dict[str, str]) -> None:

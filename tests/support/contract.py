@@ -65,7 +65,7 @@ def check_long_windows(
     for, take no more of it than planned."""
     windows = (
         "evaluation.windows=1",
-        "evaluation.window_tokens=2048",
+        "evaluation.window_tokens=1024",
         "evaluation.decode_tokens=4",
     )
     words = (f"recipe={recipe}", f"model={source}", "gates.kl=2", *windows, *words)

@@ -243,7 +243,7 @@ def reasons(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def wait_until(
-    condition: Callable[[], object], running: Running, seconds: float = 300, poll: float = 0.003
+    condition: Callable[[], object], running: Running, seconds: float = 300, poll: float = 0.008
 ) -> bool:
     """Wait for a condition; False if phibuild ended before. Fails after `seconds`."""
     deadline = time.monotonic() + seconds

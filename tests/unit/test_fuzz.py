@@ -78,7 +78,7 @@ def write(name: str, data: Any) -> None:
     Path(name).write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
 
 
-@examples(450)
+@examples(300)
 @given(name=st.sampled_from(sorted(RECIPES)), junk=JUNK, chance=CHANCE)
 def test_a_damaged_recipe(name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
     write("recipes/mine.yaml", mutate(RECIPES[name], chance, junk))
@@ -242,7 +242,7 @@ def test_a_damaged_header_of_weights(
     fuzz.plan("recipe=mine", "model=./my-phi")
 
 
-@examples(300)
+@examples(200)
 @given(words=st.lists(OVERRIDES, min_size=1, max_size=3), sweep=st.booleans())
 def test_any_overrides(words: list[str], sweep: bool, fuzz: Fuzz) -> None:
     shutil.rmtree("conf", ignore_errors=True)

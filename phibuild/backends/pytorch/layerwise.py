@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, DynamicCache, Phi3Config
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -164,7 +164,7 @@ class LayerwisePhi3:
 
     def _fill_layer(self, layer: Phi3DecoderLayer, number: int) -> None:
         if next(layer.parameters()).is_meta:
-            layer.to_empty(device="cpu")
+            _make_room(layer)
         layer.self_attn.layer_idx = number  # where it keeps keys and values in a cache
         for name, parameter in layer.named_parameters():
             self._weights.fill(self._layer_tensor(number, name), parameter)
@@ -172,6 +172,15 @@ class LayerwisePhi3:
     def _fill_head(self, rows: Tensor, part: int) -> None:
         first = part * self._head_rows
         self._weights.fill(self._head, rows[: self.config.vocab_size - first], first)
+
+
+def _make_room(layer: nn.Module) -> None:
+    """Give parameters without data memory, as `to_empty` does; that asks PyTorch's compiler, which
+    is a third of a second's import, how their memory is to be laid out."""
+    for module in layer.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            room = torch.empty(parameter.shape, dtype=parameter.dtype)
+            module.register_parameter(name, nn.Parameter(room, requires_grad=False))
 
 
 def own_config(folder: Path) -> Phi3Config:

@@ -113,6 +113,9 @@ class Cluster:
     def records(self) -> list[Path]:
         return sorted((self.work.folder / "store" / "jobs").glob("*.json"))
 
+    def recorded(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_text("utf-8")) for path in self.records()]
+
 
 @pytest.fixture(scope="module")
 def slurm(toolchain_python: Callable[[str], Path]) -> Iterator[SlurmCluster]:
@@ -178,6 +181,7 @@ def test_the_same_bytes_as_a_local_build(cluster: Cluster, tmp_path: Path) -> No
 def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
     """One job at a time, so that the kills meet steps that ended, one that runs and some that
     wait; sbatch had answered for the last of them, and phibuild had not yet noted it."""
+    gate = cluster.hold(".build.")
     for word, number in (("reference", signal.SIGHUP), ("build", signal.SIGKILL)):
         process = cluster.start(*QUICK, "executor.max_jobs=1")
         cluster.slurm.wait_for(word, "RUNNING")
@@ -197,9 +201,17 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
     folder = record.parent / data["folder"]
     (folder / f"{data['job']}_submitted.pkl").rename(folder / "function.pkl")
 
-    done = cluster.build(*QUICK, "executor.max_jobs=1")
-    assert done.returncode == 0, done.stderr
-    assert "of before" in done.stderr
+    process = cluster.start(*QUICK, "executor.max_jobs=1")
+    deadline = time.monotonic() + 60
+    # Held until all are waited for: one that ends before is not, and the next build sweeps it.
+    while time.monotonic() < deadline and not all(
+        one["job"] and one["waiters"] != data["waiters"] for one in cluster.recorded()
+    ):
+        time.sleep(0.1)
+    gate.unlink()
+    output = end(process)
+    assert process.returncode == 0, output
+    assert "of before" in output
     assert cluster.submitted == steps
     assert set(cluster.statuses().values()) <= {"built", "cached"}
     assert all(cell["quality"] for cell in cluster.cells().values())
@@ -250,7 +262,7 @@ def test_two_at_once_share_jobs_and_a_ctrl_c_leaves_those_of_the_other(cluster: 
     two = cluster.start("evaluation=none")
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and not all(
-        len(json.loads(path.read_text("utf-8"))["waiters"]) == 2 for path in cluster.records()
+        len(one["waiters"]) == 2 for one in cluster.recorded()
     ):
         time.sleep(0.1)
     os.kill(one.pid, signal.SIGINT)

@@ -14,7 +14,7 @@ from phibuild.backends.registry import SHIPPED
 from support.contract import SHAPES, check_backend, check_long_windows, check_text
 from support.quickstart import QUICKSTART
 from support.support_table import PRECISIONS, PROPERTY, square
-from support.targets import NPU, RECIPE, TARGETS, target_of, write_recipe
+from support.targets import NPU, RECIPE, SHORT_WORDS, TARGETS, target_of, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -52,5 +52,5 @@ def test_long_windows_take_no_more_memory_than_planned(
 ) -> None:
     source = checkpoint("phi3", layers=2, vocab_size=32_064)
     recipe = "quickstart" if backend in QUICKSTART else "every_backend"
-    words = (f"backend={backend}", "precision=int4")
+    words = (f"backend={backend}", "precision=int4", *(SHORT_WORDS if backend == "qnn" else ()))
     check_long_windows(phibuild, source, *words, store=store, recipe=recipe)

@@ -23,6 +23,7 @@ from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import DATA
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import toolchain
+from support.targets import SHORT_WORDS
 
 pytestmark = pytest.mark.cold
 
@@ -129,7 +130,7 @@ def test_same_bytes(
     for qnn's, whose compiler takes as long as all others."""
     source = TINY if shape == "trained" else checkpoint(shape, shards=2)
     few = "llamacpp,ort_genai,openvino,mlx,coreai,litert,executorch,pytorch"
-    words = () if shape == "trained" else ("-m", "precision=int4", f"backend={few}")
+    words = SHORT_WORDS if shape == "trained" else ("-m", "precision=int4", f"backend={few}")
     found = two_machines(
         tmp_path, clock, lambda folder: None, source, *words, recipe="every_backend"
     )

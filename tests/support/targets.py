@@ -22,6 +22,10 @@ RECIPE = "all"
 OPTION = {"ort_genai": "provider", "openvino": "target", "qnn": "soc"}
 NPU = {"qnn": "hexagon_npu"}
 """What a device has for a backend alone: llamacpp has other defaults beside this one."""
+SHORT = {"qnn": {"gate_tokens": 0}}
+"""What shortens a build: Qualcomm's simulator takes most of one, and runs in others' tests:
+tests/slow/test_qnn_vendor.py has the gate at its full length, test_recipes.py int8 too."""
+SHORT_WORDS = tuple(f"+backends.qnn.{precision}.gate_tokens=0" for precision in ("int4", "int8"))
 TARGETS: Mapping[str, Sequence[str]] = {
     "llamacpp": ["CPU"],
     "ort_genai": ["cpu", "cuda", "dml", "webgpu", "trt_rtx"],
@@ -44,7 +48,7 @@ def write_recipe(folder: Path, backend: str) -> tuple[str, ...]:
         own = f", {NPU[backend]}]" if backend in NPU else "]"
         text = DEVICE.replace("npu]", f"npu{own}")
         (folder / "conf" / "device" / f"d{number}.yaml").write_text(text, encoding="utf-8")
-        options = {OPTION[backend]: target} if backend in OPTION else None
+        options = {OPTION[backend]: target, **SHORT.get(backend, {})} if backend in OPTION else None
         devices[f"d{number}"] = {backend: dict.fromkeys(PRECISIONS, options)}
     (folder / "recipes").mkdir()
     path = folder / "recipes" / f"{RECIPE}.yaml"

@@ -24,7 +24,8 @@ NPU = {"qnn": "hexagon_npu"}
 """What a device has for a backend alone: llamacpp has other defaults beside this one."""
 SHORT = {"qnn": {"gate_tokens": 0}}
 """What shortens a build: Qualcomm's simulator takes most of one, and runs in others' tests:
-tests/slow/test_qnn_vendor.py has the gate at its full length, test_recipes.py int8 too."""
+test_qnn_vendor.py has the gate at its full length, docs/backends/qnn.md (test_page_commands.py)
+int8's too."""
 SHORT_WORDS = tuple(f"+backends.qnn.{precision}.gate_tokens=0" for precision in ("int4", "int8"))
 TARGETS: Mapping[str, Sequence[str]] = {
     "llamacpp": ["CPU"],

@@ -93,7 +93,7 @@ class Build(Generic[Kept]):
     def loading(self) -> Iterator[None]:
         """Count the block as loading: it is no artifact's, nor common to them."""
         try:
-            with self.report.loading() as loading:
+            with self.report.loading(first=False) as loading:
                 yield
         finally:
             self.costs.apart(loading.seconds)

@@ -3,8 +3,10 @@
 - Transformers' models import PyTorch's compiler (torch._dynamo, which imports SymPy and 700 modules
   more), to mark functions for it, and tensors over several processes (torch.distributed.tensor).
   The compiler's own code runs when anything else is asked of it; a runner is one process.
+- PyTorch imports its exporter, for users who would call it.
 - Modules that are made without data have their weights initialized, for which PyTorch asks its
   compiler for types, with SymPy again. There is nothing to initialize.
+- Transformers writes docstrings of its models when these are imported, from their source.
 - `import transformers` reads the 1,600 files of its models, and once more when one of them is
   imported, to learn which names they have. What it found is kept with the toolchain, whose files
   never change.
@@ -24,13 +26,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-_COMPILER, _IMPORTS = "torch._dynamo", "transformers.utils.import_utils"
-_INIT = "torch.nn.init"
+_COMPILER = "torch._dynamo"
 _ALONE = "torch._dynamo._trace_wrapped_higher_order_op"
 """What masking_utils takes of the compiler: a module that needs none of the others."""
-_MARKS = ("allow_in_graph", "assume_constant_result", "disable")
-"""Decorators that tell the compiler how to treat a function, and change nothing where it is
-called: all that Transformers 5.23 asks for when it is imported."""
 
 
 def import_lean() -> None:
@@ -65,12 +63,13 @@ class _LateLoader(_Wrapper):
 
 
 class _Late(ModuleType):
-    """A package whose own code runs when an attribute, or another of its modules than _ALONE, is
-    asked for."""
+    """A module whose own code runs when an attribute that is not _GIVEN, or, of the compiler,
+    another module than _ALONE, is asked for."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in _MARKS:
-            return _mark
+        given = _GIVEN[self.__name__].get(name)
+        if given:
+            return given
         if name.startswith("__"):
             raise AttributeError(name)
         _load(self)
@@ -78,7 +77,7 @@ class _Late(ModuleType):
 
 
 def _load(late: ModuleType) -> None:
-    """Run a late package's own code."""
+    """Run a late module's own code."""
     object.__setattr__(late, "__class__", ModuleType)
     loader = late.__spec__.loader if late.__spec__ else None
     assert isinstance(loader, _LateLoader)
@@ -111,6 +110,14 @@ def _mark(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any
     return function if function is not None else lambda later: later
 
 
+_GIVEN: dict[str, dict[str, Callable[..., Any]]] = {
+    # Decorators that tell the compiler how to treat a function, and change nothing where it is
+    # called: all that Transformers 5.23 asks for when it is imported.
+    _COMPILER: dict.fromkeys(("allow_in_graph", "assume_constant_result", "disable"), _mark),
+    "torch.export": {},
+}
+
+
 class _ImportsLoader(_Wrapper):
     def exec_module(self, module: ModuleType) -> None:
         self.real.exec_module(module)
@@ -132,7 +139,19 @@ class _InitLoader(_Wrapper):
         names["normal_"] = normal_
 
 
-_WRAPPERS = {_COMPILER: _LateLoader, _IMPORTS: _ImportsLoader, _INIT: _InitLoader}
+class _DocstringsLoader(_Wrapper):
+    def exec_module(self, module: ModuleType) -> None:
+        self.real.exec_module(module)
+        names: dict[str, Any] = vars(module)
+        names["auto_docstring"] = _mark
+
+
+_WRAPPERS: dict[str, Callable[[Loader], Loader]] = {
+    **dict.fromkeys(_GIVEN, _LateLoader),
+    "torch.nn.init": _InitLoader,
+    "transformers.utils.import_utils": _ImportsLoader,
+    "transformers.utils.auto_docstring": _DocstringsLoader,
+}
 
 
 def _kept(read: Callable[..., Any]) -> Callable[..., Any]:

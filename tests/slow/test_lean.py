@@ -22,7 +22,7 @@ import transformers.models.phi3.modeling_phi3
 import torch
 with torch.device("meta"):
     assert torch.nn.Embedding(3, 2).weight.is_meta
-early = [name for name in HEAVY if name in sys.modules]
+early = [name for name in (*HEAVY, "torch.export.exported_program") if name in sys.modules]
 torch.manual_seed(1)
 filled = torch.nn.Embedding(3, 2).weight
 torch.manual_seed(1)
@@ -38,8 +38,9 @@ def backend(graph, inputs):
 doubled = torch.compile(lambda x: x + x, backend=backend)(torch.ones(3))
 late = [name for name in HEAVY if name in sys.modules]
 marked = torch._dynamo.disable(len)
-kind = type(torch._dynamo).__name__
-print(json.dumps([early, late, calls, doubled.tolist(), marked([1, 2]), kind]))
+assert torch.export.Dim("rows", min=2).__name__ == "rows"
+kinds = [type(module).__name__ for module in (torch._dynamo, torch.export)]
+print(json.dumps([early, late, calls, doubled.tolist(), marked([1, 2]), kinds]))
 """
 NAMES = """
 import sys
@@ -79,17 +80,17 @@ def ask(python: Path, code: str, *words: str) -> str:
 
 
 @pytest.mark.parametrize("first", [False, True])  # one of its modules, before it is used
-def test_the_compiler_is_there_when_it_is_asked_for(
+def test_compiler_and_exporter_are_there_when_they_are_asked_for(
     first: bool, toolchain_python: Callable[[str], Path]
 ) -> None:
     code = f"HEAVY, FIRST = {HEAVY!r}, {first}{LATE}"
-    early, late, calls, doubled, marked, kind = json.loads(ask(toolchain_python("pytorch"), code))
+    early, late, calls, doubled, marked, kinds = json.loads(ask(toolchain_python("pytorch"), code))
     assert early == []
     assert set(late) == set(HEAVY)
     assert calls == [1]
     assert doubled == [2, 2, 2]
     assert marked == 2
-    assert kind == "module"
+    assert kinds == ["module", "module"]
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "ort_genai", "mlx", "openvino"])

@@ -47,10 +47,10 @@ import numpy as np
 from phibuild.worker.lean import import_lean
 import_lean()
 import torch
-from phibuild.backends.pytorch import layerwise, memory, runtime, stored_weights
+from phibuild.backends.pytorch import layerwise, memory, quantized_rows, runtime
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, DynamicCache
 
-stored_weights.DEQUANTIZED_ELEMENTS = 1 << 15  # several chunks to a tensor
+quantized_rows.DEQUANTIZED_ELEMENTS = 1 << 15  # several chunks to a tensor
 for folder in json.load(sys.stdin):
     config = json.loads(Path(folder, "config.json").read_text())
     options = {"dtype": getattr(torch, config["torch_dtype"])}

@@ -8,19 +8,21 @@ import math
 import mmap
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from compressed_tensors.compressors.pack_quantized import unpack_from_int32
-from compressed_tensors.quantization import QuantizationArgs
-from compressed_tensors.quantization.lifecycle.forward import dequantize
 from torch import Tensor
 
 from phibuild.backends.pytorch.config_groups import PromisedLayers
 from phibuild.backends.pytorch.dtypes import CODES, DTYPES
-from phibuild.backends.pytorch.memory import CHUNK_ROWS, DEQUANTIZED_ELEMENTS
+from phibuild.worker.json_values import JsonDict
 from phibuild.worker.protocol import WorkerError
 from phibuild.worker.safetensors import TensorInfo, read_checkpoint
+
+if TYPE_CHECKING:  # it takes a tenth of a second, and most folders have nothing that needs it
+    from compressed_tensors.quantization import QuantizationArgs
 
 
 class WeightReader:
@@ -44,13 +46,12 @@ class WeightReader:
         """
         arguments = self._promised.of(name)
         if arguments is not None and f"{name}_packed" in self._tensors:
-            how = QuantizationArgs.model_validate(arguments)
-            self._dequantize(name, out, first, how)
+            self._dequantize(name, out, first, arguments)
             return
         info = self._info(name)
         self._check(name, info.shape, out, first)
         if arguments is not None and info.dtype in CODES:
-            self._scale_rows(info, out, first, QuantizationArgs.model_validate(arguments))
+            self._scale_rows(info, out, first, arguments)
             return
         out.copy_(self._mapped(info, first, len(out)))
 
@@ -80,36 +81,30 @@ class WeightReader:
     def activations_of(self, name: str) -> QuantizationArgs | None:
         """Return how a server rounds what the layer of a weight takes in; None if it does not."""
         arguments = self._promised.activations_of(name)
-        return None if arguments is None else QuantizationArgs.model_validate(arguments)
+        if arguments is None:
+            return None
+        from phibuild.backends.pytorch.quantized_rows import read_arguments
 
-    def _scale_rows(self, info: TensorInfo, out: Tensor, first: int, how: QuantizationArgs) -> None:
+        return read_arguments(arguments)
+
+    def _scale_rows(self, info: TensorInfo, out: Tensor, first: int, how: JsonDict) -> None:
+        from phibuild.backends.pytorch.quantized_rows import fill_scaled
+
         scale = self._info(f"{info.name}_scale")
-        step = max(DEQUANTIZED_ELEMENTS // info.shape[1], 1)
-        for row in range(0, len(out), step):
-            count = min(step, len(out) - row)
-            codes = self._mapped(info, first + row, count)
-            scales = self._mapped(scale, first + row, count)
-            out[row : row + count].copy_(dequantize(codes, scales, None, how))
+        fill_scaled(out, first, partial(self._mapped, info), partial(self._mapped, scale), how)
 
-    def _dequantize(self, name: str, out: Tensor, first: int, how: QuantizationArgs) -> None:
-        """As `CompressedTensorsConfig(dequantize=True)` does: in the dtype of the scales."""
+    def _dequantize(self, name: str, out: Tensor, first: int, how: JsonDict) -> None:
+        from phibuild.backends.pytorch.quantized_rows import fill_packed
+
         packed, scale = self._info(f"{name}_packed"), self._info(f"{name}_scale")
         rows, columns = self._mapped(self._info(f"{name}_shape"), 0, 2).tolist()
         self._check(name, (rows, columns), out, first)
-        step = max(DEQUANTIZED_ELEMENTS // columns // CHUNK_ROWS, 1) * CHUNK_ROWS
-        for row in range(0, len(out), step):
-            count = min(step, len(out) - row)
-            start = first + row
-            zero_points = None
-            if not how.symmetric:
-                begin, end = start * how.num_bits // 32, -(-(start + count) * how.num_bits // 32)
-                words = self._mapped(self._info(f"{name}_zero_point"), begin, end - begin)
-                shape = torch.Size((count, scale.shape[1]))
-                zero_points = unpack_from_int32(words, how.num_bits, shape, packed_dim=0)
-            codes = _codes(self._mapped(packed, start, count), how.num_bits, columns)
-            out[row : row + count].copy_(
-                dequantize(codes, self._mapped(scale, start, count), zero_points, how)
-            )
+
+        def zero_points(first: int, rows: int) -> Tensor:
+            return self._mapped(self._info(f"{name}_zero_point"), first, rows)
+
+        scales = partial(self._mapped, scale)
+        fill_packed(out, first, partial(self._mapped, packed), scales, zero_points, how)
 
     def _mapped(self, info: TensorInfo, first: int, rows: int) -> Tensor:
         """Return rows of a tensor on mapped pages of its file."""
@@ -136,12 +131,3 @@ class WeightReader:
     def _check(self, name: str, shape: tuple[int, ...], out: Tensor, first: int) -> None:
         if shape[1:] != out.shape[1:] or first + len(out) > shape[0]:
             raise WorkerError(f"{name} is {list(shape)}; the model needs {list(out.shape)}")
-
-
-def _codes(words: Tensor, bits: int, columns: int) -> Tensor:
-    """Return the signed codes int8 [R, C] of packed words int32 [R, C * bits / 32]."""
-    if bits == 8:
-        # The bytes as they lie there; unpack_from_int32 gathers them word by word, 40 times slower.
-        return words.view(torch.int8) ^ -128
-    codes: Tensor = unpack_from_int32(words, bits, torch.Size((len(words), columns)))
-    return codes

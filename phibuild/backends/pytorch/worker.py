@@ -54,6 +54,7 @@ def inspect(folder: Path) -> Contents:
 
 def prepare() -> None:
     """Import what `load` needs, so that timing `load` times the artifact alone."""
+    import phibuild.backends.pytorch.quantized_rows
     import phibuild.backends.pytorch.runtime  # noqa: F401
 
 

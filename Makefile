@@ -27,11 +27,11 @@ toolchains: $(VENV)/.installed-dev
 	$(BIN)/phibuild toolchain install
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/pytest tests -m "not slow" -n 4 -q
+	$(BIN)/pytest tests/unit -n 4 -q
 
 # Real toolchains, two processes a core: what waits for a job or a signal keeps no core from others.
 slow: toolchains
-	$(BIN)/pytest tests -m slow -n 4 --core-each --dist loadfile --no-loadscope-reorder -q
+	$(BIN)/pytest tests/slow -n 4 --core-each --dist loadfile --no-loadscope-reorder -q
 
 # What docs/ holds of the code: the tables that the tests write.
 docs: toolchains

@@ -13,6 +13,7 @@ import pytest
 from phibuild.backends.registry import SHIPPED
 from phibuild.cli import _read_verb
 from phibuild.errors import PhibuildError
+from support.lent import Pool
 from support.page_commands import (
     PAGES,
     ROOT,
@@ -35,7 +36,8 @@ def name(page: Path) -> str:
 
 
 @pytest.fixture
-def scratch(tmp_path: Path) -> Scratch:
+def scratch(tmp_path: Path, pool: Path) -> Scratch:
+    Pool(pool, originals=False).lend(tmp_path / "store")
     return Scratch(tmp_path / "work", tmp_path / "store")
 
 

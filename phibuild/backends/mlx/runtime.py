@@ -78,7 +78,9 @@ class Projection:
             stop = min(start + step, matrix.rows)
             np.matmul(matrix.read(start, stop), columns, out=product[start:stop])
 
-        list(self._executor.map(multiply, range(0, matrix.rows, step)))
+        starts = range(0, matrix.rows, step)
+        # A thread that is woken for a single block takes as long as a small block.
+        list(map(multiply, starts) if len(starts) == 1 else self._executor.map(multiply, starts))
         return mx.array(np.ascontiguousarray(product.T).reshape(*x.shape[:-1], matrix.rows))
 
 

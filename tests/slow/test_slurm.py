@@ -139,6 +139,13 @@ def cluster(slurm: SlurmCluster, phibuild: CommandLine) -> Iterator[Cluster]:
         time.sleep(0.2)
 
 
+@pytest.fixture
+def judged_before(cluster: Cluster, undisturbed: Site) -> None:
+    """Have the source and the original in the cluster's store: neither is a job."""
+    folder = cluster.work.folder
+    Site(folder, folder / "store").lend_originals(undisturbed)
+
+
 def end(process: subprocess.Popen[str]) -> str:
     """Return what a build printed once it has ended."""
     output = process.communicate(timeout=300)[0]
@@ -277,6 +284,7 @@ def test_two_at_once_share_jobs_and_a_ctrl_c_leaves_those_of_the_other(cluster: 
     assert set(cluster.statuses().values()) == {"built"}
 
 
+@pytest.mark.usefixtures("judged_before")
 def test_ctrl_c_cancels_the_jobs_and_reports(cluster: Cluster) -> None:
     cluster.hold("mlx")
     process = cluster.start(*QUICK)
@@ -298,6 +306,7 @@ def test_ctrl_c_cancels_the_jobs_and_reports(cluster: Cluster) -> None:
     assert cluster.cells()["mlx.int4"]["reason"] == "interrupted"
 
 
+@pytest.mark.usefixtures("judged_before")
 def test_a_job_cancelled_from_outside_fails_alone(cluster: Cluster) -> None:
     gate = cluster.hold("mlx")
     process = cluster.start(*QUICK)
@@ -316,6 +325,7 @@ def test_a_job_cancelled_from_outside_fails_alone(cluster: Cluster) -> None:
     assert cluster.cells()["llamacpp.int4"]["quality"]
 
 
+@pytest.mark.usefixtures("judged_before")
 def test_a_job_at_its_time_limit(cluster: Cluster) -> None:
     cluster.hold("mlx", sbatch={"time": 1})
     done = cluster.build("evaluation=none")
@@ -371,6 +381,7 @@ def test_a_job_that_takes_more_than_it_asked_for(cluster: Cluster) -> None:
         assert "had 100M" in cell["reason"]
 
 
+@pytest.mark.usefixtures("judged_before")
 @pytest.mark.parametrize("requeue", [True, False])
 def test_a_node_that_fails(cluster: Cluster, requeue: bool) -> None:
     gate = cluster.hold("mlx", requeue=requeue, sbatch={"nodelist": cluster.slurm.nodes[1]})

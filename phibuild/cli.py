@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 from phibuild import __version__
@@ -140,18 +141,18 @@ def _signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@contextmanager
-def _lasting() -> Iterator[None]:
-    """Have the garbage collector rest in the block, and leave alone for good what is there in the
-    end: all of it are libraries, and looking through them takes a tenth of a command's time."""
-    collecting = gc.isenabled()
+def _import(name: str) -> ModuleType:
+    """Import a verb. The garbage collector, which would take a tenth of a command's time to look
+    through libraries, rests meanwhile, and leaves alone for good what is there in the end."""
+    if name in sys.modules:
+        return sys.modules[name]
     gc.disable()
     try:
-        yield
+        with _signals_wait():
+            return importlib.import_module(name)
     finally:
         gc.freeze()
-        if collecting:
-            gc.enable()
+        gc.enable()
 
 
 def run_command(words: Sequence[str]) -> int:
@@ -162,8 +163,7 @@ def run_command(words: Sequence[str]) -> int:
     verb, parser, rest = _read_verb(words)
     arguments = parser.parse_intermixed_args(rest)
     arguments.command = " ".join(["phibuild", *words])
-    with _signals_wait(), _lasting():
-        module = importlib.import_module(f"phibuild.commands.{verb}")
+    module = _import(f"phibuild.commands.{verb}")
     code: int = module.run(arguments)
     return code
 

@@ -83,6 +83,7 @@ def remove(
     """
     if not store.root.exists():  # nothing was built yet
         return plan_removal(store, now=now, older_than=older_than, max_bytes=max_bytes)
+    store.make_folders()  # some may have gone
     try:
         with store.workspace() as bin, _alone(store, waiting):
             wanted = plan_removal(store, now=now, older_than=older_than, max_bytes=max_bytes)

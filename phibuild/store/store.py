@@ -68,13 +68,17 @@ class Store:
     def prepare(self) -> None:
         """Make the store's folders, remove what killed processes left in them. Raises StoreError
         if they cannot be made."""
+        self.make_folders()
+        with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
+            sweep(self.root / "tmp")
+
+    def make_folders(self) -> None:
+        """Make those of the store's folders that are not there. Raises StoreError if that fails."""
         try:
             for name in _FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self.root, error) from error
-        with contextlib.suppress(OSError):  # a store that cannot be written has its reader too
-            sweep(self.root / "tmp")
 
     def require_writable(self) -> None:
         """Raise StoreError if nothing can be made in the store."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -364,6 +365,18 @@ def test_a_store_that_cannot_be_written(store: Store) -> None:
     (store.root / "tmp").touch()
     with pytest.raises(StoreError, match="the store cannot be written"):
         remove(store, now=NOW, older_than=0, max_bytes=None)
+
+
+def test_a_store_of_which_folders_have_gone(phibuild: CommandLine) -> None:
+    store = Store(phibuild.folder / "store")
+    store.prepare()
+    publish(store, "k", days=90)
+    for name in ("locks", "tmp", "damaged", "usage"):
+        shutil.rmtree(store.root / name)
+    for words in (("list",), ("du",), ("gc", "--dry-run"), ("gc",)):
+        done = phibuild("store", *words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    assert "removed 1 entries" in done.stdout
 
 
 def test_a_read_only_store_can_be_looked_at(

@@ -259,12 +259,11 @@ def test_tensors_with_an_importance_matrix_equal_the_vendors(
     recorded = RECORDED[case.name]
     _write_activations(tmp_path, source)
     names = [f"{type}-imatrix" for type in case.imatrix_types]
-    # those without one are made in the same pass and share what is alike
-    results = _results(
-        run_worker("llamacpp", _request(source, tmp_path, *names, *case.imatrix_types))
-    )
+    if case.shape == "phi3":
+        names += case.imatrix_types  # made in the same pass, they share what is alike
+    results = _results(run_worker("llamacpp", _request(source, tmp_path, *names)))
     arch = _architecture(source)
-    for name in names + list(case.imatrix_types):
+    for name in names:
         made = describe(tmp_path / name / f"model-{name}.gguf")
         assert made["tensors"] == recorded["tensors"][name], name
         told = {key: value for key, value in made["metadata"].items() if "imatrix" in key}
@@ -285,7 +284,8 @@ def test_a_file_of_an_importance_matrix_is_read_as_the_vendor_reads_it(
     source = checkpoint(case.shape, dtype=case.dtype, layers=case.layers)
     matrix = tmp_path / IMATRIX_FILE
     matrix.write_bytes(encode_matrix(fixed_matrix(source)))
-    names = [f"{type}-imatrix" for type in case.imatrix_types]
+    # What a type makes of a matrix is the same wherever it comes from: see the test above.
+    names = [f"{type}-imatrix" for type in case.imatrix_types[:2]]
     _results(run_worker("llamacpp", _of_file(_request(source, tmp_path, *names), matrix)))
     for name in names:
         made = describe(tmp_path / name / f"model-{name}.gguf")

@@ -41,7 +41,6 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "phi4": ("phi4", {"shards": 2}),
     "phi4mini-fp16": ("phi4mini", {"dtype": "fp16"}),
-    "phi4mini-fp32": ("phi4mini", {"dtype": "fp32", "shards": 2}),
 }
 NAMES = dict.fromkeys(CHECKPOINTS, tuple(OPTIONS))
 LAYERS = 2

@@ -23,7 +23,6 @@ from typing import Any
 import pytest
 
 from conftest import CommandLine
-from phibuild.schema import PRECISIONS
 from support.faults import QUICK, Site, digests
 from support.quickstart import QUICKSTART
 from support.slurm_cluster import (
@@ -226,10 +225,10 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
 
 
 def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed: Site) -> None:
-    """Every backend, judged; `short` is a partition of one node."""
+    """Every backend, judged, at int4; `short` is a partition of one node."""
     quickstart = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
     shutil.copyfile(quickstart, cluster.work.folder / "recipes" / "mine.yaml")
-    words = [*QUICK, "executor.partition=short", "executor.timeout=420"]
+    words = [*QUICK, "precision=int4", "executor.partition=short", "executor.timeout=420"]
     process = cluster.start(*words)
     cluster.slurm.wait_for("measure", "RUNNING", seconds=300)
     process.kill()
@@ -243,8 +242,9 @@ def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed
     assert done.returncode == 0, done.stderr
     assert cluster.submitted == steps
     report = cluster.work.report("mine")
-    assert digests(report) == digests(undisturbed.report())
-    assert len(report["cells"]) == len(QUICKSTART) * len(PRECISIONS)
+    made = digests(report)
+    assert made.items() <= digests(undisturbed.report()).items()
+    assert len(report["cells"]) == len(made) == len(QUICKSTART)
     assert all(cell["quality"] for cell in report["cells"])
 
 

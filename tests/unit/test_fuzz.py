@@ -78,14 +78,14 @@ def write(name: str, data: Any) -> None:
     Path(name).write_text(yaml.safe_dump(data, allow_unicode=True), encoding="utf-8")
 
 
-@examples(300)
+@examples(150)
 @given(name=st.sampled_from(sorted(RECIPES)), junk=JUNK, chance=CHANCE)
 def test_a_damaged_recipe(name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
     write("recipes/mine.yaml", mutate(RECIPES[name], chance, junk))
     fuzz.command("recipe=mine")
 
 
-@examples(200)
+@examples(100)
 @given(text=YAML_TEXT)
 def test_any_text_as_a_recipe(text: str, fuzz: Fuzz) -> None:
     Path("recipes/mine.yaml").write_text(text, encoding="utf-8")
@@ -100,21 +100,21 @@ def test_a_recipe_with_damaged_bytes(name: str, chance: random.Random, fuzz: Fuz
     fuzz.command("recipe=mine")
 
 
-@examples(200)
+@examples(100)
 @given(name=st.sampled_from(["board", *sorted(DEVICES)]), junk=JUNK, chance=CHANCE)
 def test_a_damaged_device(name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
     write("conf/device/board.yaml", mutate({**DEVICE, **DEVICES.get(name, {})}, chance, junk))
     fuzz.plan("recipe=mine")
 
 
-@examples(250)
+@examples(125)
 @given(name=st.sampled_from(sorted(MODELS)), junk=JUNK, chance=CHANCE)
 def test_a_damaged_model(name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
     write("conf/model/mine.yaml", mutate(MODELS[name], chance, junk))
     fuzz.plan("recipe=mine", "model=mine")
 
 
-@examples(100)
+@examples(50)
 @given(name=st.sampled_from(sorted(BACKENDS)), junk=JUNK, chance=CHANCE)
 def test_damaged_defaults_of_a_backend(
     name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz
@@ -125,7 +125,7 @@ def test_damaged_defaults_of_a_backend(
     fuzz.plan("recipe=mine")
 
 
-@examples(100)
+@examples(50)
 @given(name=st.sampled_from(sorted(EVALUATIONS)), junk=JUNK, chance=CHANCE)
 def test_a_damaged_evaluation(
     name: str, junk: list[Any], chance: random.Random, fuzz: Fuzz
@@ -134,7 +134,7 @@ def test_a_damaged_evaluation(
     fuzz.command("recipe=mine", "evaluation=mine")
 
 
-@examples(100)
+@examples(50)
 @given(junk=JUNK, chance=CHANCE)
 def test_a_damaged_executor(junk: list[Any], chance: random.Random, fuzz: Fuzz) -> None:
     write("conf/executor/mine.yaml", mutate(LOCAL, chance, junk))
@@ -187,7 +187,7 @@ def replace(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-@examples(250)
+@examples(125)
 @given(junk=JSON_JUNK, chance=CHANCE)
 def test_a_damaged_config(
     junk: list[Any], chance: random.Random, model: Path, fuzz: Fuzz, checkpoint: Callable[..., Path]
@@ -198,7 +198,7 @@ def test_a_damaged_config(
     fuzz.plan("recipe=mine", "model=./my-phi")
 
 
-@examples(150)
+@examples(75)
 @given(
     name=st.sampled_from(
         ["tokenizer_config.json", "model.safetensors.index.json", "generation_config.json"]
@@ -223,7 +223,7 @@ def test_a_damaged_companion(
     fuzz.plan("recipe=mine", "model=./my-phi")
 
 
-@examples(150)
+@examples(75)
 @given(junk=JSON_JUNK, chance=CHANCE, bytes_too=st.booleans())
 def test_a_damaged_header_of_weights(
     junk: list[Any],
@@ -242,7 +242,7 @@ def test_a_damaged_header_of_weights(
     fuzz.plan("recipe=mine", "model=./my-phi")
 
 
-@examples(200)
+@examples(100)
 @given(words=st.lists(OVERRIDES, min_size=1, max_size=3), sweep=st.booleans())
 def test_any_overrides(words: list[str], sweep: bool, fuzz: Fuzz) -> None:
     shutil.rmtree("conf", ignore_errors=True)

@@ -213,7 +213,7 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
     while time.monotonic() < deadline and not all(
         one["job"] and one["waiters"] != data["waiters"]
         for one in cluster.recorded()
-        if one["job"] is None or one["job"] in cluster.slurm.active()
+        if one["job"] is None or int(one["job"]) in cluster.slurm.active()
     ):
         time.sleep(0.1)
     gate.unlink()

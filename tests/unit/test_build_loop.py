@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import threading
@@ -296,3 +297,16 @@ def test_a_backend_that_cannot_be_loaded_fails_all(
     events = [json.loads(line) for line in stream_.getvalue().splitlines()]
     assert [event["item"] for event in events] == ["one", "two"]
     assert all("libgomp" in event["error"] for event in events)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_collector_leaves_alone_what_is_loaded_before_work_begins(first: bool) -> None:
+    report = Report(io.StringIO())
+    gc.unfreeze()
+    try:
+        with report.loading(first=first):
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert (gc.get_freeze_count() > 0) is first
+    finally:
+        gc.unfreeze()

@@ -20,7 +20,7 @@ from pydantic import (
 from phibuild.schema.base import Frozen, Options, Precision
 from phibuild.units import UNIT_TEXT, Amount, parse_size, with_decimal, written
 
-DeviceClass = Literal["mobile", "iot", "ai_pc", "copilot_pc"]
+DeviceClass = Literal["mobile", "iot", "ai_pc", "copilot_pc", "server"]
 Accelerator = Literal[
     "cpu", "cuda", "directml", "webgpu", "vulkan", "metal", "openvino_gpu", "openvino_npu",
     "hexagon_npu", "xdna_npu", "neural_engine",

@@ -30,7 +30,9 @@ ALL_KEYS = (
     "known: allow_nonfinite, backend, backends, description, device, devices, evaluation, "
     "executor, gates, model, precision, recipe"
 )
-RECIPES = "known: ai_pc, apple, copilot_pc, edge_release, every_backend, iot, mobile, quickstart"
+RECIPES = (
+    "known: ai_pc, apple, copilot_pc, edge_release, every_backend, iot, mobile, quickstart, server"
+)
 GROUP = "set other things by key: evaluation: {windows: 8}"
 WORD = "quote it to mean text"
 KNOWN_PRECISIONS = "known: fp16, fp32, int4, int8"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import CommandLine
+from phibuild.backends.qnn.socs import SOCS
 from support.told import told
 from support.written_build import RunWorker, build
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.slow
 TESTS = Path(__file__).resolve().parents[1]
 SUPPORT = TESTS / "support"
 EMBEDDED = TESTS.parent / "phibuild" / "data" / "phi3-tiny-trained"
+NOTE = "its graphs on the CPU, which its binaries match in a simulator"
 # Longer than a part of a prompt (64 tokens), and one that ends before a part does.
 PROMPTS = ("the quick brown fox jumps over the lazy dog and " * 8, "def fibonacci(n):\n")
 # What Transformers makes of the same, greedily.
@@ -70,14 +72,14 @@ def test_weights_are_those_of_the_builder(
         assert same == {"prompt": each, "token": each, "inputs": looked_up}
 
 
-@pytest.mark.parametrize("shape", ["phi3", "phi4mini"])
+@pytest.mark.parametrize(("shape", "soc"), [("phi3", "sc8380xp"), ("phi4mini", "sm8750")])
 def test_binaries_are_their_graphs(
-    shape: str, checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
+    shape: str, soc: str, checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
 ) -> None:
     """In Qualcomm's simulator, a part of a prompt and 64 tokens through the cache; with heads that
     share keys and a partial rotation, for which its own attention is wrong."""
     source = checkpoint(shape, layers=2)
-    options = {"soc": "sc8380xp", "context": 256, "gate_tokens": 64}
+    options = {"soc": soc, "context": 256, "gate_tokens": 64}
     events = build("qnn", source, tmp_path, ["int4-b32"], run_worker, **options)
     assert any(event["event"] == "item" for event in events), events
     folder = tmp_path / "int4-b32"
@@ -90,6 +92,19 @@ def test_binaries_are_their_graphs(
     names = {path.name for path in folder.iterdir()}
     assert {"prompt-layers-0_qnn.bin", "prompt-head_qnn.bin", "inputs.data"} <= names
     assert not [name for name in names if name.startswith(("layers", "head", "graphs"))]
+
+
+def test_binaries_for_each_chip(
+    checkpoint: Callable[..., Path], run_worker: RunWorker, tmp_path: Path
+) -> None:
+    """The compiler takes every chip that the backend knows, and makes each its own program."""
+    source, programs = checkpoint("phi3", layers=1), dict[str, bytes]()
+    for soc in SOCS:
+        options = {"soc": soc, "context": 128, "gate_tokens": 0}
+        events = build("qnn", source, tmp_path / soc, ["int4-b32"], run_worker, **options)
+        assert any(event["event"] == "item" for event in events), events
+        programs[soc] = (tmp_path / soc / "int4-b32" / "prompt-layers-0_qnn.bin").read_bytes()
+    assert len(set(programs.values())) == len(SOCS)
 
 
 def test_the_gate_tells_another_model(
@@ -145,7 +160,7 @@ def test_binaries_are_judged_by_their_graphs(phibuild: CommandLine) -> None:
     done = phibuild("build", "recipe=npu", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     (cell,) = phibuild.report("npu")["cells"]
-    assert cell["judged"] == {"how": "substitute", "note": "its graphs on the CPU"}
+    assert cell["judged"] == {"how": "substitute", "note": NOTE}
     assert 0 < cell["quality"]["kl_mean"] < 0.1
     said = phibuild("run", cell["id"], "def ", "--max-tokens", "4")
     assert said.returncode != 0

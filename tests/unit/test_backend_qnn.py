@@ -60,6 +60,7 @@ def test_names_and_bytes_of_all_weights(tied: bool, form: str) -> None:
         layout = SPEC.layout(arch, variant)
         assert sum(tensor.nbytes for tensor in layout) == nbytes + 2 * norms
         assert SPEC.judging(variant).how == "substitute"
+        assert ("binaries match in a simulator" in SPEC.judging(variant).note) is (form != "onnx")
 
 
 def test_a_chip_is_asked_for() -> None:
@@ -163,6 +164,7 @@ def test_memory_is_that_of_a_part() -> None:
     variant = choose("int4", arch=arch)
     assert isinstance(variant, Variant)
     assert variant.options["gate_tokens"] == 0  # simulating it takes hours
+    assert SPEC.judging(variant).note == "its graphs on the CPU, not its binaries"
     assert 4e9 < SPEC.build_memory(arch, 0, [variant]) < 8e9
     assert "form: onnx" in (SPEC.less_memory(variant) or "")
     graphs = SPEC.stand_in(variant)

@@ -173,8 +173,13 @@ class QnnSpec(WrittenSpec[QnnOptions]):
         return _COMPILING if variant.options["form"] == "context" else None
 
     def judging(self, variant: Variant) -> Judging:
-        """Return that the graphs are judged, on the CPU; those of binaries too."""
-        return Judging(how="substitute", note="its graphs on the CPU")
+        """Return that the graphs are judged, on the CPU; those of binaries too, and whether the
+        build compares the binaries with them (`gate.Gate`)."""
+        note = "its graphs on the CPU"
+        if variant.options["form"] == "context":
+            gated = variant.options["gate_tokens"]
+            note += ", which its binaries match in a simulator" if gated else ", not its binaries"
+        return Judging(how="substitute", note=note)
 
     def run_command(self, variant: Variant) -> str:
         """Return a Python program for the device."""

@@ -1,8 +1,8 @@
 """Whether two artifacts of one format hold the same weights, compared byte for byte from disk.
 
 Safetensors and GGUF: tensor by tensor, by name, type and shape. ONNX: the graph's file and the
-data file. OpenVINO, LiteRT, ExecuTorch: graph or constants, by the tests' own comparison, in the
-toolchain.
+data file. OpenVINO, LiteRT, ExecuTorch, Core AI: graph or constants, by the tests' own comparison,
+in the toolchain.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ COMPARE: dict[str, Callable[[Path, Path], list[str]]] = {
     "openvino": _openvino,
     "litert": partial(_by_program, "litert"),
     "executorch": partial(_by_program, "executorch"),
+    "coreai": partial(_by_program, "coreai"),
     "mlx": _safetensors,
     "pytorch": _safetensors,
 }

@@ -1,7 +1,7 @@
 """The vendors' own commands for the artifacts that phibuild makes, as a user would type them.
 
 Those of ort_genai, mlx and pytorch run in phibuild's locked toolchains, so that versions are the
-same; optimum-intel, litert-torch and ExecuTorch's exporter have environments of their own
+same; optimum-intel, litert-torch, ExecuTorch's exporter and Apple's have environments of their own
 (tests/vendors). llama.cpp's converter and llama-quantize come from the source distribution that
 tests/vendors/record_llamacpp.py unpacks and compiles.
 """
@@ -110,6 +110,13 @@ def _executorch(source: Path, precision: str, output: Path, work: Path) -> list[
     return [Command([environment.python, program, source, precision, output, "2048"])]
 
 
+def _coreai(source: Path, precision: str, output: Path, work: Path) -> list[Command]:
+    environment = Toolchain("vendor-coreai", ROOT / "tests" / "vendors" / "coreai.txt")
+    environment.install()
+    program = ROOT / "tests" / "vendors" / "coreai_export.py"
+    return [Command([environment.python, program, source, precision, output, "128"])]
+
+
 def _pytorch(source: Path, precision: str, output: Path, work: Path) -> list[Command]:
     choice = {
         "int4": {"dtype": "auto", "preset": "W4A16"},
@@ -135,5 +142,6 @@ VENDORS: dict[str, Vendor] = {
     "mlx": Vendor("mlx_lm.convert", _mlx),
     "litert": Vendor("litert-torch, ai-edge-quantizer", _litert),
     "executorch": Vendor("executorch.extension.llm.export", _executorch),
+    "coreai": Vendor("coreai-torch, coreai-opt", _coreai),
     "pytorch": Vendor("Transformers, compressed-tensors", _pytorch),
 }

@@ -103,7 +103,7 @@ def cache(
 @pytest.mark.case(
     "building",
     "a model in the Hub's cache that another program fetched, without its licence",
-    "Transformers and `hf download --include` fetch what they are told",
+    "-",
     "a build fetches what that commit has besides; without the Hub, plan and report name it",
 )
 def test_what_transformers_left_out_is_fetched_once(cache: Cache) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,17 +15,16 @@ import pytest
 
 from phibuild.backends.registry import SHIPPED
 from phibuild.system.places import toolchains_folder
-from phibuild.worker.safetensors import read_checkpoint
 from support import quiet
-from support.checkpoints import TOKENIZERS
 from support.devices import quickstart_device
 from support.faults import QUICK
 from support.quickstart import QUICKSTART
+from support.stops import END, end_at
 
 pytestmark = pytest.mark.cold
 
 PROMPT = "def main(argv):\n    x = 1\n"
-END, COMMA = "<|end|>", ","
+COMMA = ","
 CELLS = {name: f"kiosk.{quickstart_device(name)}.{name}.int8" for name in QUICKSTART}
 COMPILED = {
     "coreai": "kiosk.mac.coreai.int8",
@@ -71,20 +69,6 @@ class Quiet:
     attempts: int | None
 
 
-def swap_rows(source: Path, one: int, other: int) -> None:
-    """Exchange two rows of lm_head, so that a model says the one token where it said the other."""
-    head = read_checkpoint(source)["lm_head.weight"]
-    path, rows, nbytes = head.path, head.shape[0], head.nbytes
-    data = bytearray(path.read_bytes())
-    width = nbytes // rows
-    first, second = (
-        slice(head.offset + row * width, head.offset + (row + 1) * width) for row in (one, other)
-    )
-    data[first], data[second] = data[second], data[first]
-    path.unlink()
-    path.write_bytes(data)
-
-
 def network_prefix() -> list[str] | None:
     """Return what takes the network from a command, None where that is not allowed."""
     for words in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
@@ -101,11 +85,7 @@ def quiet_run(
     for backend in SHIPPED:
         toolchain_python(backend)  # from the network, if need be
     root = tmp_path_factory.mktemp("quiet")
-    source = root / "kiosk"
-    shutil.copytree(TOKENIZERS["phi3"], source)
-    vocabulary = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    added = {token["content"]: token["id"] for token in vocabulary["added_tokens"]}
-    swap_rows(source, added[END], vocabulary["model"]["vocab"][COMMA])
+    source = end_at(COMMA, root / "kiosk")
     for name in ("home", "tmp", "work"):
         (root / name).mkdir()
     environ = {

@@ -94,8 +94,14 @@ def pytest_terminal_summary(
         faults_table.write_table(terminalreporter, Path(path))
     if path := config.getoption("--correctness"):
         correctness.write_cases(terminalreporter, Path(path))
-    if path := config.getoption("--support"):
-        support_table.write_table(terminalreporter, Path(path))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    path = session.config.getoption("--support")
+    if path and reporter and not support_table.write_table(reporter, Path(path)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 # Files that take minutes, longest first: processes that begin with them end at one time.

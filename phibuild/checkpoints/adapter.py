@@ -6,6 +6,7 @@ are read here by their headers; backends/pytorch/merge.py merges the weights in 
 
 from __future__ import annotations
 
+import filecmp
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from phibuild.worker.adapter_merge import (
     Delta,
     Replacement,
 )
+from phibuild.worker.companions import TEMPLATES, TOKENIZER_FILES
 from phibuild.worker.safetensors import ITEM_BYTES
 from phibuild.worker.source_config import view_config
 from phibuild.worker.unfused import EMBEDDING, HEAD, Fusing, places
 
 _EMBEDDING, _HEAD = EMBEDDING.removesuffix(".weight"), HEAD.removesuffix(".weight")
+_WHOLE = ("tokenizer.json", "tokenizer_config.json")  # a tokenizer that has these is complete
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
@@ -106,6 +109,12 @@ def load_adapted(
     notes = [f"the LoRA adapter in {folder.name} is merged into {base.reference}"]
     if tokenizer:
         notes.append("the tokenizer is the adapter's own")
+    elif unused := _unused_files(folder, base.folder):
+        missing = " and no ".join(name for name in _WHOLE if not (folder / name).is_file())
+        notes.append(
+            f"the adapter's own {', '.join(unused)} not used, since it has no {missing}: the "
+            "tokenizer and its chat template are the base's"
+        )
     return replace(
         base,
         name=name,
@@ -158,7 +167,7 @@ def _stays_tied(modules: Modules, config: AdapterConfig, weights: Path) -> bool:
 def _own_tokenizer(folder: Path, embeddings: int) -> TokenizerFiles | None:
     """Return the tokenizer of an adapter's folder, None if there is no complete one. Raises
     SourceError if it cannot be used, or does not suit a model of so many embeddings."""
-    if not all((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not all((folder / name).is_file() for name in _WHOLE):
         return None
     found = read_tokenizer(folder)
     too_many = too_many_ids(found, embeddings, folder)
@@ -166,3 +175,18 @@ def _own_tokenizer(folder: Path, embeddings: int) -> TokenizerFiles | None:
     if problems:
         raise SourceError(*problems)
     return found
+
+
+def _unused_files(folder: Path, base: Path | None) -> list[str]:
+    """Return the files of a tokenizer in an adapter's folder that are not those of the base, byte
+    for byte; all if the base is not on this machine."""
+    templates = sorted(f"{TEMPLATES}/{path.name}" for path in (folder / TEMPLATES).glob("*.jinja"))
+    there = [name for name in (*TOKENIZER_FILES, *templates) if (folder / name).is_file()]
+    return [name for name in there if base is None or not _same(folder / name, base / name)]
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:  # the base has no such file, or one of them may not be read
+        return False

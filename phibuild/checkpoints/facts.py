@@ -40,7 +40,8 @@ _MOST_FACTORS = 1 << 16
 class Checkpoint:
     """What is known of a checkpoint. `folder` is None for a Hub model that is not fetched yet:
     then `files` and `weight_bytes` are estimates from the catalogue. `commit` is that of a fetched
-    Hub model, `pinned` says that it was asked for by this commit.
+    Hub model, `pinned` says that it was asked for by this commit, `lacking` names files of the
+    repository that may not be here.
 
     `links` are the files that are the source, by their names in its view (view.py); `config` is the
     view's config.json, None if it is the source's own; `notes` are what to say of the source.
@@ -56,6 +57,7 @@ class Checkpoint:
     license: str = "see the LICENSE file"
     commit: str | None = None
     pinned: bool = True
+    lacking: tuple[str, ...] = ()
     links: Mapping[str, Path] = field(default_factory=dict)
     config: JsonObject | None = None
     notes: tuple[str, ...] = ()

@@ -6,16 +6,15 @@ import fnmatch
 import hashlib
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phibuild.checkpoints.config_file import check_architecture
-from phibuild.checkpoints.facts import LICENSE_NAMES
 from phibuild.checkpoints.hub_download import AGAIN, content_error, download
+from phibuild.checkpoints.hub_errors import UNREACHABLE, explained
+from phibuild.checkpoints.hub_files import small_files
 from phibuild.errors import Problem, SourceError
-from phibuild.worker.companions import GENERATION_FILES, TOKENIZER_FILES
 from phibuild.worker.json_values import JsonDict, parse_object
 from phibuild.worker.safetensors import INDEX, SINGLE, shard_paths
 
@@ -27,14 +26,13 @@ os.environ.setdefault("HF_HUB_VERBOSITY", "error")
 if not sys.stderr.isatty():
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-_TEMPLATES = "additional_chat_templates/*.jinja"
-_SMALL = ("config.json", *TOKENIZER_FILES, *GENERATION_FILES, *LICENSE_NAMES, _TEMPLATES)
 _NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json")
 _TIMEOUT = 10.0  # seconds; the client would wait for ever
 
 
 def cached(repo: str, revision: str | None) -> Path | None:
-    """Return the folder of a model that was fetched completely before, None if there is none."""
+    """Return the folder of a model that was fetched before with all that it takes to build it, None
+    if there is none. Another program may have left small files out: `hub_files.lacking`."""
     if not (cache_folder() / f"models--{repo.replace('/', '--')}").is_dir():
         return None  # the Hub client, which takes half a second to import, would say the same
     try:
@@ -72,19 +70,16 @@ def fetch(repo: str, revision: str | None) -> Path:
     Of a model that cannot be built, config.json alone is downloaded. Content is compared with the
     digests that the Hub lists, since its client compares sizes only; what differs is removed.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
 
     path = _config_file(repo, revision)
     check_architecture(_read_config(path, repo), lambda key: f"config.json of {repo}")
     folder = path.parent
-    with _explained(repo, revision):
-        info = HfApi().model_info(repo, revision=folder.name, files_metadata=True, timeout=_TIMEOUT)
-    files = {file.rfilename: file for file in info.siblings or ()}
+    files = _listed(repo, folder.name, revision)
     weights = _weight_names(repo, folder.name, files)
     large = [files[name] for name in weights if name in files and files[name].lfs]
-    wanted = [name for pattern in _SMALL for name in fnmatch.filter(files, pattern)]
-    wanted += [name for name in weights if name in files]
-    with _explained(repo, revision):
+    wanted = [*small_files(files), *(name for name in weights if name in files)]
+    with explained(repo, revision):
         # Weights come last: with them a folder counts as complete.
         names = [file.rfilename for file in large]
         snapshot_download(repo, revision=folder.name, allow_patterns=wanted, ignore_patterns=names)
@@ -92,6 +87,38 @@ def fetch(repo: str, revision: str | None) -> Path:
             download(repo, folder, file)
     _remove_damaged(folder, {name: files[name] for name in wanted}, repo)
     return folder
+
+
+def complete(repo: str, folder: Path) -> str | None:
+    """Download the small files that a snapshot lacks, those of its own commit, and have the client
+    keep the list of the commit's files. Return why that could not be done, None if it was.
+
+    Raises SourceError for content that is not what the Hub lists; it is removed.
+    """
+    from huggingface_hub import snapshot_download
+
+    commit = folder.name
+    try:
+        files = _listed(repo, commit, commit)
+        wanted = [name for name in small_files(files) if not (folder / name).exists()]
+        with explained(repo, commit):
+            snapshot_download(repo, revision=commit, allow_patterns=["config.json", *wanted])
+    except SourceError as error:
+        what = error.problems[0].what
+        return UNREACHABLE if what.startswith(UNREACHABLE) else what
+    if not all((folder / name).exists() for name in wanted):
+        return "the Hub did not give them"  # the client goes on with what is there
+    _remove_damaged(folder, {name: files[name] for name in wanted}, repo)
+    return None
+
+
+def _listed(repo: str, commit: str, revision: str | None) -> dict[str, RepoSibling]:
+    """Return the files of a commit by name, as the Hub lists them."""
+    from huggingface_hub import HfApi
+
+    with explained(repo, revision):
+        info = HfApi().model_info(repo, revision=commit, files_metadata=True, timeout=_TIMEOUT)
+    return {file.rfilename: file for file in info.siblings or ()}
 
 
 def _weight_names(repo: str, commit: str, files: Collection[str]) -> list[str]:
@@ -102,7 +129,7 @@ def _weight_names(repo: str, commit: str, files: Collection[str]) -> list[str]:
     if SINGLE in files:
         return [SINGLE]
     if INDEX in files:
-        with _explained(repo, commit):
+        with explained(repo, commit):
             folder = Path(hf_hub_download(repo, INDEX, revision=commit)).parent
         try:
             return [*(path.name for path in shard_paths(folder)), INDEX]
@@ -144,7 +171,7 @@ def _config_file(repo: str, revision: str | None) -> Path:
     """Download config.json alone and return its path, in the folder of the revision's commit."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    with _explained(repo, revision):
+    with explained(repo, revision):
         if _cached_config(repo, revision) is None:
             # This fails at once where the download would try for 25 seconds.
             HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT)
@@ -165,60 +192,3 @@ def _weights_complete(folder: Path) -> bool:
     except (ValueError, KeyError, TypeError, AttributeError):
         return False
     return bool(paths) and all(path.exists() for path in paths)
-
-
-@contextmanager
-def _explained(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn the Hub client's errors into one sentence that says what to do."""
-    from huggingface_hub import errors
-
-    name = f"{repo}@{revision}" if revision else repo
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        what, remedy = "access to this model is gated", "accept its terms, then: hf auth login"
-        raise SourceError(Problem(what, name, remedy)) from error
-    except errors.RevisionNotFoundError as error:
-        raise SourceError(Problem("no such revision on the Hub", name)) from error
-    except errors.RepositoryNotFoundError as error:
-        what, remedy = "no such model on the Hub, or it is private", "check the name; hf auth login"
-        raise SourceError(Problem(what, name, remedy)) from error
-    except errors.RemoteEntryNotFoundError as error:
-        what, remedy = "the repository has no config.json", "is this a checkpoint's repository?"
-        raise SourceError(Problem(what, name, remedy)) from error
-    except Exception as error:
-        problem = _failure(name, error)
-        if problem is None:
-            raise
-        raise SourceError(problem) from error
-
-
-def _failure(name: str, error: Exception) -> Problem | None:
-    """Say why the Hub client failed; None for an error that is not the Hub's nor the network's."""
-    from huggingface_hub import errors
-
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
-        chain.append(cause)
-    for link in chain:
-        match link:
-            case errors.HFValidationError():
-                remedy = "org/name or org/name@revision"
-                return Problem("not a name that the Hub allows", name, remedy)
-            case errors.HfHubHTTPError(response=response):
-                what = f"the Hub answered {response.status_code} {response.reason_phrase}"
-                return Problem(what, name, "try again later, or check HF_ENDPOINT")
-    network = (ConnectionError, TimeoutError, errors.LocalEntryNotFoundError)
-    match error:
-        case OSError(strerror=reason):
-            if reason and not isinstance(error, network):
-                return Problem(f"cannot be put into the Hub's cache: {reason}", name)
-        # The Hub client lets its HTTP library's errors through, and changed that library once.
-        case _ if not type(error).__module__.startswith("httpx"):
-            return None
-    reason = " ".join(str(chain[-1]).split())[:160]
-    return Problem(
-        f"the Hub cannot be reached and the model is not in its cache ({reason})",
-        name,
-        "check the network (HF_ENDPOINT, proxy), or give a folder: model=./my-phi",
-    )

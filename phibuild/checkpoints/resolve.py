@@ -209,17 +209,42 @@ class _Resolver:
     def _snapshot(
         self, repo: str, revision: str | None, name: str, reference: str
     ) -> Checkpoint | None:
-        """Return a Hub model that is here, or is fetched; None for one that is not to be."""
+        """Return a Hub model that is here, or is fetched; None for one that is not to be. What
+        another program left out of it is fetched too, or said to be missing."""
         from phibuild.checkpoints import hub
 
         folder = hub.cached(repo, revision) if self.fetch != "always" else None
+        missing, notes = self._left_out(repo, folder) if folder else ((), ())
         if folder is None and self.fetch != "never":
             folder = hub.fetch(repo, revision)
         if folder is None:
             return None
         commit = folder.name  # so are the folders of the Hub's cache called
         checkpoint = load_checkpoint(folder, name, reference)
-        return replace(checkpoint, commit=commit, pinned=revision == commit)
+        return replace(
+            checkpoint,
+            commit=commit,
+            pinned=revision == commit,
+            lacking=missing,
+            notes=(*checkpoint.notes, *notes),
+        )
+
+    def _left_out(self, repo: str, folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the files that a snapshot may lack, after the Hub was asked for them if it is to
+        be, and what is to be said of that."""
+        from phibuild.checkpoints import hub
+        from phibuild.checkpoints.hub_files import lacking
+
+        missing = lacking(folder)
+        if not missing:
+            return (), ()
+        so = "; a build asks the Hub for them"
+        if self.fetch != "never":
+            reason, missing = hub.complete(repo, folder), lacking(folder)
+            if reason is None or not missing:
+                return (), ()
+            so = f", and so in the artifacts: {reason}"
+        return missing, (f"{', '.join(missing)} may be missing in the Hub's cache{so}",)
 
 
 def _published(

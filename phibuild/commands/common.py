@@ -153,12 +153,13 @@ def _words(path: Path) -> str:
 
 def _to_fetch(matrix: Matrix, *, refresh: bool) -> dict[str, Fetch]:
     """Return which of the models have to be fetched from the Hub, since something is built of them:
-    those that are not here, and with `refresh` all of the Hub's."""
+    those that are not here, or maybe not with all their files, and with `refresh` all of the Hub's.
+    """
     needed = {cell.model for cell in matrix.cells if cell.variant}
     return {
         name: "always" if refresh else "missing"
         for name, model in matrix.models.items()
-        if name in needed and (model.is_estimate or (refresh and model.commit))
+        if name in needed and (model.is_estimate or model.lacking or (refresh and model.commit))
     }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from conftest import CommandLine
@@ -26,6 +29,19 @@ def _build(phibuild: CommandLine, model: str, *flags: str, **environ: str) -> tu
     return cell["status"], cell["artifact_digest"]
 
 
+def _fetch_without_licence(folder: Path, model: str, environ: Mapping[str, str]) -> None:
+    """Fetch the files of a folder as another program does, which reads no licence."""
+    names = [path.name for path in folder.iterdir() if path.name != "LICENSE"]
+    program = (
+        "import sys\n"
+        "from huggingface_hub import hf_hub_download\n"
+        "for name in sys.argv[3:]: hf_hub_download(sys.argv[1], name, revision=sys.argv[2])\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, *model.split("@"), *names], env=environ, check=True
+    )
+
+
 def test_build_downloads_what_it_reads_once(
     checkpoint: Callable[..., Path], phibuild: CommandLine, tmp_path: Path
 ) -> None:
@@ -38,6 +54,10 @@ def test_build_downloads_what_it_reads_once(
         first = _build(phibuild, pinned, **environ)
         assert first[0] == "built"
         assert hub.sent() == {path.name for path in old.iterdir()}
+        # A cache that Transformers filled has no licence: a build has the same source all the same.
+        others = hub.environ(tmp_path / "others")
+        _fetch_without_licence(old, pinned, {**os.environ, **others})
+        assert _build(phibuild, pinned, **others) == ("cached", first[1])
         second = _build(phibuild, "org/phi", **environ)
         assert second[0] == "built"
         assert hub.sent() == {path.name for path in (*old.iterdir(), *new.iterdir())}

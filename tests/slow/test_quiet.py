@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,18 +13,24 @@ from pathlib import Path
 
 import pytest
 
+from phibuild.backends.registry import SHIPPED
 from phibuild.system.places import toolchains_folder
-from phibuild.worker.safetensors import read_checkpoint
 from support import quiet
-from support.checkpoints import TOKENIZERS
 from support.devices import quickstart_device
 from support.faults import QUICK
 from support.quickstart import QUICKSTART
+from support.stops import END, end_at
 
 pytestmark = pytest.mark.cold
 
 PROMPT = "def main(argv):\n    x = 1\n"
-END, COMMA = "<|end|>", ","
+COMMA = ","
+CELLS = {name: f"kiosk.{quickstart_device(name)}.{name}.int8" for name in QUICKSTART}
+COMPILED = {
+    "coreai": "kiosk.mac.coreai.int8",
+    "qnn": "kiosk.copilot_pc_snapdragon.qnn.int8",
+}
+"""Of recipe every_backend: they take long to judge, or to compile."""
 
 # Writes a graph of one node.
 GRAPH = """
@@ -64,20 +69,6 @@ class Quiet:
     attempts: int | None
 
 
-def swap_rows(source: Path, one: int, other: int) -> None:
-    """Exchange two rows of lm_head, so that a model says the one token where it said the other."""
-    head = read_checkpoint(source)["lm_head.weight"]
-    path, rows, nbytes = head.path, head.shape[0], head.nbytes
-    data = bytearray(path.read_bytes())
-    width = nbytes // rows
-    first, second = (
-        slice(head.offset + row * width, head.offset + (row + 1) * width) for row in (one, other)
-    )
-    data[first], data[second] = data[second], data[first]
-    path.unlink()
-    path.write_bytes(data)
-
-
 def network_prefix() -> list[str] | None:
     """Return what takes the network from a command, None where that is not allowed."""
     for words in (["unshare", "--net"], ["unshare", "--map-root-user", "--net"]):
@@ -91,14 +82,10 @@ def network_prefix() -> list[str] | None:
 def quiet_run(
     tmp_path_factory: pytest.TempPathFactory, toolchain_python: Callable[[str], Path]
 ) -> Quiet:
-    for backend in QUICKSTART:
+    for backend in SHIPPED:
         toolchain_python(backend)  # from the network, if need be
     root = tmp_path_factory.mktemp("quiet")
-    source = root / "kiosk"
-    shutil.copytree(TOKENIZERS["phi3"], source)
-    vocabulary = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
-    added = {token["content"]: token["id"] for token in vocabulary["added_tokens"]}
-    swap_rows(source, added[END], vocabulary["model"]["vocab"][COMMA])
+    source = end_at(COMMA, root / "kiosk")
     for name in ("home", "tmp", "work"):
         (root / name).mkdir()
     environ = {
@@ -110,8 +97,12 @@ def quiet_run(
     }
     phibuild = [sys.executable, "-m", "phibuild"]
     commands = {"build": [*phibuild, "build", f"model={source}", "precision=int8", *QUICK]}
-    for backend in QUICKSTART:
-        cell = f"kiosk.{quickstart_device(backend)}.{backend}.int8"
+    for backend, cell in CELLS.items():
+        commands[backend] = [*phibuild, "run", cell, PROMPT, "--max-tokens", "60"]
+    only = [word for cell in COMPILED.values() for word in ("--only", cell)]
+    words = ["build", f"model={source}", "recipe=every_backend", "evaluation=none", *only]
+    commands["build compiled"] = [*phibuild, *words]
+    for backend, cell in COMPILED.items():
         commands[backend] = [*phibuild, "run", cell, PROMPT, "--max-tokens", "60"]
     prefix = network_prefix()
     if prefix is None:
@@ -122,9 +113,9 @@ def quiet_run(
             for name, words in commands.items()
         }
         return Quiet(root / "home", root / "tmp", done, None)
-    words = [*prefix, sys.executable, quiet.__file__, json.dumps(list(commands.values()))]
+    alone = [*prefix, sys.executable, quiet.__file__, json.dumps(list(commands.values()))]
     ran = subprocess.run(
-        words, cwd=root / "work", env=environ, capture_output=True, text=True, check=False
+        alone, cwd=root / "work", env=environ, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
     answer = json.loads(ran.stdout)
@@ -139,6 +130,7 @@ def test_everything_works_without_a_network(quiet_run: Quiet) -> None:
     for name, done in quiet_run.said.items():
         assert done.returncode == 0, (name, done.stdout, done.stderr)
     assert f"{len(QUICKSTART)} built" in quiet_run.said["build"].stdout
+    assert f"{len(COMPILED)} built" in quiet_run.said["build compiled"].stdout
 
 
 @pytest.mark.case(
@@ -204,7 +196,7 @@ def test_what_the_runtimes_do_by_themselves(
     assert "openvino_ga_cid" in left["openvino"]
 
 
-@pytest.mark.parametrize("backend", QUICKSTART)
+@pytest.mark.parametrize("backend", SHIPPED)
 def test_a_stop_token_ends_the_text(backend: str, quiet_run: Quiet) -> None:
     """<|end|> is the second of generation_config.json's list and not the tokenizer's eos_token."""
     done = quiet_run.said[backend]

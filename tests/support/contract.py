@@ -6,13 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from support.quickstart import devices_of
+
 if TYPE_CHECKING:
     from conftest import CommandLine
 
 SHAPES = ("phi3", "phi4mini", "phi4")
 ORDER = ("fp32", "fp16", "int8", "int4")
-INTEGERS: dict[str, tuple[str, ...]] = {"qnn": ("int8", "int4")}
-"""Backends that have no others."""
 QUICK = ("evaluation.windows=2", "evaluation.window_tokens=96", "evaluation.decode_tokens=8")
 
 
@@ -26,9 +26,9 @@ def check_backend(
     precisions: tuple[str, ...] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Build and judge a checkpoint for all `precisions` of a backend that the recipe has (None: all
-    of its own), check what comes of it and return the cells by precision, those of the first
+    that it has), check what comes of it and return the cells by precision, those of the first
     device that has it. `words` are of the command line."""
-    due = precisions or INTEGERS.get(backend) or ORDER
+    due = precisions or due_precisions(backend)
     # Random weights lose more than the shipped recipes' gates allow; the order is what counts.
     words = (f"recipe={recipe}", f"model={source}", f"backend={backend}", "gates.kl=2", *words)
     done = phibuild("build", *words, *QUICK, PHIBUILD_STORE=store)
@@ -49,6 +49,11 @@ def check_backend(
     verified = phibuild("verify", PHIBUILD_STORE=store)
     assert verified.returncode == 0, verified.stdout
     return found
+
+
+def due_precisions(backend: str) -> set[str]:
+    """Return the precisions of a backend of phibuild's own: those that recipes have."""
+    return {name for some in devices_of(backend).values() for name in some}
 
 
 def check_text(phibuild: CommandLine, cell: dict[str, Any], store: str) -> None:

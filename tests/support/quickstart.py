@@ -1,13 +1,37 @@
-"""The backends that the quickstart has."""
+"""What the recipes that go through all backends have: the quickstart, and `every_backend`, which
+has those too that take long to compile or to judge."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from phibuild.backends.registry import SHIPPED
 
-_RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"
-_DEVICES = yaml.safe_load(_RECIPE.read_text("utf-8"))["devices"].values()
-QUICKSTART = tuple(name for name in SHIPPED if any(name in device for device in _DEVICES))
+_RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+def _devices(recipe: str) -> Mapping[str, Mapping[str, Any]]:
+    devices: Mapping[str, Mapping[str, Any]] = yaml.safe_load(
+        (_RECIPES / f"{recipe}.yaml").read_text("utf-8")
+    )["devices"]
+    return devices
+
+
+def devices_of(backend: str) -> dict[str, tuple[str, ...]]:
+    """Return the devices that have a backend in one of the recipes, with its precisions there."""
+    found: dict[str, tuple[str, ...]] = {}
+    for recipe in ("quickstart", "every_backend"):
+        for device, backends in _devices(recipe).items():
+            if backend in backends:
+                found[device] = (*found.get(device, ()), *backends[backend])
+    return found
+
+
+QUICKSTART = tuple(
+    name for name in SHIPPED if any(name in device for device in _devices("quickstart").values())
+)
+"""The backends that the quickstart has."""

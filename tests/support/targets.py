@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from support.quickstart import devices_of
 from support.support_table import PRECISIONS
 
 DEVICE = """\
@@ -27,7 +28,7 @@ SHORT = {"qnn": {"gate_tokens": 0}}
 test_qnn_vendor.py has the gate at its full length, docs/backends/qnn.md (test_page_commands.py)
 int8's too."""
 SHORT_WORDS = tuple(f"+backends.qnn.{precision}.gate_tokens=0" for precision in ("int4", "int8"))
-TARGETS: Mapping[str, Sequence[str]] = {
+_TARGETS: Mapping[str, Sequence[str]] = {
     "llamacpp": ["CPU"],
     "ort_genai": ["cpu", "cuda", "dml", "webgpu", "trt_rtx"],
     "openvino": ["cpu", "gpu", "npu"],
@@ -40,12 +41,18 @@ TARGETS: Mapping[str, Sequence[str]] = {
 }
 
 
+def targets(backend: str) -> Sequence[str]:
+    """Return what a backend is built for; of one that says nothing, the devices of the recipe that
+    has it."""
+    return _TARGETS.get(backend) or tuple(devices_of(backend))
+
+
 def write_recipe(folder: Path, backend: str) -> tuple[str, ...]:
     """Write the recipe RECIPE into a working folder, with a device for each target; return words
     for the command line."""
     devices = {}
     (folder / "conf" / "device").mkdir(parents=True)
-    for number, target in enumerate(TARGETS[backend]):
+    for number, target in enumerate(targets(backend)):
         own = f", {NPU[backend]}]" if backend in NPU else "]"
         text = DEVICE.replace("npu]", f"npu{own}")
         (folder / "conf" / "device" / f"d{number}.yaml").write_text(text, encoding="utf-8")
@@ -59,4 +66,4 @@ def write_recipe(folder: Path, backend: str) -> tuple[str, ...]:
 
 def target_of(backend: str, device: str) -> str:
     """Return the target of a device of the recipe."""
-    return TARGETS[backend][int(device.removeprefix("d"))]
+    return targets(backend)[int(device.removeprefix("d"))]

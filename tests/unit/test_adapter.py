@@ -177,6 +177,43 @@ def test_a_complete_tokenizer_takes_the_place_of_the_base_s(
     assert part.adapter.links(base)["tokenizer.model"] == untied.folder / "tokenizer.model"
 
 
+@pytest.mark.case(
+    "fine-tunes",
+    "a LoRA adapter with a chat template of its own, but no tokenizer.json",
+    "-",
+    "the base's tokenizer and template, and a note that names the files",
+)
+def test_an_incomplete_tokenizer_is_not_used_and_its_files_are_named(
+    untied: Checkpoint, tmp_path: Path
+) -> None:
+    assert untied.folder is not None
+    folder = make_adapter(tmp_path / "lora", lora(places(untied.architecture), "qkv_proj"))
+    names = ("tokenizer_config.json", "chat_template.jinja", "tokenizer.model")
+    for name in names:
+        shutil.copyfile(untied.folder / name, folder / name)
+    merged = "the LoRA adapter in lora is merged into base"
+    assert adapted(untied, folder).notes == (merged,)  # what is the base's is no news
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}", encoding="utf-8")
+    (folder / "added_tokens.json").write_text("{}", encoding="utf-8")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool.jinja").touch()
+    found = adapted(untied, folder)
+    assert found.adapter is not None
+    assert found.adapter.tokenizer == {}
+    assert found.notes[1:] == (
+        "the adapter's own added_tokens.json, chat_template.jinja, "
+        "additional_chat_templates/tool.jinja not used, since it has no tokenizer.json: the "
+        "tokenizer and its chat template are the base's",
+    )
+    (folder / "tokenizer_config.json").unlink()
+    assert (
+        "it has no tokenizer.json and no tokenizer_config.json:" in adapted(untied, folder).notes[1]
+    )
+    # Of a base that is not on this machine nobody knows what is the same.
+    (note,) = adapted(replace(untied, folder=None), folder).notes[1:]
+    assert note.startswith("the adapter's own tokenizer.model, added_tokens.json, chat_template.j")
+
+
 def test_a_damaged_tokenizer_is_refused(untied: Checkpoint, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "lora", lora(places(untied.architecture), "qkv_proj"))
     for name in ("tokenizer.json", "tokenizer_config.json"):

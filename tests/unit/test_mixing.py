@@ -20,6 +20,7 @@ from phibuild.planning.tensor_types import patterns, types_yaml
 from phibuild.schema import Variant
 from phibuild.worker.architecture import Architecture
 from support.planner import Planner, plan
+from support.quickstart import devices_of
 from support.refusals import Refuse, refuse
 
 __all__ = ["plan", "refuse"]  # fixtures
@@ -129,16 +130,10 @@ def test_choices_are_those_of_the_layout(name: str, plan: Planner) -> None:
             assert all(choice.kind.startswith(tensor.kind) for tensor in others)
 
 
-DEVICE_OF = {
+# The recipes' devices, but for kernels and defaults of others.
+DEVICE_OF = {name: next(iter(devices_of(name))) for name in MIXED} | {
     "llamacpp": "intel_n100",
-    "openvino": "ai_pc_intel",
-    "mlx": "mac",
-    "coreai": "mac",
-    "litert": "raspberry_pi_5",
-    "executorch": "raspberry_pi_5",
-    "qnn": "copilot_pc_snapdragon",
     "ort_genai": "copilot_pc_snapdragon",
-    "pytorch": "ai_pc_rtx",
 }
 FORM = {"qnn": "form: onnx, "}
 """What has to be asked for with a target of types."""

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from phibuild.backends.registry import SHIPPED
+from phibuild.backends.registry import SHIPPED, backend
 from phibuild.cli import _read_verb
 from phibuild.errors import PhibuildError
+from phibuild.planning.unused import NEEDS as UNUSED
+from phibuild.units import format_decimal
 from support.lent import Pool
 from support.page_commands import (
     PAGES,
@@ -160,6 +162,29 @@ def test_figures_of_variants_are_those_that_were_measured(backend: str) -> None:
     assert f"<!-- variants: {backend} -->" in text
     after = text.partition("<!-- variants:")[2].partition("\n\n")[0]
     assert after.count("\n|") == len(table) + 2
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_pages_of_backends_say_what_plans_say(name: str) -> None:
+    """How large the toolchain is, and what accelerators that nothing is made for would take."""
+    spec = backend(name)
+    text = (DOCS / "backends" / f"{name}.md").read_text(encoding="utf-8")
+    assert re.findall(r"Toolchain: ([\d.]+ [MG]B)", text) == [format_decimal(spec.toolchain_bytes)]
+    if name == "coreai":
+        needs, _, _ = UNUSED["neural_engine"].partition(":")
+        assert needs in text
+
+
+def test_the_readme_has_the_toolchains_sizes_and_the_formats_that_the_site_has() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    sizes = {name: backend(name).toolchain_bytes for name in SHIPPED}
+    assert f"all nine backends take {sum(sizes.values()) / 1e9:.1f} GB" in readme
+    assert f"every original, {(sizes['llamacpp'] + sizes['pytorch']) / 1e9:.1f} GB" in readme
+    formats = re.search(r"build matrix \(([^;]+);", readme)
+    assert formats
+    site = (DOCS / "index.md").read_text(encoding="utf-8")
+    for name in formats[1].split(", "):
+        assert f"{name}," in site or f"{name} " in site, name
 
 
 _SHOWN = re.compile(

@@ -13,14 +13,10 @@ from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
 from phibuild.planning.matrix import expand
 from phibuild.schema import Cell
+from support.quickstart import devices_of
 from support.refusals import Refuse, refuse
 
 __all__ = ["refuse"]
-
-DEVICES = {"llamacpp": "raspberry_pi_5", "ort_genai": "ai_pc_intel", "openvino": "ai_pc_intel",
-           "mlx": "mac", "coreai": "mac", "litert": "raspberry_pi_5",
-           "executorch": "raspberry_pi_5", "qnn": "copilot_pc_snapdragon",
-           "pytorch": "ai_pc_rtx"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +44,8 @@ def test_it_is_the_least_loss_of_the_table(name: str) -> None:
             if line.startswith(f"| {name} ")]  # fmt: skip
     losses = {row[2]: float(row[5].split()[0]) for row in rows if row[1] == "int4"}
     assert len(losses) > 4
-    assert name_of(DEVICES[name], name, "{quality: best}") == min(losses, key=losses.__getitem__)
+    device = next(iter(devices_of(name)))
+    assert name_of(device, name, "{quality: best}") == min(losses, key=losses.__getitem__)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_context(
     [
         (LONGROPE, {"context": 4096}, "a context of 4096 is not 128 to 2048 tokens"),
         ({"sliding_window": 512}, {"context": 1024}, "reaches back over a window"),
-        ({"max_position_embeddings": 96}, {}, "is not 128 to 96 tokens"),
+        ({"max_position_embeddings": 96}, {}, "made for 128 tokens at least, not 96: the model"),
         ({}, {"group_size": 256}, "groups of 256 do not divide hidden_size (128)"),
     ],
 )
@@ -67,3 +67,24 @@ def test_skips(name: str, overrides: dict[str, Any], options: dict[str, Any], re
     skip = choose(name, "int4", arch=architecture(**overrides), **options)
     assert isinstance(skip, Skip)
     assert reason in skip.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("litert", {}), ("executorch", {}), ("qnn", {"form": "onnx"})]
+)
+def test_a_device_with_too_short_a_context_is_told_by_its_own(
+    name: str, options: dict[str, Any]
+) -> None:
+    skip = choose(name, "int8", device_context=100, **options)
+    assert skip == Skip(
+        reason="a graph is made for 128 tokens at least, and Phone has a context_length of 100: "
+        "make that longer, or set context"
+    )
+    made = choose(name, "int8", device_context=100, context=128, **options)
+    assert isinstance(made, Variant)
+
+
+def test_a_context_that_is_the_runners_is_not_the_devices() -> None:
+    made = choose("coreai", "int8", device_context=10)
+    assert isinstance(made, Variant)
+    assert made.options["context"] == 4096

@@ -126,8 +126,8 @@ devices:
 @pytest.mark.case(
     "config.json",
     "longrope up to its original positions; other original positions without longrope",
-    "ONNX Runtime GenAI's builder goes by the lengths, and fails",
     "the type of rope says which factors there are",
+    "the same; ONNX Runtime GenAI's builder, which goes by the lengths, is told",
 )
 def test_the_type_of_rope_counts_and_not_the_lengths(
     shape: str,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from phibuild.backends.common import facts_bytes, tokenizer_bytes
 from phibuild.backends.registry import backend
+from phibuild.checkpoints.facts import load_checkpoint
 from phibuild.schema import Misfit, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 from support.written_build import device
@@ -88,3 +93,18 @@ def test_a_context_that_is_the_runners_is_not_the_devices() -> None:
     made = choose("coreai", "int8", device_context=10)
     assert isinstance(made, Variant)
     assert made.options["context"] == 4096
+
+
+def test_tokenizer_json_counts_as_it_is_written(checkpoint: Callable[..., Path]) -> None:
+    """Without the white space that the source's has: half of it."""
+    folder = checkpoint("phi3")
+    source = load_checkpoint(folder, "x", "x").files
+    whole = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    text = json.dumps(json.loads(whole), ensure_ascii=False, separators=(",", ":"))
+    assert len(text) < 0.6 * len(whole)
+    assert tokenizer_bytes(source) == pytest.approx(len(text.encode()), rel=0.02)
+    more = facts_bytes(source) - sum(
+        (folder / name).stat().st_size for name in source.files
+        if name.endswith((".json", ".jinja", ".model")) and name != "tokenizer.json"
+    )  # fmt: skip
+    assert more == tokenizer_bytes(source)

@@ -162,6 +162,11 @@ class BackendSpec(Protocol[OptionsModel]):
         """Return how many tokens the runtime computes rightly, None if all that the model has."""
         return None
 
+    def most_tokens(self, arch: Architecture, variant: Variant) -> int | None:
+        """Return how many tokens an artifact can be fed in one go before it fails, None if there is
+        no such number. Of longer windows it is judged by the first so many."""
+        return None
+
     def judging(self, variant: Variant) -> Judging:
         """Return how this machine judges the variant. What cannot be judged is built all the
         same."""

@@ -10,6 +10,7 @@ from phibuild.backends.base import BackendSpec, ContextLimit, OptionsModel, Sour
 from phibuild.schema import Accelerator, Contradiction, Device, Options, Precision, Variant
 from phibuild.worker.architecture import Architecture
 from phibuild.worker.companions import companions
+from phibuild.worker.tokenizer_check import TOKENIZER
 
 
 def make_variant(
@@ -101,3 +102,16 @@ def copied_bytes(source: SourceFiles) -> int:
     """Return the bytes of config.json and of the files that are copied beside the weights."""
     names = ("config.json", *companions(source.files))
     return sum(source.files.get(name, 0) for name in names)
+
+
+def facts_bytes(source: SourceFiles) -> int:
+    """Return the bytes of the same files where tokenizer.json is as it is in memory, and is written
+    without white space."""
+    return copied_bytes(source) - source.files.get(TOKENIZER, 0) + tokenizer_bytes(source)
+
+
+def tokenizer_bytes(source: SourceFiles) -> int:
+    """Return those of such a tokenizer.json: a token is `"t":12345,`, a merge `["a","b"],`."""
+    vocabulary = source.token_bytes + source.tokens * (4 + len(str(max(source.tokens, 1))))
+    halves = source.merge_bytes - source.merges  # without the space between two halves
+    return vocabulary + halves + source.merges * 8

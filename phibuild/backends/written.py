@@ -119,12 +119,9 @@ class WrittenSpec(BackendSpec[WrittenModel]):
         limit = self._limit(arch)
         planned = device.context_length if self.has_cache else limit.tokens
         usual = min(self.longest or limit.tokens, planned, limit.tokens)
+        if reason := self._no_context(options.context, device, limit):
+            return Skip(reason=reason)
         context = (options.context or usual) // self.step * self.step
-        if context > limit.tokens or context < self.fewest:
-            return Skip(
-                reason=f"a context of {options.context or limit.tokens} is not {self.fewest} to "
-                f"{limit.tokens} tokens: {limit.why}"
-            )
         own = {"mode": precision, "context": context, **self.besides(options)}
         # A context that was asked for is named; that of a device goes without saying.
         asked = f"-c{options.context}" if options.context else ""
@@ -187,6 +184,25 @@ class WrittenSpec(BackendSpec[WrittenModel]):
         if context >= arch.max_positions:
             return None
         return ContextLimit(context, f"{self.full} (option context of the {self.name} backend)")
+
+    def most_tokens(self, arch: Architecture, variant: Variant) -> int:
+        """Return the tokens that the graph is made for."""
+        context: int = variant.options["context"]
+        return context
+
+    def _no_context(self, asked: int | None, device: Device, limit: ContextLimit) -> str | None:
+        """Return why there is no graph for a context that was asked for, or for the device's."""
+        fewest = self.fewest
+        if limit.tokens < fewest:
+            return f"a graph is made for {fewest} tokens at least, not {limit.tokens}: {limit.why}"
+        if asked is not None and not fewest <= asked <= limit.tokens:
+            return f"a context of {asked} is not {fewest} to {limit.tokens} tokens: {limit.why}"
+        if asked is None and self.has_cache and device.context_length < fewest:
+            return (
+                f"a graph is made for {fewest} tokens at least, and {device.title} has a "
+                f"context_length of {device.context_length}: make that longer, or set context"
+            )
+        return None
 
     def _limit(self, arch: Architecture) -> ContextLimit:
         """Return the longest context that a graph can be made for."""

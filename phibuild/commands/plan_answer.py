@@ -183,8 +183,7 @@ def _cell(planned: PlanCell, plan: Plan) -> PlannedCell:
 
 def planned_notes(planned: PlanCell, plan: Plan) -> list[str]:
     """Return what is to be known of a cell before it is built."""
-    judging = planned.artifact.judging if planned.artifact else None
-    return cell_notes(planned.cell, plan.matrix, judging)
+    return cell_notes(planned.cell, plan.matrix, planned.artifact)
 
 
 def copied_bytes(plan: Plan) -> int:

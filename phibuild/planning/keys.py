@@ -167,14 +167,17 @@ def measure_key(
     evaluation: Evaluation,
     limits: Mapping[str, Sequence[object]],
     store: Store,
+    tokens: int | None = None,
 ) -> str:
-    """Return the key of a measurement: the artifact, the original's logits, what judges, and the
-    limits and comparisons that it has to decide where it goes no further than that."""
+    """Return the key of a measurement: the artifact, the original's logits, of each window how many
+    tokens (None: all), what judges, and the limits and comparisons that it has to decide where it
+    goes no further than that."""
     return content_key(
         {
             "artifact": artifact,
             "reference": reference,
             "request": asked_of_judge(evaluation),
+            "tokens": tokens,
             "limits": dict(limits) if evaluation.adaptive else None,
             "judge": step_digest("measure", backend, store),
         }

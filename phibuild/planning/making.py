@@ -23,6 +23,7 @@ from phibuild.planning.baselines import judged_comparisons
 from phibuild.planning.calibrations import calibration_steps, is_there
 from phibuild.planning.code import step_digest
 from phibuild.planning.fit import Originals, fit_steps
+from phibuild.planning.judged import how_judged, judged_tokens
 from phibuild.planning.keys import Keys, measure_key, nonfinite_weights, source_digest
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.memory import memory_need
@@ -172,7 +173,7 @@ def _artifacts(
     artifacts = []
     for model, variant, cells in _groups(matrix, judged=evaluation.enabled):
         key, inputs, ranges, losses = _artifact_keys(variant, keys[model])
-        spec = backend(variant.backend)
+        spec, architecture = backend(variant.backend), matrix.models[model].architecture
         other = spec.stand_in(variant)
         if losses:
             folder = store.reference(losses) if keys[model].digest else None
@@ -180,11 +181,15 @@ def _artifacts(
             variant = with_types(spec, matrix.models[model], variant, known) or variant
         reference, limits = references.get(model), _limits(cells)
         compared = judged_comparisons(cells, matrix.baselines, key)
-        judging = spec.judging(variant) if reference and cells else None
-        measured = None
+        judging, measured, tokens = None, None, None
+        if reference and cells:
+            judging = how_judged(spec, architecture, variant, evaluation)
         if reference and judging and judging.how != "no":
+            tokens = judged_tokens(spec, architecture, variant, evaluation)
             decides = {**limits, **({"comparisons": compared} if compared else {})}
-            measured = measure_key(key, reference.key, variant.backend, evaluation, decides, store)
+            measured = measure_key(
+                key, reference.key, variant.backend, evaluation, decides, store, tokens
+            )
         cached = keys[model].digest is not None and store.artifact(key) is not None
         artifacts.append(
             PlannedArtifact(
@@ -198,6 +203,7 @@ def _artifacts(
                 cached=cached,
                 judged=bool(cached and measured and store.measure(measured)),
                 judging=judging,
+                tokens=tokens,
                 stand_in=_artifact_keys(other, keys[model])[0] if measured and other else None,
                 cache_ranges=ranges,
                 sensitivity=losses,

@@ -25,7 +25,8 @@ class PlannedArtifact:
     `activations` is the key of what is taken of the original for it (its variant's calibration),
     `cache_ranges` that of what scales its KV cache, `sensitivity` that of what chooses the types of
     its tensors, `limits` those of its cells' gates, `comparisons` those with a baseline, `judging`
-    how it is judged here, None where nothing is; `stand_in` is the key of the artifact that is
+    how it is judged here, None where nothing is, `tokens` by how many of each window, None by all;
+    `stand_in` is the key of the artifact that is
     opened for that, where its own cannot be. One without cells is there to be opened for another.
     """
 
@@ -39,6 +40,7 @@ class PlannedArtifact:
     cached: bool
     judged: bool
     judging: Judging | None = None
+    tokens: int | None = None
     stand_in: str | None = None
     cache_ranges: str | None = None
     sensitivity: str | None = None

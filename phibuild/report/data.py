@@ -190,7 +190,7 @@ def _cell(planned: PlanCell, plan: Plan, results: Mapping[str, Result], store: S
         fits_budget=planned.fits_budget,
         gates=[] if failed else gates,
         notes=[
-            *cell_notes(cell, plan.matrix, judging),
+            *cell_notes(cell, plan.matrix, planned.artifact),
             *([] if failed else baseline_notes(gates)),
             *(f"tokenizer: {text}" for text in differences),
         ],

@@ -3,16 +3,17 @@ and what it was judged by in place of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from phibuild.backends.registry import backend
 from phibuild.planning.matrix import Matrix
 from phibuild.planning.sizes import context_note
-from phibuild.schema import Cell, Judging
+from phibuild.planning.steps import PlannedArtifact
+from phibuild.schema import Cell
 
 
-def cell_notes(cell: Cell, matrix: Matrix, judging: Judging | None = None) -> list[str]:
-    """Return the notes of a cell, sentences for people; a skipped one has none. `judging` is how
+def cell_notes(cell: Cell, matrix: Matrix, artifact: PlannedArtifact | None = None) -> list[str]:
+    """Return the notes of a cell, sentences for people; a skipped one has none. `artifact` says how
     it is judged, if it is to be."""
     if cell.variant is None:
         return []
@@ -22,14 +23,16 @@ def cell_notes(cell: Cell, matrix: Matrix, judging: Judging | None = None) -> li
         cell.variant,
         matrix.devices[cell.device],
     )
-    return [*([note] if note else []), *_judging_notes(judging)]
+    return [*([note] if note else []), *(_judging_notes(artifact) if artifact else ())]
 
 
-def _judging_notes(judging: Judging | None) -> list[str]:
-    """Return what is to be said of a cell that is judged in another form, or not at all."""
-    if judging is None or judging.how == "native":
-        return []
-    return [f"{'not judged:' if judging.how == 'no' else 'judged by'} {judging.note}"]
+def _judging_notes(artifact: PlannedArtifact) -> Iterator[str]:
+    """Yield what is to be said of a cell that is judged in another form, by less, or not at all."""
+    judging = artifact.judging
+    if judging and judging.how != "native":
+        yield f"{'not judged:' if judging.how == 'no' else 'judged by'} {judging.note}"
+    if artifact.tokens:
+        yield f"judged by the first {artifact.tokens:,} tokens of each window: it holds no more"
 
 
 def note_lines(cells: Iterable[tuple[str, str, Sequence[str]]]) -> list[str]:

@@ -44,6 +44,13 @@ class _Reference:
     compared: Logits
     default: Logits | None
 
+    def first(self, tokens: int | None) -> _Reference:
+        """Return the same of the first tokens of each window; None: of all."""
+        if tokens is None:
+            return self
+        default = None if self.default is None else self.default[:, :tokens]
+        return _Reference(self.windows[:, : tokens + 1], self.compared[:, :tokens], default)
+
 
 def judge(worker: Worker, request: JudgeRequest, report: Report) -> None:
     """Judge each item of the request; one that fails does not stop the others."""
@@ -77,6 +84,7 @@ def _judge_one(
     report: Report,
 ) -> dict[str, object]:
     item, folder = judged["item"], Path(judged["folder"])
+    reference = reference.first(judged.get("tokens"))
     windows, compared, default = reference.windows, reference.compared, reference.default
     reset_peak_rss()
     report.stage("loading", item=item)

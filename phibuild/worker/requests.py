@@ -62,12 +62,13 @@ class BuildRequest(TypedDict):
 
 class JudgeItem(TypedDict):
     """An artifact to be judged; `limits` are those of its gates, `comparisons` those that they make
-    with a baseline (stopping.py)."""
+    with a baseline (stopping.py); `tokens`: of each window the first so many (None: all)."""
 
     item: str
     folder: str
     limits: dict[str, list[float]]
     comparisons: NotRequired[list[Compared]]
+    tokens: NotRequired[int | None]
 
 
 class JudgeRequest(TypedDict):

@@ -17,7 +17,7 @@ from phibuild.worker.safetensors import read_header
 from phibuild.worker.unfused import places
 from support.adapters import lora, make_adapter
 from support.checkpoints import tensor_values, to_bytes
-from support.originals import ask_transformers, build_whole, edit_config, with_tensor
+from support.originals import QUICK, ask_transformers, build_whole, edit_config, with_tensor
 from support.quickstart import QUICKSTART
 
 pytestmark = [pytest.mark.slow, pytest.mark.cold]
@@ -110,6 +110,48 @@ def test_keys_that_change_longropes_scale(
     for name, cell in cells.items():
         if name != "mlx":
             assert cell["quality"]["kl_mean"] < 1e-6, name
+
+
+ROPES = """\
+devices:
+  ai_pc_intel: {ort_genai: {fp32: {provider: cpu}}}
+  ai_pc_rtx: {ort_genai: {fp16: {provider: dml}}}
+"""
+"""Where ONNX graphs choose between longrope's tables, and where the tables are one."""
+
+
+@pytest.mark.parametrize(
+    ("shape", "maximum", "original"), [("phi3", 512, 512), ("phi4", 512, 32)], ids=("equal", "none")
+)
+@pytest.mark.case(
+    "config.json",
+    "longrope up to its original positions; other original positions without longrope",
+    "the type of rope says which factors there are",
+    "the same; ONNX Runtime GenAI's builder, which goes by the lengths, is told",
+)
+def test_the_type_of_rope_counts_and_not_the_lengths(
+    shape: str,
+    maximum: int,
+    original: int,
+    checkpoint: Callable[..., Path],
+    phibuild: CommandLine,
+) -> None:
+    """Windows of 48 tokens: beyond an original length that nothing reads."""
+    (phibuild.folder / "recipes").mkdir()
+    (phibuild.folder / "recipes" / "ropes.yaml").write_text(ROPES, encoding="utf-8")
+    source = checkpoint(
+        shape,
+        layers=1,
+        max_position_embeddings=maximum,
+        original_max_position_embeddings=original,
+    )
+    done = phibuild("build", "recipe=ropes", f"model={source}", *QUICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = {cell["precision"]: cell for cell in phibuild.report("ropes")["cells"]}
+    assert cells["fp32"]["quality"]["kl_mean"] < 1e-6
+    assert cells["fp16"]["quality"]["kl_mean"] < 1e-3
+    for cell in cells.values():
+        assert cell["estimated_bytes"] == pytest.approx(cell["size_bytes"], abs=50_000)
 
 
 @pytest.mark.case(

@@ -6,13 +6,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support.quickstart import devices_of
+from support.quickstart import GATES, devices_of
 
 if TYPE_CHECKING:
     from conftest import CommandLine
 
 SHAPES = ("phi3", "phi4mini", "phi4")
 ORDER = ("fp32", "fp16", "int8", "int4")
+MISSED = {"qnn": 3.5e5}
+"""Bytes by which sizes may be another than planned, where that is not 0.1 MB: what Qualcomm's
+compiler adds is known by a fit to larger shapes."""
+SHIPPED_GATES = f"gates.kl={{{GATES}}}"
 QUICK = ("evaluation.windows=2", "evaluation.window_tokens=96", "evaluation.decode_tokens=8")
 
 
@@ -29,8 +33,7 @@ def check_backend(
     that it has), check what comes of it and return the cells by precision, those of the first
     device that has it. `words` are of the command line."""
     due = precisions or due_precisions(backend)
-    # Random weights lose more than the shipped recipes' gates allow; the order is what counts.
-    words = (f"recipe={recipe}", f"model={source}", f"backend={backend}", "gates.kl=2", *words)
+    words = (f"recipe={recipe}", f"model={source}", f"backend={backend}", SHIPPED_GATES, *words)
     done = phibuild("build", *words, *QUICK, PHIBUILD_STORE=store)
     assert done.returncode == 0, done.stdout + done.stderr
     report = phibuild.report(recipe)
@@ -73,7 +76,7 @@ def check_long_windows(
         "evaluation.window_tokens=1024",
         "evaluation.decode_tokens=4",
     )
-    words = (f"recipe={recipe}", f"model={source}", "gates.kl=2", *windows, *words)
+    words = (f"recipe={recipe}", f"model={source}", SHIPPED_GATES, *windows, *words)
     done = phibuild("build", *words, PHIBUILD_STORE=store)
     assert done.returncode == 0, done.stdout + done.stderr
     judging = next(
@@ -91,7 +94,7 @@ def check_device(built: list[dict[str, Any]], backend: str) -> dict[str, dict[st
         assert cell["backend"] == backend
         assert cell["status"] in ("built", "cached"), cell["reason"]
         missed = abs(cell["estimated_bytes"] - cell["size_bytes"])
-        assert missed < max(0.03 * cell["size_bytes"], 2e6), cell["id"]
+        assert missed < max(0.005 * cell["size_bytes"], MISSED.get(backend, 1e5)), cell["id"]
         assert cell["device_memory_bytes"] > cell["size_bytes"] / 2
         speed = cell["speed"]
         assert speed["load_seconds"] > 0

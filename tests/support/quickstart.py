@@ -14,24 +14,25 @@ from phibuild.backends.registry import SHIPPED
 _RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
-def _devices(recipe: str) -> Mapping[str, Mapping[str, Any]]:
-    devices: Mapping[str, Mapping[str, Any]] = yaml.safe_load(
-        (_RECIPES / f"{recipe}.yaml").read_text("utf-8")
-    )["devices"]
-    return devices
+def _recipe(name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load((_RECIPES / f"{name}.yaml").read_text("utf-8"))
+    return found
 
 
 def devices_of(backend: str) -> dict[str, tuple[str, ...]]:
     """Return the devices that have a backend in one of the recipes, with its precisions there."""
     found: dict[str, tuple[str, ...]] = {}
     for recipe in ("quickstart", "every_backend"):
-        for device, backends in _devices(recipe).items():
+        for device, backends in _recipe(recipe)["devices"].items():
             if backend in backends:
                 found[device] = (*found.get(device, ()), *backends[backend])
     return found
 
 
+_QUICKSTART = _recipe("quickstart")
 QUICKSTART = tuple(
-    name for name in SHIPPED if any(name in device for device in _devices("quickstart").values())
+    name for name in SHIPPED if any(name in device for device in _QUICKSTART["devices"].values())
 )
 """The backends that the quickstart has."""
+GATES = ",".join(f"{precision}:{limit}" for precision, limit in _QUICKSTART["gates"]["kl"].items())
+"""Its limits of KL, as words have them: gates.kl={GATES}."""

@@ -30,9 +30,10 @@ by the plan with the reason below the table. Made by the suite itself:
 
     pytest tests/slow/test_contract.py --support docs/support.md
 
-*native*: judged in the runtime that it is made for, as it is made to be run. *by ...*: judged in
-another form, on this machine's CPU; the device's own accelerator did not run it. What every variant
-loses: [variants.md](variants.md).
+*native*: judged in the runtime that it is made for, as it is made to be run, in float32 where that
+would round more ([judging.md](judging.md#what-misleads)). *by ...*: judged in another form, on this
+machine's CPU; the device's own accelerator did not run it. What every variant loses:
+[variants.md](variants.md).
 """
 
 Row = Mapping[str, Any]

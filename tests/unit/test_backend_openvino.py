@@ -196,6 +196,29 @@ def test_tied_embedding_is_stored_once() -> None:
     assert sum(tensor.parameters for tensor in layout if tensor.kind == "u8") == EMBEDDING
 
 
+@pytest.mark.parametrize(
+    ("mode", "layers", "partial", "xml"),
+    [  # openvino_model.xml as it was written of tests' checkpoints
+        ("fp32", 4, 1.0, 303_002),
+        ("fp16", 8, 1.0, 572_398),
+        ("int8_sym", 8, 1.0, 608_633),
+        ("int8_asym", 8, 1.0, 653_828),
+        ("int4_sym", 4, 1.0, 354_614),
+        ("int4_asym", 4, 1.0, 377_369),
+        ("int4_asym", 8, 0.75, 765_806),
+        ("fp32", 8, 0.75, 626_351),
+    ],
+)
+def test_other_bytes_hold_the_graphs(mode: str, layers: int, partial: float, xml: int) -> None:
+    none = SourceFiles({}, 0, 0, 0, 0, "bpe")
+    variant = Variant(
+        backend="openvino", precision="int4", name="x", format="x", options={"mode": mode}
+    )
+    arch = architecture(num_hidden_layers=layers, partial_rotary_factor=partial)
+    tokenizers = 27_564 + 11_467
+    assert SPEC.other_bytes(arch, none, variant) == pytest.approx(xml + tokenizers, rel=0.05)
+
+
 def test_other_bytes_count_files_and_grow_with_layers_and_vocabulary() -> None:
     def other(tokens: int, copied: int, **overrides: Any) -> int:
         files = {"tokenizer.json": copied, "config.json": 700, "model.safetensors": 10**9}

@@ -270,16 +270,33 @@ def test_mixed_layers_are_those_of_llama_cpp() -> None:
     assert kinds["lm_head.MatMul.weight"] == "int4"
 
 
-def test_other_bytes_hold_both_rope_tables_of_longrope() -> None:
+@pytest.mark.parametrize(
+    ("longrope", "positions", "original", "rows"),
+    [
+        (True, 8192, 4096, 8192 + 4096),
+        (True, 4096, 4096, 2 * 4096),  # no longer than the original: two tables all the same
+        (False, 4096, 4096, 4096),
+        (False, 8192, 4096, 8192),  # nothing reads the original's length
+    ],
+)
+def test_other_bytes_hold_both_rope_tables_of_longrope(
+    longrope: bool, positions: int, original: int, rows: int
+) -> None:
     source = SourceFiles({"tokenizer.model": 500, "README.md": 9999}, 10, 40, 5, 25, "bpe")
-    plain = _architecture()
-    factors = (1.0,) * 16
-    scaled = _architecture(
-        max_positions=8192, rope=Rope(10000.0, 1.0, factors, factors), original_max_positions=4096
+    factors = (1.0,) * 16 if longrope else ()
+    found = _architecture(
+        max_positions=positions,
+        rope=Rope(10000.0, 1.0, factors, factors),
+        original_max_positions=original,
     )
+    none = _architecture(max_positions=0, original_max_positions=0)
     for variant, item in ((_variant("fp32"), 4), (_variant("fp16", provider="webgpu"), 2)):
-        more = SPEC.other_bytes(scaled, source, variant) - SPEC.other_bytes(plain, source, variant)
-        assert more == 2 * 8192 * 16 * item
+        tables = SPEC.other_bytes(found, source, variant) - SPEC.other_bytes(none, source, variant)
+        assert tables == 2 * rows * 16 * item
+
+
+def test_a_graph_holds_as_many_tokens_as_the_model_has_positions() -> None:
+    assert SPEC.most_tokens(_architecture(max_positions=512), _variant("fp32")) == 512
 
 
 def _phi35(**changes: Any) -> Architecture:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from phibuild.worker.interface import Worker
 from phibuild.worker.judge import judge
-from phibuild.worker.protocol import Report
+from phibuild.worker.protocol import Report, WorkerError
 from phibuild.worker.requests import JudgeRequest
 from phibuild.worker.stopping import Compared
 
@@ -24,13 +24,17 @@ VOCABULARY, WINDOW = 50, 33
 class Model:
     """Logits that depend on all tokens before and on their positions. `noise` moves those of one
     pass, `decoding_noise` those of single tokens; `shift` is a cache that counts positions
-    wrong."""
+    wrong, `most` the tokens that it holds."""
 
-    def __init__(self, noise: float = 0.0, decoding_noise: float = 0.0, shift: int = 0) -> None:
+    def __init__(
+        self, noise: float = 0.0, decoding_noise: float = 0.0, shift: int = 0, most: int = WINDOW
+    ) -> None:
         self.noise, self.decoding_noise, self.shift = noise, decoding_noise, shift
-        self.cache: list[int] = []
+        self.most, self.cache = most, list[int]()
 
     def _logits(self, ids: list[int], shift: int, noise: float, seed: int) -> NDArray[np.float32]:
+        if len(ids) > self.most:
+            raise WorkerError(f"it holds {self.most} tokens")
         rows = []
         for end in range(1, len(ids) + 1):
             where = np.random.default_rng([end + shift, *ids[max(0, end - 3) : end]])
@@ -58,6 +62,7 @@ class Judged:
     MODELS: dict[str, Model] = {  # noqa: RUF012
         "exact": Model(),
         "noisy": Model(noise=1.0, decoding_noise=1.0),
+        "full at 20": Model(most=20),
         "decoding": Model(noise=0.02, decoding_noise=1.0),
         "shifted": Model(shift=1),
         "noisy and shifted": Model(noise=1.0, decoding_noise=1.0, shift=1),
@@ -90,13 +95,14 @@ def judged(
     adaptive: bool = False,
     limits: dict[str, list[float]] | None = None,
     comparisons: Sequence[Compared] = (),
+    tokens: int | None = None,
 ) -> dict[str, Any]:
     """Return the event about an artifact."""
     stream = io.StringIO()
     request: JudgeRequest = {
         "verb": "judge", "reference": str(reference), "threads": 1, "decode_tokens": 16,
         "items": [{"item": "key", "folder": name, "limits": limits or {},
-                   "comparisons": list(comparisons)}], "adaptive": adaptive,
+                   "comparisons": list(comparisons), "tokens": tokens}], "adaptive": adaptive,
     }  # fmt: skip
     judge(cast(Worker, Judged()), request, Report(stream))
     events = [json.loads(line) for line in stream.getvalue().splitlines()]
@@ -116,6 +122,18 @@ def test_decoding_may_differ_as_much_as_the_artifact_has_lost(reference: Path) -
     quality = judged(reference, "noisy")["result"]["quality"]
     assert quality["kl_mean"] > 0.1
     assert quality["cached_decoding_kl"] > 0.1
+
+
+def test_an_artifact_that_holds_less_than_a_window_is_judged_by_its_first_tokens(
+    reference: Path,
+) -> None:
+    """Decoded step by step, too: 20 of 32 tokens of two windows."""
+    result = judged(reference, "full at 20", tokens=20)["result"]
+    quality = result["quality"]
+    assert (quality["kl_mean"], quality["tokens"]) == (0, 2 * 20)
+    assert quality["by_position"][-1]["end"] == 20
+    assert quality["cached_decoding_kl"] == pytest.approx(0, abs=1e-9)
+    assert "holds 20 tokens" in judged(reference, "full at 20")["error"]
 
 
 @pytest.mark.parametrize("name", ["shifted", "decoding", "noisy and shifted"])

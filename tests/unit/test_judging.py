@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from conftest import CommandLine
 from phibuild.backends.registry import backend
 from phibuild.report.gates import check_gates
-from phibuild.schema import Gates, Judging, Variant
+from phibuild.schema import Gates, Judging, Precision, Variant
 from support.distributions import add_backend, with_site
 
 WHY = "its simulator is not installed"
@@ -55,15 +55,19 @@ def plan(phibuild: CommandLine, *words: str) -> dict[str, Any]:
     return data
 
 
-def variant(name: str, **options: Any) -> Variant:
-    return Variant(backend=name, precision="int4", name="x", format="x", options=options)
+def variant(name: str, precision: Precision, **options: Any) -> Variant:
+    return Variant(backend=name, precision=precision, name="x", format="x", options=options)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "how", "note"),
     [
         ("llamacpp", {}, "native", None),
-        ("pytorch", {}, "native", None),
+        ("pytorch", {"precision": "fp32"}, "native", None),
+        *(("pytorch", {"precision": precision}, "substitute", "its weights in float32 on the CPU")
+          for precision in ("int4", "int8", "fp16")),
+        ("pytorch", {"scheme": "W8A8"}, "substitute",
+         "its rounded weights and activations in float32"),
         ("mlx", {}, "substitute", "its weights in float32 on the CPU"),
         ("openvino", {"target": "cpu"}, "native", None),
         ("openvino", {"target": "gpu"}, "substitute", "OpenVINO's CPU plugin"),
@@ -76,7 +80,7 @@ def variant(name: str, **options: Any) -> Variant:
 def test_what_the_backends_say(
     name: str, options: dict[str, Any], how: str, note: str | None
 ) -> None:
-    found = backend(name).judging(variant(name, **options))
+    found = backend(name).judging(variant(name, **{"precision": "int4", **options}))
     assert (found.how, found.note) == (how, note)
 
 

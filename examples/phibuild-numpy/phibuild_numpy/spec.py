@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from phibuild.backends.base import BackendSpec, SourceFiles, StoredTensor
-from phibuild.backends.common import chosen, copied_bytes, make_variant
+from phibuild.backends.common import chosen, facts_bytes, make_variant
 from phibuild.schema import Contradiction, Device, Frozen, Precision, Skip, Variant
 from phibuild.worker.architecture import Architecture
 
@@ -45,7 +45,7 @@ class NumpySpec(BackendSpec[NumpyOptions]):
         return stored
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
-        return copied_bytes(source)
+        return facts_bytes(source)
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]

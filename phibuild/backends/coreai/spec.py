@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from phibuild.backends.base import Best, SourceFiles
-from phibuild.backends.common import copied_bytes
+from phibuild.backends.common import facts_bytes
 from phibuild.backends.coreai.layout import EMBEDDING, encoding, float_kind, integers
 from phibuild.backends.coreai.memory import build_memory, judge_memory
 from phibuild.backends.coreai.options import FEWEST, CoreAiOptions
@@ -66,8 +66,7 @@ class CoreAiSpec(WrittenSpec[CoreAiOptions]):
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
         """Return the bytes of the program, and of the files that are copied: the tokenizer's
         twice."""
-        copied = copied_bytes(source)
-        return _PROGRAM_BYTES + _LAYER_BYTES * arch.layers + 2 * copied
+        return _PROGRAM_BYTES + _LAYER_BYTES * arch.layers + 2 * facts_bytes(source)
 
     def judging(self, variant: Variant) -> Judging:
         """Return how far a CPU goes: its fp16 is too slow for more than a few tokens."""

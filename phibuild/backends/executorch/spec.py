@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from phibuild.backends.base import Best, SourceFiles
-from phibuild.backends.common import copied_bytes
+from phibuild.backends.common import facts_bytes, tokenizer_bytes
 from phibuild.backends.executorch.layout import (
     EMBEDDING,
     PREFILL_TOKENS,
@@ -83,8 +83,8 @@ class ExecuTorchSpec(WrittenSpec[ExecuTorchOptions]):
         context: int = variant.options["context"]
         tables = 2 * 4 * arch.head_dim * context
         is_stripped = source.tokenizer == "sentencepiece"
-        own = source.files.get("tokenizer.json", 0) if is_stripped else 0
-        return _LAYER_BYTES * arch.layers + tables + own + copied_bytes(source)
+        own = tokenizer_bytes(source) if is_stripped else 0
+        return _LAYER_BYTES * arch.layers + tables + own + facts_bytes(source)
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4: the program's caches are fp32."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from phibuild.backends.base import Best, SourceFiles
-from phibuild.backends.common import copied_bytes
+from phibuild.backends.common import facts_bytes, tokenizer_bytes
 from phibuild.backends.litert.layout import PREFILL_TOKENS, encoding, integers
 from phibuild.backends.litert.memory import build_memory, judge_memory
 from phibuild.backends.litert.options import LiteRtOptions
@@ -65,8 +65,8 @@ class LiteRtSpec(WrittenSpec[LiteRtOptions]):
         graphs = _LAYER_BYTES * arch.layers
         tokenizer = 0.0
         if variant.options["container"] == "litertlm":
-            tokenizer = _COMPRESSED * source.files.get("tokenizer.json", 0)
-        return graphs + round(tokenizer) + copied_bytes(source)
+            tokenizer = _COMPRESSED * tokenizer_bytes(source)
+        return graphs + round(tokenizer) + facts_bytes(source)
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return 4: the graph's caches are fp32."""

@@ -53,8 +53,10 @@ _CACHE_BITS = {"u8": 8, "f16": 16}
 _HEAD = 96
 """Smallest head_dim of the published Phi models."""
 
-_LAYER_XML_BYTES = 70_000
-"""Of a layer's nodes in the .xml: names and ports (60 to 90 kB)."""
+_XML_BYTES, _TOKENIZER_XML_BYTES = 65_000, 35_000
+"""Of the nodes around the layers in the .xml, and of those of tokenizer and detokenizer."""
+_LAYER_XML_BYTES, _PARTIAL_XML_BYTES = {"": 62_000, "sym": 70_000, "asym": 75_000}, 10_000
+"""Of a layer's nodes, names and ports, by what its weights are; more where heads rotate in part."""
 
 
 class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
@@ -191,8 +193,11 @@ class OpenVinoSpec(BackendSpec[OpenVinoOptions]):
 
     def other_bytes(self, arch: Architecture, source: SourceFiles, variant: Variant) -> int:
         """Return the bytes of graph, tokenizer models and the files that are copied."""
-        graph = _LAYER_XML_BYTES * arch.layers
-        return graph + _tokenizer_bytes(source) + copied_bytes(source)
+        layer = _LAYER_XML_BYTES[variant.options["mode"].partition("_")[2]]
+        if arch.rotary_dim < arch.head_dim:
+            layer += _PARTIAL_XML_BYTES
+        graphs = _XML_BYTES + layer * arch.layers + _TOKENIZER_XML_BYTES
+        return graphs + _tokenizer_bytes(source) + copied_bytes(source)
 
     def build_memory(
         self, arch: Architecture, source_bytes: int, variants: Sequence[Variant]

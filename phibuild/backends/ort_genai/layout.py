@@ -146,7 +146,7 @@ def rope_cache_bytes(arch: Architecture, variant: Variant) -> int:
     """Return the bytes of the cos and sin tables: a row of rotary_dim / 2 for each position;
     with longrope one table of the short factors and one of the long."""
     rows = arch.max_positions
-    if arch.max_positions != arch.original_max_positions:
+    if arch.rope.is_longrope:
         rows += arch.original_max_positions
     return 2 * rows * (arch.rotary_dim // 2) * io_bytes(variant)
 

@@ -38,7 +38,8 @@ class OrtGenaiRuntime(TokenizerJson):
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
         self._model = og.Model(config)
         text = (folder / "genai_config.json").read_text(encoding="utf-8")
-        self._eos = as_ids(json.loads(text)["model"]["eos_token_id"])
+        said = json.loads(text)["model"]
+        self._eos, self._context = as_ids(said["eos_token_id"]), int(said["context_length"])
         self._generator: og.Generator = None  # until there is a cache
         self._capacity = 0
         self._fed = np.empty(0, np.int32)
@@ -62,10 +63,11 @@ class OrtGenaiRuntime(TokenizerJson):
         return self
 
     def tokens(self, ids: Sequence[int], max_tokens: int) -> Iterator[int]:
-        """Yield the greedy continuation of `ids` up to an EOS token or `max_tokens`."""
+        """Yield the greedy continuation of `ids` up to an EOS token, `max_tokens` or the end of the
+        model's positions."""
         self._start(len(ids) + max_tokens)
         self._generator.append_tokens(np.array(ids, np.int32))
-        for _ in range(max_tokens):
+        for _ in range(min(max_tokens, self._context - len(ids))):
             self._generator.generate_next_token()
             token = int(self._generator.get_next_tokens()[0])
             if token in self._eos:
@@ -73,6 +75,7 @@ class OrtGenaiRuntime(TokenizerJson):
             yield token
 
     def _start(self, capacity: int) -> None:
+        capacity = min(capacity, self._context)  # the runtime refuses more
         self._generator = None  # frees the old cache first
         parameters = og.GeneratorParams(self._model)
         parameters.set_search_options(max_length=capacity, do_sample=False)

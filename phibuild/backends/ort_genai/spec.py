@@ -176,6 +176,10 @@ class OrtGenaiSpec(BackendSpec[OrtGenaiOptions]):
         """Return the model's window for a provider whose attention has none."""
         return context(arch, variant.options["provider"])
 
+    def most_tokens(self, arch: Architecture, variant: Variant) -> int:
+        """Return the model's positions: the graph has rope tables for no more."""
+        return arch.max_positions
+
     def judging(self, variant: Variant) -> Judging:
         """The CPU provider runs the graph, whatever provider it is made for."""
         if variant.options["provider"] == "cpu":

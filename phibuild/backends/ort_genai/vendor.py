@@ -235,7 +235,9 @@ def build(
     provider = _PROVIDERS.get(options["provider"], options["provider"])
     _Streamed.checkpoint, _Streamed.streaming, _Streamed.coded = checkpoint, streaming, coded
     _Streamed.types = options.get("tensor_types", {})
-    builder.Phi3MiniModel, builder.Phi3MiniLongRoPEModel = _Phi, _LongRopePhi
+    # The builder chooses by whether two lengths differ, which says nothing of the type of rope.
+    phi = _LongRopePhi if arch.rope.is_longrope else _Phi
+    builder.Phi3MiniModel = builder.Phi3MiniLongRoPEModel = phi
     builder.Model.get_genai_commit = staticmethod(_package_commit)
     with tempfile.TemporaryDirectory(prefix="phibuild-ort-", ignore_cleanup_errors=True) as folder:
         cache = str(Path(folder) / "cache")

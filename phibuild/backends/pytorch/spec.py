@@ -118,11 +118,13 @@ class PytorchSpec(BackendSpec[PytorchOptions]):
         return judge_memory(arch, window_tokens)
 
     def judging(self, variant: Variant) -> Judging:
-        """Products of 8 bits are the server's: here rounded activations meet rounded weights in
-        fp32."""
-        if "scheme" not in variant.options:
+        """Products of 16 bits are a GPU's, those of 8 bits a server's: here widened weights, and
+        rounded activations, meet in fp32."""
+        if variant.precision == "fp32":
             return Judging()
-        return Judging(how="substitute", note="its rounded weights and activations in float32")
+        if "scheme" in variant.options:
+            return Judging(how="substitute", note="its rounded weights and activations in float32")
+        return Judging(how="substitute", note="its weights in float32 on the CPU")
 
     def kv_bytes_per_element(self, variant: Variant) -> float:
         """Return the item size of the dtype that the model computes in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from phibuild.backends.base import Best, SourceFiles
-from phibuild.backends.common import copied_bytes, missing_accelerator, plain_weights
+from phibuild.backends.common import facts_bytes, missing_accelerator, plain_weights
 from phibuild.backends.mixed import UNMIXED
 from phibuild.backends.qnn.card import card
 from phibuild.backends.qnn.layout import (
@@ -143,7 +143,7 @@ class QnnSpec(WrittenSpec[QnnOptions]):
         of the files that are copied."""
         context: int = variant.options["context"]
         tables = 2 * 2 * context * (arch.rotary_dim // 2)
-        return tables + self._programs(arch, variant) + copied_bytes(source)
+        return tables + self._programs(arch, variant) + facts_bytes(source)
 
     def _programs(self, arch: Architecture, variant: Variant) -> int:
         """Return the bytes of a variant's binaries besides weights, as the compiler makes them for

@@ -50,6 +50,7 @@ def measure(step: MeasureStep, context: Context, attempt: Attempt) -> None:
                 "folder": str(context.store.root / "artifacts" / one.opened),
                 "limits": {gate: list(limits) for gate, limits in one.limits.items()},
                 "comparisons": list(one.comparisons),
+                "tokens": one.tokens,
             }
             for one in artifacts
         ]

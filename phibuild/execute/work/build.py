@@ -10,6 +10,7 @@ from pathlib import Path
 from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.checkpoints.view import source_view
+from phibuild.errors import StoreError
 from phibuild.execute.context import Attempt, Context
 from phibuild.execute.runner.events import BadResult, BuildResult, read_result
 from phibuild.execute.work.artifacts import run_on_artifacts
@@ -170,6 +171,8 @@ def check_and_publish(
         context.store.publish(artifact.key, folder, facts)
     except OSError as error:
         return f"could not be stored: {error.strerror or error} ({context.store.root})"
+    except StoreError as error:
+        return f"could not be stored: {error}"
     return None
 
 

@@ -22,8 +22,7 @@ from phibuild.toolchains.environment import toolchain
 
 _RUN_AGAIN = "out of memory; it is run again, alone"
 _NOT_READ = "the source has not been read"
-
-
+_NOT_KEPT = "what it left is not in the store as it was written"
 _JOB = " (job "
 
 
@@ -171,3 +170,10 @@ class Context:
     def fail(self, artifact: PlannedArtifact, reason: str) -> None:
         result = self.results[artifact.key]
         result.status, result.reason = "failed", reason
+
+
+def left_by(step: Step, context: Context, key: str, reason: str | None = None) -> Original:
+    """Return what a step of the original left under a key; `reason` is why it may have left
+    nothing."""
+    folder = context.store.reference(key)
+    return Original(folder, None if folder else reason or f"{step.failing}{_NOT_KEPT}")

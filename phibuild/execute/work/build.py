@@ -78,13 +78,14 @@ def _build(
     checkpoint = context.plan.matrix.models[step.model]
     facts = context.source_facts(step.model).folder
     workspace = stack.enter_context(context.store.workspace())
-    view = stack.enter_context(source_view(context.store, checkpoint, facts))
     outputs: dict[str, Path] = {}
     smaller: list[PlannedArtifact] = []
-    runs = itertools.count(1)  # what a crashed runner left must not be met by the next
+    # What a crashed runner left, or made of its view, must not be met by the next.
+    runs = itertools.count(1)
 
     def request(artifacts: Sequence[PlannedArtifact]) -> Mapping[str, object]:
         run = next(runs)
+        view = stack.enter_context(source_view(context.store, checkpoint, facts))
         items: list[BuildItem] = []
         for artifact in artifacts:
             output = outputs[artifact.key] = workspace / f"{artifact.key[:16]}-{run}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -98,7 +99,8 @@ class Result:
 class Context:
     """One run. `originals`: key of a step of the original -> what it left; `toolchain_errors`:
     backend -> why its environment could not be made; `usage`: step -> what its runners took;
-    `machine`: what times are remembered of."""
+    `machine`: what times are remembered of; `timeout`: seconds that the runners of a step may take
+    together; `ends`: the time.monotonic() by which all must have ended."""
 
     plan: Plan
     store: Store
@@ -112,6 +114,7 @@ class Context:
     originals: dict[str, Original] = field(default_factory=dict)
     toolchain_errors: dict[str, str] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
+    ends: float = math.inf
 
     @contextlib.contextmanager
     def shown(
@@ -150,6 +153,7 @@ class Context:
             self.runners,
             self.usage.setdefault(step.id, Usage()),
             plugin(step.backend).mount,
+            self.ends,
         )
 
     def source_facts(self, model: str) -> Original:

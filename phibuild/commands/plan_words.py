@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from phibuild.backends.registry import backend
 from phibuild.checkpoints import hub
 from phibuild.commands.plan_answer import copied_bytes, planned_notes
+from phibuild.execute.environments import with_size
 from phibuild.execute.forecast import Forecast
 from phibuild.planning.plan import Plan
 from phibuild.planning.unused import unused_notes
@@ -46,9 +46,7 @@ def _to_install(plan: Plan) -> list[str]:
     missing = [name for name in plan.toolchains if not toolchain(name).is_there]
     if not missing:
         return []
-    sizes = [(name, backend(name).toolchain_bytes) for name in missing]
-    said = (f"{name} ({format_decimal(size)})" if size else name for name, size in sizes)
-    return [f"toolchains to install: {', '.join(said)}"]
+    return [f"toolchains to install: {', '.join(map(with_size, missing))}"]
 
 
 def plan_refusals(plan: Plan) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from phibuild.errors import EXIT_CELL_FAILED, EXIT_OK, EXIT_USAGE, ConfigError, Problem
+from phibuild.execute.environments import what_to_set_up
 from phibuild.execute.runner.events import (
     BadResult,
     Event,
@@ -36,8 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     runnable = find_runnable(arguments.what, user_path(arguments.output, "--output"))
     prompt = _prompt(arguments)
     tools = toolchain(runnable.backend)
-    if tools.problem():
-        complain(f"setting up the {tools.name} toolchain")
+    if problem := tools.problem():
+        complain(f"setting up {what_to_set_up(tools.name, problem)}")
         tools.install()
     request = {
         "verb": "generate",

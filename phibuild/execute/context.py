@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,8 +23,7 @@ from phibuild.toolchains.environment import toolchain
 
 _RUN_AGAIN = "out of memory; it is run again, alone"
 _NOT_READ = "the source has not been read"
-
-
+_NOT_KEPT = "what it left is not in the store as it was written"
 _JOB = " (job "
 
 
@@ -99,7 +99,8 @@ class Result:
 class Context:
     """One run. `originals`: key of a step of the original -> what it left; `toolchain_errors`:
     backend -> why its environment could not be made; `usage`: step -> what its runners took;
-    `machine`: what times are remembered of."""
+    `machine`: what times are remembered of; `timeout`: seconds that the runners of a step may take
+    together; `ends`: the time.monotonic() by which all must have ended."""
 
     plan: Plan
     store: Store
@@ -113,6 +114,7 @@ class Context:
     originals: dict[str, Original] = field(default_factory=dict)
     toolchain_errors: dict[str, str] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
+    ends: float = math.inf
 
     @contextlib.contextmanager
     def shown(
@@ -151,6 +153,7 @@ class Context:
             self.runners,
             self.usage.setdefault(step.id, Usage()),
             plugin(step.backend).mount,
+            self.ends,
         )
 
     def source_facts(self, model: str) -> Original:
@@ -171,3 +174,10 @@ class Context:
     def fail(self, artifact: PlannedArtifact, reason: str) -> None:
         result = self.results[artifact.key]
         result.status, result.reason = "failed", reason
+
+
+def left_by(step: Step, context: Context, key: str, reason: str | None = None) -> Original:
+    """Return what a step of the original left under a key; `reason` is why it may have left
+    nothing."""
+    folder = context.store.reference(key)
+    return Original(folder, None if folder else reason or f"{step.failing}{_NOT_KEPT}")

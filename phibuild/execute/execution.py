@@ -10,6 +10,7 @@ from functools import singledispatch
 
 from phibuild.errors import PhibuildError
 from phibuild.execute.context import Attempt, Context, Result
+from phibuild.execute.environments import what_to_set_up, with_size
 from phibuild.execute.runner.usage import Usage
 from phibuild.execute.work.build import build
 from phibuild.execute.work.measure import measure
@@ -112,14 +113,13 @@ def install_toolchain(context: Context, name: str) -> None:
     problem = toolchain(name).problem()
     if problem is None:
         return
-    what = "set up the environment"
-    if problem != NOT_INSTALLED:
-        what += f" again: {problem}"
+    # A display that has one line for a step shows its stage alone.
+    before = f"{with_size(name)}: " if problem == NOT_INSTALLED else ""
     failure, started = None, time.monotonic()
-    context.listener.started(step, what)
+    context.listener.started(step, f"set up {what_to_set_up(name, problem)}")
     try:
         toolchain(name).install(
-            lambda text: context.listener.stage(step, text, None),
+            lambda text: context.listener.stage(step, before + text, None),
             lambda: context.runners.stopping,
         )
     except (PhibuildError, OSError) as error:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ class StoredArtifact(Sealed):
 
 def seal(folder: Path, key: str) -> Manifest:
     """Write manifest.json with every file of the folder. Files are synced, hashed and made
-    read-only."""
+    read-only. Raises StoreError if there is anything else than files and folders: what a link
+    points to is somebody else's, and not there for ever."""
     return _write(folder, _list(folder, key))
 
 
@@ -71,7 +73,7 @@ def seal_artifact(folder: Path, key: str, facts: ArtifactFacts) -> ArtifactManif
 
 def _list(folder: Path, key: str) -> Manifest:
     files = []
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for path in _files(folder):
         sync(path)
         path.chmod(0o444)
         status = path.stat()
@@ -84,6 +86,23 @@ def _list(folder: Path, key: str) -> Manifest:
             )
         )
     return Manifest(key=key, artifact_digest=_digest(files), files=files)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a folder in order. Raises StoreError where `seal` does."""
+    files, problems = [], []
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            files.append(path)
+        elif not stat.S_ISDIR(mode):
+            kind = "a symbolic link" if stat.S_ISLNK(mode) else "no file"
+            what = f"{path.relative_to(folder).as_posix()} is {kind}"
+            remedy = "a result is files alone: a defect of what made it"
+            problems.append(Problem(what, str(folder), remedy))
+    if problems:
+        raise StoreError(*problems)
+    return files
 
 
 def _write(folder: Path, manifest: M) -> M:
@@ -136,7 +155,7 @@ def damage(artifact: Sealed) -> str | None:
         if problem:
             return problem
         with contextlib.suppress(OSError):  # the next check is cheap again, where that is allowed
-            os.utime(path, ns=(file.mtime_ns, file.mtime_ns))
+            os.utime(path, ns=(file.mtime_ns, file.mtime_ns), follow_symlinks=False)
     return None
 
 
@@ -147,7 +166,8 @@ def check_artifact(artifact: Sealed) -> list[str]:
     problems = [problem for problem in found if problem]
     for path in artifact.folder.rglob("*"):
         name = path.relative_to(artifact.folder).as_posix()
-        if path.is_file() and name not in listed and name != MANIFEST:
+        there = path.is_file() or path.is_symlink()
+        if there and name not in listed and name != MANIFEST:
             problems.append(f"{name}: not in the manifest")
     if artifact.digest != _digest(artifact.manifest.files):
         problems.append(f"{MANIFEST}: its artifact_digest is not that of its files")

@@ -35,6 +35,7 @@ from phibuild.worker.safetensors import (
 HEAD = "head.safetensors"
 META = "meta.json"
 """Of the step that made them; `grid` is theirs."""
+_PART = ".part"
 Codes = NDArray[np.uint8]
 
 
@@ -53,6 +54,12 @@ class Rows:
     steps: Floats | None = None
 
 
+def sweep_parts(folder: Path) -> None:
+    """Remove what a run that was killed has left beside the files that it finished."""
+    for room in folder.glob(f"*{_PART}"):
+        shutil.rmtree(room)
+
+
 class CodeWriter:
     """One file, which is there under its name once it is finished, or not at all."""
 
@@ -60,8 +67,7 @@ class CodeWriter:
         self, folder: Path, file: str, grid: Grid, shapes: Mapping[str, tuple[int, int]]
     ) -> None:
         self._target, self._grid = folder / file, grid
-        self._room = folder / f"{file}.part"
-        shutil.rmtree(self._room, ignore_errors=True)  # of a run that was killed
+        self._room = folder / f"{file}{_PART}"
         self._room.mkdir(parents=True)
         entries = [entry for name, shape in shapes.items() for entry in _entries(name, shape, grid)]
         entries.sort(key=lambda entry: -ITEM_BYTES[entry[1]])  # so that all are aligned

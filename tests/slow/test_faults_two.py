@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.faults import Running, Site, Tally, digests, killed, wait_until
+from support.faults import Running, Site, Tally, digests, killed, reasons, wait_until
 from support.faulty import mend, misbehave
 
 BUILD = ("build", "-m", "recipe=quickstart", "evaluation=none")
@@ -91,7 +91,8 @@ def test_one_is_killed_while_the_other_waits_for_it(
             else:
                 assert killed(second)
                 two.check()
-                assert first.wait(120) == 0, first.output
+                assert first.wait(120) == 1, first.output
+                assert set(reasons(one.report()).values()) == {"timed out after 20 s"}
                 mend(one)
                 two.run(*words)
     tally.add("two phibuilds at once", f"kill -9 of {victim}")

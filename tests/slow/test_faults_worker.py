@@ -77,8 +77,8 @@ def test_a_worker_that_never_ends(what: str, site: Site, undisturbed: Site, tall
     misbehave(site, "mlx", what)
     began = time.monotonic()
     done = site.run(*BUILD, "executor.timeout=2")
-    assert misbehaved(site) == 3
-    assert time.monotonic() - began < 90
+    assert misbehaved(site) == 1  # the time is out: nothing is tried again
+    assert time.monotonic() - began < 60
     tally.add("a worker that " + what, "until its step's time is out", misbehaved(site))
     assert done.wait() == 1, done.output
     site.check()

@@ -337,7 +337,7 @@ def test_a_job_at_its_time_limit(cluster: Cluster) -> None:
     assert cluster.statuses()["llamacpp.int4"] == "built"
     reason = cluster.cells()["mlx.int4"]["reason"]
     assert reason.startswith("timed out: Slurm ended job ")
-    assert "at its limit of 1 min" in reason
+    assert reason.endswith(" at its limit of 1 min (executor.sbatch.time)")
 
 
 def test_a_runner_at_its_time_out_says_so_itself(cluster: Cluster) -> None:

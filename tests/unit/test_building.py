@@ -79,6 +79,17 @@ def test_as_promised(context: Context, tmp_path: Path) -> None:
     assert (made.key, made.backend, made.variant) == (artifact.key, "llamacpp", artifact.variant)
 
 
+def test_a_link_costs_its_own_artifact(context: Context, tmp_path: Path) -> None:
+    artifact = of(context, "fp16")
+    folder = folder_of(tmp_path)
+    (folder / "tokenizer.json").symlink_to(tmp_path / "theirs")
+    problem = check_and_publish(context, artifact, folder, result_of(artifact))
+    assert problem is not None
+    assert problem.startswith("could not be stored: ")
+    assert "tokenizer.json is a symbolic link" in problem
+    assert context.store.artifact(artifact.key) is None
+
+
 def test_fp16_that_is_bf16(context: Context, tmp_path: Path) -> None:
     artifact = of(context, "fp16")
     types = {("BF16" if kind == "F16" else kind): n for kind, n in artifact.estimate.types.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -126,6 +127,8 @@ def build(request, report):
             if what == "orphan":
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(120)
+        elif what == "sleep":
+            time.sleep(120)
         elif what == "hang":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(120)
@@ -194,6 +197,8 @@ class Run:
     asked: list[list[str]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     alone: bool = True
+    retried: bool = False
+    ends: float = math.inf
     again: list[str] = field(default_factory=list)
 
     @property
@@ -215,12 +220,14 @@ class Run:
             assert key not in self.failures
             self.failures[key] = reason
 
+        python, step = Path(sys.executable), (self.timeout, self.runners, self.usage)
         self.again = run_items(
-            Runner(Path(sys.executable), "told", self.log, self.timeout, self.runners, self.usage),
+            Runner(python, "told", self.log, *step, ends=self.ends),
             list(items),
             request,
             Reactions(done, failed, self.stages.append),
             alone=self.alone,
+            again=self.retried,
         )
         assert set(self.results) | set(self.failures) | set(self.again) >= set(items)
         return self
@@ -352,6 +359,47 @@ def test_a_time_out_ends_the_runner_and_its_children(run: Run) -> None:
     assert run.failures["item"].startswith("timed out after 1.5 s")
     assert time.monotonic() - started < 12
     assert gone(run.folder)
+
+
+def test_a_time_out_is_the_steps_and_not_an_items(run: Run) -> None:
+    """Nothing is run again when it has come; what was finished is kept."""
+    run.timeout = 4.0
+    run(before="ok", bad="sleep", after="ok", last="ok")
+    assert run.asked == [["before", "bad", "after", "last"]]
+    assert set(run.results) == {"before"}
+    assert run.failures == dict.fromkeys(("bad", "after", "last"), "timed out after 4 s")
+
+
+def test_a_single_item_is_not_tried_again_after_a_time_out(run: Run) -> None:
+    run.timeout, run.retried = 1.0, True
+    run(item="sleep")
+    assert run.failures == {"item": "timed out after 1 s"}
+    assert len(run.asked) == 1
+
+
+def test_what_crashes_takes_of_the_time_of_the_others(run: Run) -> None:
+    """They are run alone with what is left of it."""
+    run.timeout, run.usage.seconds = 1000.0, 997.0
+    started = time.monotonic()
+    run(bad="kill", slow="sleep", last="ok")
+    assert time.monotonic() - started < 30
+    assert run.asked == [["bad", "slow", "last"], ["bad"], ["slow"]]
+    assert run.failures["bad"].startswith("killed by SIGKILL")
+    assert run.failures["slow"] == run.failures["last"] == "timed out after 1000 s"
+
+
+def test_a_step_without_time_left_starts_nothing(run: Run) -> None:
+    """As when memory ran out beside others, after all the time."""
+    run.timeout, run.usage.seconds = 10.0, 10.0
+    run(one="ok", two="ok")
+    assert run.failures == dict.fromkeys(("one", "two"), "timed out after 10 s")
+    assert not run.log.exists()
+
+
+def test_a_jobs_own_end_comes_before_the_time_is_out(run: Run) -> None:
+    run.timeout, run.ends = 1000.0, time.monotonic() + 1.0
+    run(item="sleep")
+    assert run.failures == {"item": "timed out after 1000 s"}
 
 
 def test_a_runner_that_ignores_the_polite_signal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,10 @@ import pytest
 
 from phibuild.config.executors import SlurmSettings
 from phibuild.execute.slurm.commands import _minutes, plain
+from phibuild.execute.slurm.explain import explain
 from phibuild.execute.slurm.records import Record, Records
-from phibuild.execute.slurm.submit import _words, job_memory, time_limit
+from phibuild.execute.slurm.submit import _words, job_memory, shown_limit, time_limit
+from phibuild.schema import Options
 from phibuild.store.store import Store
 from support.refusals import Refuse, refuse
 
@@ -52,6 +54,25 @@ def test_what_a_job_asks_for() -> None:
     ]  # fmt: skip
     assert job_memory(settings, (5 << 20) + 1) == 6 << 20
     assert time_limit(settings) == 4
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "said"),
+    [
+        ({}, "4 min (executor.timeout)"),
+        ({"time": False}, "4 min (executor.timeout)"),  # submitit gives it all the same
+        ({"time": "02:00:00"}, "02:00:00 (executor.sbatch.time)"),
+        ({"time": "1-12"}, "1-12 (executor.sbatch.time)"),
+        ({"time": 90}, "90 min (executor.sbatch.time)"),
+    ],
+)
+def test_a_job_at_its_limit_says_which(
+    sbatch: Options, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    limit = shown_limit(SlurmSettings(kind="slurm", timeout=100, sbatch=sbatch))
+    reason = explain("12", "TIMEOUT", tmp_path, "1 GB", limit)
+    assert reason == f"timed out: Slurm ended job 12 at its limit of {said}"
 
 
 def test_without_slurm_it_is_said(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,49 @@ def test_files_are_read_only(store: Store) -> None:
             assert stat.S_IMODE(path.stat().st_mode) == 0o444, path
 
 
+@pytest.mark.parametrize("what", ["a file", "a folder", "nothing", "a pipe"])
+def test_a_link_in_a_result_is_refused(what: str, store: Store, tmp_path: Path) -> None:
+    """What it points to is somebody else's: it stays as it is, and nothing is published."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "LICENSE").write_text("mine", encoding="utf-8")
+    (mine / "LICENSE").chmod(0o640)
+    with store.workspace() as folder:
+        (folder / "made").write_text("made", encoding="utf-8")
+        place = folder / "sub" / "odd"
+        place.parent.mkdir()
+        if what == "a pipe":
+            os.mkfifo(place)
+        else:
+            targets = {"a file": mine / "LICENSE", "a folder": mine, "nothing": mine / "gone"}
+            place.symlink_to(targets[what])
+        kind = "no file" if what == "a pipe" else "a symbolic link"
+        with pytest.raises(StoreError, match=f"sub/odd is {kind}\n.*a defect of what made it"):
+            store.publish_reference("k1", folder)
+        with pytest.raises(StoreError, match=f"sub/odd is {kind}"):
+            store.publish("k1", folder, some_facts(backend="fake"))
+        assert stat.S_IMODE((folder / "made").stat().st_mode) != 0o444  # nothing was begun
+    assert stat.S_IMODE((mine / "LICENSE").stat().st_mode) == 0o640
+    assert store.reference("k1") is None
+    assert store.artifact("k1") is None
+
+
+def test_a_file_behind_a_link_is_read_and_left_as_it_is(store: Store, tmp_path: Path) -> None:
+    """As in a folder that the Hub's cache has: links to files that are shared with others."""
+    made = publish(store)
+    other = tmp_path / "blob"
+    path = made.folder / "model.bin"
+    other.write_bytes(path.read_bytes())
+    os.utime(other, ns=(5, 5))
+    path.unlink()
+    path.symlink_to(other)
+    assert check_artifact(made) == []
+    assert store.artifact("k1") is not None
+    assert other.stat().st_mtime_ns == 5
+    (made.folder / "surplus").symlink_to(tmp_path / "gone")
+    assert check_artifact(made) == ["surplus: not in the manifest"]
+
+
 def test_the_digest_is_the_contents(store: Store) -> None:
     one, two, other = publish(store, "k1"), publish(store, "k2"), publish(store, "k3", "other")
     assert one.digest == two.digest != other.digest

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from phibuild.config.executors import ExecutorSettings
-from phibuild.execute.context import Context, Listener, Original, Result
+from phibuild.execute.context import Context, Listener, Result, left_by
 from phibuild.execute.execution import (
     apply_refusals,
     install_toolchain,
@@ -117,7 +117,7 @@ def _tasks(context: Context) -> Iterator[Task]:
         yield Task(f"toolchain.{name}", frozenset(), 0, 0, install)
     for original in plan.originals:
         for key in original.makes if original.cached else ():
-            context.originals[key] = Original(context.store.reference(key))
+            context.originals[key] = left_by(original, context, key)
     for step in plan.steps:
         threads = step.threads(context.cores)
         needs = {f"toolchain.{step.backend}", *plan.needs(step)}

@@ -28,7 +28,8 @@ def run_items(
     again: bool = False,
 ) -> list[str]:
     """Run `items` together; after a crash, those that have no result yet one by one; a single item
-    once more only if `again`.
+    once more only if `again`. All of that within the time that the step has: when it is out,
+    nothing is run again.
 
     Calls `on_result` or `on_failure` exactly once for each item; results as they come. Unless the
     runner is `alone` on the machine, those that are left when it runs out of memory are returned
@@ -56,7 +57,7 @@ def run_items(
         return left
     while left:
         item = left[0]
-        if retry and not outcome.interrupted:
+        if retry and not (outcome.interrupted or outcome.timed_out):
             outcome = attempt([item])
         if item in left:
             left.remove(item)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -26,11 +27,12 @@ _OUT_OF_MEMORY = "out of memory"
 
 @dataclass
 class Outcome:
-    """How a runner ended: `crash` says why it did not end by itself, for lack of memory or for
-    another reason."""
+    """How a runner ended: `crash` says why it did not end by itself, for lack of memory, of time or
+    for another reason."""
 
     crash: str | None = None
     out_of_memory: bool = False
+    timed_out: bool = False
     interrupted: bool = False
 
 
@@ -77,8 +79,9 @@ class Runners:
 @dataclass(frozen=True)
 class Runner:
     """A backend's runner, ready to be started: the toolchain's interpreter, the log that it adds
-    to, the seconds that it may take. `runners` knows those that are alive; what it takes is added
-    to `usage`; `mount` is the backend's `Plugin.mount`."""
+    to, the seconds that its step may take. `runners` knows those that are alive; what it takes is
+    added to `usage`, its seconds to those that the step has had already; `mount` is the backend's
+    `Plugin.mount`; `ends` is the time.monotonic() by which it must have ended in any case."""
 
     python: Path
     backend: str
@@ -87,6 +90,12 @@ class Runner:
     runners: Runners = field(default_factory=Runners)
     usage: Usage = field(default_factory=Usage)
     mount: tuple[str, ...] = ()
+    ends: float = math.inf
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it may run: what its step has left."""
+        return min(self.timeout - self.usage.seconds, self.ends - time.monotonic())
 
 
 def run_worker(
@@ -94,8 +103,10 @@ def run_worker(
 ) -> Outcome:
     """Run one request in a toolchain and return what came of it. Never raises for what the
     runner does: a crash, a kill, a time-out or a garbled event is a `crash` in the outcome."""
-    log, runners, usage, timeout = runner.log, runner.runners, runner.usage, runner.timeout
-    outcome = Outcome()
+    log, runners, usage, seconds = runner.log, runner.runners, runner.usage, runner.seconds_left
+    outcome, late = Outcome(), f"timed out after {runner.timeout:g} s"
+    if seconds <= 0:  # what ran before has taken it all
+        return Outcome(late, timed_out=True, interrupted=runners.stopping)
     oom_before = _oom_kills()
     timed_out = threading.Event()
     mark = {"PHIBUILD_RUNNER": uuid.uuid4().hex}
@@ -115,7 +126,7 @@ def run_worker(
         timed_out.set()
         end_group(process)
 
-    timer = threading.Timer(timeout, expire)
+    timer = threading.Timer(seconds, expire)
     timer.daemon = True
     timer.start()
     runners.add(process)
@@ -157,7 +168,7 @@ def run_worker(
     process.stdout.close()
     if outcome.crash is None and not ended:
         if timed_out.is_set():
-            outcome.crash = f"timed out after {timeout:g} s"
+            outcome.crash, outcome.timed_out = late, True
         else:
             outcome.crash = _reason(process.returncode, oom_before, last_lines(log, log_start))
             outcome.out_of_memory = outcome.crash.startswith(_OUT_OF_MEMORY)

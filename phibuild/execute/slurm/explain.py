@@ -22,7 +22,8 @@ def end_state(job: str, seen: str | None) -> str:
 
 
 def explain(job: str, state: str, folder: Path, memory: str, limit: str) -> str:
-    """Say why a job ended without a result. `memory` and `limit` are what it was given."""
+    """Say why a job ended without a result. `memory` and `limit` are what it was given, as
+    `shown_memory` and `shown_limit` say it."""
     facts = job_facts(job)
     state = state or facts.get("JobState", "")
     word, _, by = state.partition(" ")
@@ -32,7 +33,7 @@ def explain(job: str, state: str, folder: Path, memory: str, limit: str) -> str:
     if word == OUT_OF_MEMORY or any(text in tail.lower() for text in _MEMORY_WORDS):
         return f"out of memory: Slurm job {job} had {memory} (executor.memory_margin raises it)"
     if word in ("TIMEOUT", "DEADLINE"):
-        return f"timed out: Slurm ended job {job} at its limit of {limit} (executor.timeout)"
+        return f"timed out: Slurm ended job {job} at its limit of {limit}"
     if word == "CANCELLED":
         who = f" {by}" if by else ""
         return f"cancelled from outside: Slurm job {job} was cancelled{who}"

@@ -37,6 +37,9 @@ from phibuild.toolchains.environment import toolchain
 
 RESULT = "result.json"
 _STOPPED = 143  # as a shell says it of SIGTERM
+MARGIN_SECONDS = 120.0
+"""What a job gets beyond its step's time, to start and to write what was reached: phibuild's own
+time-out says more than Slurm's."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def run_step(task: RemoteStep) -> None:
 
 def _run_step(task: RemoteStep, runners: Runners, listener: Listener) -> None:
     started = time.time()
+    # Slurm's clock runs too while the step waits for another phibuild.
+    ends = time.monotonic() + task.timeout + MARGIN_SECONDS / 2
     os.environ["PHIBUILD_TOOLCHAINS"] = str(task.toolchains)
     context = Context(
         plan=task.plan,
@@ -109,6 +114,7 @@ def _run_step(task: RemoteStep, runners: Runners, listener: Listener) -> None:
         machine=task.machine,
         runners=runners,
         results={artifact.key: Result(artifact) for artifact in task.plan.artifacts},
+        ends=ends,
     )
     stopped = threading.Event()
 

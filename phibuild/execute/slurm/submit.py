@@ -13,10 +13,9 @@ from phibuild.config.executors import SlurmSettings
 from phibuild.errors import ConfigError, Problem, suggest
 from phibuild.execute.slurm import commands
 from phibuild.execute.slurm.commands import Partition, SlurmError, plain
-from phibuild.execute.slurm.remote import RemoteStep, run_step
+from phibuild.execute.slurm.remote import MARGIN_SECONDS, RemoteStep, run_step
 from phibuild.units import format_decimal
 
-_MARGIN_SECONDS = 120.0  # above a runner's own time-out, whose message says more than Slurm's
 Where = Callable[[tuple[str | int, ...]], str | None]
 
 
@@ -128,7 +127,16 @@ def _options(settings: SlurmSettings) -> dict[str, str | int | float | bool]:
 
 def time_limit(settings: SlurmSettings) -> int:
     """Return Slurm's limit for a job, in minutes."""
-    return math.ceil((settings.timeout + _MARGIN_SECONDS) / 60)
+    return math.ceil((settings.timeout + MARGIN_SECONDS) / 60)
+
+
+def shown_limit(settings: SlurmSettings) -> str:
+    """Return Slurm's limit for a job as people gave it, and by which key."""
+    given = settings.sbatch.get("time", False)
+    if given is False:
+        return f"{time_limit(settings)} min (executor.timeout)"
+    unit = " min" if str(given).isdecimal() else ""
+    return f"{given}{unit} (executor.sbatch.time)"
 
 
 def job_memory(settings: SlurmSettings, memory_bytes: int) -> int:

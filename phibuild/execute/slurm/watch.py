@@ -18,7 +18,7 @@ from phibuild.execute.slurm.jobs import Job, ended_now
 from phibuild.execute.slurm.records import Records
 from phibuild.execute.slurm.remote import read_result
 from phibuild.execute.slurm.stages import show_stage
-from phibuild.execute.slurm.submit import shown_memory, time_limit
+from phibuild.execute.slurm.submit import shown_limit, shown_memory
 
 _LOOK_SECONDS = 1.0
 # How long a result may take to be seen through a network file system after its job has ended.
@@ -116,8 +116,8 @@ def _end(
         listener.started(job.shown, "has run" if job.found else "has ended")
     memory = shown_memory(settings, job.memory_bytes)
     if job.found is None:
-        limit = settings.sbatch.get("time") or time_limit(settings)
-        job.why = explain(job.id, end_state(job.id, state), job.folder, memory, f"{limit} min")
+        limit, state = shown_limit(settings), end_state(job.id, state)
+        job.why = explain(job.id, state, job.folder, memory, limit)
     elif failure(job) and _final_state(job.id) == OUT_OF_MEMORY:
         job.note = f"out of memory: Slurm job {job.id} had {memory} (see executor.memory_margin)"
     for reason in failures(job):

@@ -10,6 +10,7 @@ from pathlib import Path
 from phibuild import __version__
 from phibuild.backends.registry import backend
 from phibuild.checkpoints.view import source_view
+from phibuild.errors import StoreError
 from phibuild.execute.context import Attempt, Context
 from phibuild.execute.runner.events import BadResult, BuildResult, read_result
 from phibuild.execute.work.artifacts import run_on_artifacts
@@ -77,13 +78,14 @@ def _build(
     checkpoint = context.plan.matrix.models[step.model]
     facts = context.source_facts(step.model).folder
     workspace = stack.enter_context(context.store.workspace())
-    view = stack.enter_context(source_view(context.store, checkpoint, facts))
     outputs: dict[str, Path] = {}
     smaller: list[PlannedArtifact] = []
-    runs = itertools.count(1)  # what a crashed runner left must not be met by the next
+    # What a crashed runner left, or made of its view, must not be met by the next.
+    runs = itertools.count(1)
 
     def request(artifacts: Sequence[PlannedArtifact]) -> Mapping[str, object]:
         run = next(runs)
+        view = stack.enter_context(source_view(context.store, checkpoint, facts))
         items: list[BuildItem] = []
         for artifact in artifacts:
             output = outputs[artifact.key] = workspace / f"{artifact.key[:16]}-{run}"
@@ -170,6 +172,8 @@ def check_and_publish(
         context.store.publish(artifact.key, folder, facts)
     except OSError as error:
         return f"could not be stored: {error.strerror or error} ({context.store.root})"
+    except StoreError as error:
+        return f"could not be stored: {error}"
     return None
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from pathlib import Path
 
 from phibuild.checkpoints.view import source_view
-from phibuild.execute.context import Attempt, Context, Original
+from phibuild.execute.context import Attempt, Context, Original, left_by
 from phibuild.execute.runner.items import Reactions, run_items
 from phibuild.execute.work.partial import begin, finish
 from phibuild.planning.keys import CHANGED, has_changed
@@ -29,7 +31,6 @@ from phibuild.planning.steps import (
 def run_original(step: OriginalStep, context: Context, attempt: Attempt) -> None:
     """Run a step of the original; the context's originals get what it left, unless it is to be run
     again."""
-    checkpoint = context.plan.matrix.models[step.model]
     facts = Original() if step.kind == SourceStep.kind else context.source_facts(step.model)
     if reason := context.toolchain_errors.get(step.backend) or facts.reason:
         context.originals[step.key] = Original(reason=reason)
@@ -37,49 +38,61 @@ def run_original(step: OriginalStep, context: Context, attempt: Attempt) -> None
     what, order = step_order(step, context)
     with context.shown(step, attempt, what), context.lock(step.key):
         if context.store.reference(step.key) is None:
-            with (
-                context.store.workspace() as folder,
-                source_view(context.store, checkpoint, facts.folder) as view,
-            ):
-                place = {
-                    "item": step.key,
-                    "source": str(view),
-                    "output": str(folder),
-                    "threads": attempt.threads,
-                }
-                if step.kind == SensitivityStep.kind:
-                    place["states"] = str(begin(context.store, step.key, checkpoint))
-                _run(step, context, attempt, {**order, **place})
-                digest = context.plan.source_digests[step.model]
-                if not attempt.failures and has_changed(checkpoint, digest, context.store):
-                    attempt.failures.append(CHANGED)
-                if not attempt.failures:
-                    context.store.publish_reference(step.key, folder)
-                    finish(context.store, step.key)
+            _run(step, context, attempt, order, facts.folder)
     if attempt.again:
         return
     reason = f"{step.failing}{attempt.failures[0]}" if attempt.failures else None
-    folder_there = None if reason else context.store.reference(step.key)
-    context.originals[step.key] = Original(folder_there, reason)
+    context.originals[step.key] = left_by(step, context, step.key, reason)
 
 
 def _run(
-    step: OriginalStep, context: Context, attempt: Attempt, request: Mapping[str, object]
+    step: OriginalStep,
+    context: Context,
+    attempt: Attempt,
+    order: Mapping[str, object],
+    facts: Path | None,
 ) -> None:
-    left = run_items(
-        context.runner(step),
-        [step.key],
-        lambda keys: request,
-        Reactions(
-            on_result=lambda key, result: None,
-            on_failure=lambda key, reason: context.failure(step, attempt, reason),
-            on_stage=lambda event: context.stage(step, event),
-        ),
-        alone=attempt.alone,
-        again=step.is_retried,
-    )
-    if left:
-        attempt.run_out_of_memory()
+    checkpoint = context.plan.matrix.models[step.model]
+    output = Path()
+    with contextlib.ExitStack() as room:
+
+        def request(keys: Sequence[str]) -> Mapping[str, object]:
+            # What a runner that died left in its output, or made of its view, must not be met by
+            # the next, nor published with what that one makes.
+            nonlocal output
+            room.close()
+            output = room.enter_context(context.store.workspace())
+            view = room.enter_context(source_view(context.store, checkpoint, facts))
+            place = {
+                "item": step.key,
+                "source": str(view),
+                "output": str(output),
+                "threads": attempt.threads,
+            }
+            if step.kind == SensitivityStep.kind:
+                place["states"] = str(begin(context.store, step.key, checkpoint))
+            return {**order, **place}
+
+        left = run_items(
+            context.runner(step),
+            [step.key],
+            request,
+            Reactions(
+                on_result=lambda key, result: None,
+                on_failure=lambda key, reason: context.failure(step, attempt, reason),
+                on_stage=lambda event: context.stage(step, event),
+            ),
+            alone=attempt.alone,
+            again=step.is_retried,
+        )
+        if left:
+            attempt.run_out_of_memory()
+        digest = context.plan.source_digests[step.model]
+        if not attempt.failures and has_changed(checkpoint, digest, context.store):
+            attempt.failures.append(CHANGED)
+        if not attempt.failures:
+            context.store.publish_reference(step.key, output)
+            finish(context.store, step.key)
 
 
 @singledispatch

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from phibuild.checkpoints.view import source_view
-from phibuild.execute.context import Attempt, Context, Original
+from phibuild.execute.context import Attempt, Context, Original, left_by
 from phibuild.execute.runner.items import Reactions, run_items
 from phibuild.execute.work.partial import begin, finish
 from phibuild.planning.keys import CHANGED, has_changed
@@ -33,16 +32,13 @@ def run_quantize(step: QuantizeStep, context: Context, attempt: Attempt) -> None
             stack.enter_context(context.lock(key))
         missing = [key for key in step.makes if context.store.reference(key) is None]
         if missing:
-            checkpoint = context.plan.matrix.models[step.model]
-            view = stack.enter_context(source_view(context.store, checkpoint, facts.folder))
-            _run(step, context, attempt, missing, view, reasons)
+            _run(step, context, attempt, missing, reasons, stack)
     if attempt.again:
         return
     for key in step.makes:
-        folder = context.store.reference(key)
         failed = reasons.get(key) or next(iter(attempt.failures), None)
-        reason = None if folder else f"{step.failing}{failed}"
-        context.originals[key] = Original(folder, reason)
+        reason = f"{step.failing}{failed}" if failed else None
+        context.originals[key] = left_by(step, context, key, reason)
 
 
 def _run(
@@ -50,13 +46,15 @@ def _run(
     context: Context,
     attempt: Attempt,
     missing: Sequence[str],
-    view: Path,
     reasons: dict[str, str],
+    stack: contextlib.ExitStack,
 ) -> None:
     checkpoint = context.plan.matrix.models[step.model]
+    facts = context.source_facts(step.model).folder
     begun = {key: begin(context.store, key, checkpoint) for key in (step.key, *missing)}
 
     def request(keys: Sequence[str]) -> Mapping[str, object]:
+        view = stack.enter_context(source_view(context.store, checkpoint, facts))
         items: list[QuantizeItem] = [
             {"item": key, "grid": step.grids[key].to_json(), "output": str(begun[key])}
             for key in keys

@@ -15,7 +15,7 @@ from phibuild.backends.pytorch.gptq.layers import Output, Pass, States
 from phibuild.backends.pytorch.layerwise import LayerwisePhi3
 from phibuild.backends.pytorch.threads import use_threads
 from phibuild.worker.architecture import Architecture
-from phibuild.worker.codes import META
+from phibuild.worker.codes import META, sweep_parts
 from phibuild.worker.grids import Grid
 from phibuild.worker.protocol import Report, peak_rss_bytes
 from phibuild.worker.requests import QuantizeRequest
@@ -36,6 +36,8 @@ def quantize(request: QuantizeRequest, report: Report) -> None:
     ]
     result = {}
     try:
+        for output in outputs:
+            sweep_parts(output.folder)
         result = _quantize(request, report, outputs)
     except Exception as error:  # whatever Transformers raises is these items' failure
         for output in outputs:

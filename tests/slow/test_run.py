@@ -235,7 +235,9 @@ def test_run_says_what_transformers_says(backend: str, made: Made, words: dict[s
         done = run(made.site, made.cell, *flags, "--max-tokens", str(TOKENS), **options)
         assert done.returncode == 0, done.stderr
         if backend == "qnn" and "--system" in flags:
-            answer["ids"] = [0] * TOKENS  # int8 says something else there, of as many tokens
+            # The fifth token's lead is 0.03 in fp32: int8 says another, and as many in all.
+            assert done.stdout[:9] == answer["text"][:9]
+            answer["ids"] = [0] * TOKENS
         else:
             assert done.stdout == answer["text"] + "\n"
         speed = rf"{len(answer['ids'])} tokens in [\d.]+ s, [\d,.]+ tokens/s"

@@ -434,7 +434,7 @@ WORD_CASES: list[tuple[str, str, str | None, str | None]] = [
      f"did you mean 'ai_pc_intel'? {HAS}"),
     ("recipe=mobile backend=openvino", "backend=openvino",
      "recipe mobile has no backend 'openvino'",
-     "it has: llamacpp, ort_genai, litert, executorch, mlx"),
+     "it has: llamacpp, ort_genai, litert, executorch, qnn, mlx"),
     ("recipe=apple precision=fp32", "precision=fp32", "recipe apple has no precision 'fp32'", None),
     ("-m recipe=mobile,iot backend=openvin", "backend=openvin",
      "recipe mobile and iot has no backend 'openvin'", None),
@@ -690,7 +690,7 @@ DEVICE_CASES: dict[str, tuple[str, int, str, str]] = {
     "missing-key": (DEVICE.replace("budget: 6 GiB\n", ""), 1, "key 'budget' is missing", ""),
     "missing-class": (DEVICE.replace("class: iot\n", ""), 1, "key 'class' is missing", ""),
     "class": (DEVICE.replace("iot", "iott"), 2,
-              "class: must be 'mobile', 'iot', 'ai_pc' or 'copilot_pc', not 'iott'",
+              "class: must be 'mobile', 'iot', 'ai_pc', 'copilot_pc' or 'server', not 'iott'",
               "did you mean 'iot'?"),
     "accelerator": (DEVICE.replace("[cpu]", "[cpu, cudaa]"), 5,
                     "accelerators.1: must be 'cpu', 'cuda', 'directml', 'webgpu', 'vulkan', "

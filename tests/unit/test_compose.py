@@ -229,7 +229,7 @@ def test_a_recipe_builds_on_others(folder: Path) -> None:
 
 def test_the_shipped_shelf_is_all_the_recipes() -> None:
     parts = [compose(f"recipe={name}").recipes[0].config.devices
-             for name in ("mobile", "iot", "ai_pc", "copilot_pc", "apple")]  # fmt: skip
+             for name in ("mobile", "iot", "ai_pc", "copilot_pc", "apple", "server")]  # fmt: skip
     whole = compose("recipe=edge_release").recipes[0].config.devices
     assert set(whole) == {device for part in parts for device in part}
 

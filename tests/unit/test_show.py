@@ -36,7 +36,7 @@ def test_a_device_of_ones_own_hides_the_shipped_one(phibuild: CommandLine) -> No
     assert {key.split(".")[0] for key in found} == {
         field.alias or name for name, field in Device.model_fields.items() if name != "name"
     }
-    assert found["class"]["values"] == "mobile, iot, ai_pc or copilot_pc"
+    assert found["class"]["values"] == "mobile, iot, ai_pc, copilot_pc or server"
     assert found["class"]["required"]
     assert not found["backends"]["required"]
     assert all(one["meaning"] for one in found.values())

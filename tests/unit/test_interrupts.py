@@ -137,3 +137,17 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
             assert process.communicate(timeout=30)[0] == "stopping\nreported\n"
         finally:
             process.kill()
+
+
+def test_a_ctrl_c_while_python_ends_is_no_traceback() -> None:
+    """What has been said already is all that there is to say."""
+    program = (
+        "import atexit, os, signal\n"
+        "from phibuild.cli import main\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "main(['list', 'backends'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert "llamacpp" in done.stdout
+    assert done.stderr == ""

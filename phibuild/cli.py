@@ -209,8 +209,8 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
             raise
         complain(f"error: {error.filename}: {error.strerror}")
         code = EXIT_USAGE
-    if threading.current_thread() is threading.main_thread():
-        # All is done and said: a Ctrl-C while Python ends would be a traceback.
+    if words is None:
+        # All is done and said: a Ctrl-C while this process ends would be a traceback.
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)

@@ -8,14 +8,14 @@ import pytest
 
 from phibuild.config.catalogue import Catalogue
 from phibuild.config.compose import compose_build
-from phibuild.execute.context import Context, Result
-from phibuild.execute.display.plain import PlainProgress
+from phibuild.execute.context import Context
 from phibuild.execute.runner.events import BuildResult, read_result
 from phibuild.execute.work.build import check_and_publish
 from phibuild.planning.making import make_plan
 from phibuild.planning.matrix import expand
 from phibuild.planning.steps import PlannedArtifact
 from phibuild.store.store import Store
+from support.contexts import make_context
 
 
 @pytest.fixture
@@ -30,15 +30,7 @@ def context(tmp_path: Path) -> Context:
         store,
         read_weights=True,
     )
-    return Context(
-        plan=plan,
-        store=store,
-        logs=tmp_path,
-        listener=PlainProgress(),
-        timeout=60,
-        cores=1,
-        results={artifact.key: Result(artifact) for artifact in plan.artifacts},
-    )
+    return make_context(plan, store, tmp_path)
 
 
 def of(context: Context, precision: str) -> PlannedArtifact:

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 
 from phibuild.execute import context as contexts
-from phibuild.execute.context import Context, Original, Result
-from phibuild.execute.display.plain import PlainProgress
+from phibuild.execute.context import Original
 from phibuild.execute.execution import run_step
 from phibuild.execute.runner import process
 from phibuild.execute.slurm import remote
@@ -29,6 +28,7 @@ from phibuild.store.manifest import MANIFEST
 from phibuild.store.store import Store
 from phibuild.worker.codes import CodeWriter, Rows, layer_file, sweep_parts
 from phibuild.worker.grids import Grid
+from support.contexts import make_context
 from support.planner import Planner
 
 RECIPE = """
@@ -93,15 +93,7 @@ class Steps:
 
     def __init__(self, folder: Path, source: Path, plan: Plan, store: Store) -> None:
         self.folder, self.source = folder, source
-        self.context = Context(
-            plan=plan,
-            store=store,
-            logs=folder,
-            listener=PlainProgress(),
-            timeout=60,
-            cores=1,
-            results={artifact.key: Result(artifact) for artifact in plan.artifacts},
-        )
+        self.context = make_context(plan, store, folder)
 
     def step(self, kind: str) -> Step:
         """Return the first step of a kind; what it needs is there."""

@@ -23,6 +23,7 @@ from phibuild.schema import Calibration, Cell, Misfit, Options, Skip, Variant
 # In names of files on every system, and with no meaning in a glob.
 _UNSAFE = re.compile(r"[^\w.,=+-]")
 _MAX_VALUE, _MAX_LABEL = 40, 100
+"""Letters of a value, bytes of a label: file systems have room for so many bytes of a name."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,10 @@ def _safe(text: str) -> str:
 
 
 def _short(label: str) -> str:
-    return label if len(label) <= _MAX_LABEL else f"{label[:_MAX_LABEL]}-{_digest(label)}"
+    data = label.encode()
+    if len(data) <= _MAX_LABEL:
+        return label
+    return f"{data[:_MAX_LABEL].decode(errors='ignore')}-{_digest(label)}"
 
 
 def _digest(text: str) -> str:

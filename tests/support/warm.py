@@ -27,12 +27,13 @@ from phibuild.toolchains.environment import toolchain
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVER = Path(__file__).with_name("warm_server.py")
-_COMMANDS = ("commands.build", "commands.plan", "execute.local.executor", "report.html.page")
-_PHIBUILD = [f"phibuild.{name}" for name in ("cli", *_COMMANDS)]
+_PHIBUILD = [str(Path(__file__).with_name("warm_phibuild.py"))]
 _TRANSFORMERS = [f"lean={ROOT}", "transformers.models.phi3.modeling_phi3"]
 _OWN = ("PYTEST_CURRENT_TEST", "PHIBUILD_STORE", "HF_HUB_OFFLINE")
 """Variables that differ from program to program, and that no import of phibuild's looks at. Those
 of a toolchain are made without the Hub, and the server sees to PYTHONPATH."""
+_HUB = ("HF_", "HUGGINGFACE_")
+"""What variables begin with that huggingface_hub reads, which phibuild imports when it has to."""
 
 
 def _modules(python: str) -> list[str]:
@@ -65,8 +66,13 @@ def _server(python: str) -> tuple[socket.socket, Mapping[str, str]]:
 
 def _seen(python: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return what of an environment the imports of an interpreter look at."""
-    own = _OWN if python == sys.executable else (*_OWN, "PYTHONPATH")
-    return {name: text for name, text in environ.items() if name not in own}
+    is_phibuild = python == sys.executable
+    own = _OWN if is_phibuild else (*_OWN, "PYTHONPATH")
+    return {
+        name: text
+        for name, text in environ.items()
+        if name not in own and not (is_phibuild and name.startswith(_HUB))
+    }
 
 
 def run(

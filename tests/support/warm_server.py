@@ -1,6 +1,6 @@
 """Runs programs in a Python that has imported what they need, each in a process forked from it:
 `python -P warm_server.py SOCKET MODULE...`, with `lean=FOLDER` first of the modules to import as
-runners do (phibuild/worker/lean.py), of the phibuild in that folder.
+runners do (phibuild/worker/lean.py), of the phibuild in that folder; a path is run as a script.
 
 A request is the descriptors of a file, {"words": what follows `python` on a command line,
 "environ", "cwd"} in JSON, of standard input, output and error, and of a pipe that gets the
@@ -23,6 +23,8 @@ import types
 
 _FILES = 5  # descriptors of a request
 _waiters: list[int] = []
+_set: dict[str, str] = {}
+"""Variables of the environment that imports set, as they would have in each program."""
 
 
 def serve(connection: socket.socket) -> None:
@@ -54,7 +56,7 @@ def become(request: dict[str, object], files: list[int]) -> None:
     for file in files:
         os.close(file)
     os.environ.clear()
-    os.environ.update(request["environ"])  # type: ignore[call-overload]
+    os.environ.update({**_set, **request["environ"]})  # type: ignore[dict-item]
     os.chdir(str(request["cwd"]))
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
@@ -99,11 +101,15 @@ def import_lean(folder: str) -> None:
 
 def main() -> None:
     number, *modules = sys.argv[1:]
+    given = dict(os.environ)
     for name in modules:
         if name.startswith("lean="):
             import_lean(name.removeprefix("lean="))
+        elif name.endswith(".py"):
+            runpy.run_path(name)
         else:
             importlib.import_module(name)
+    _set.update({name: os.environ[name] for name in os.environ.keys() - given.keys()})
     gc.freeze()
     serve(socket.socket(fileno=int(number)))
     code = 0

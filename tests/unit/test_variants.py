@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from phibuild.config.catalogue import Catalogue
@@ -314,8 +314,13 @@ VALUES = st.one_of(st.none(), st.booleans(), st.integers(0, 9), st.text(max_size
 OWN = st.dictionaries(st.sampled_from(["type", "method", "text", "tokens"]), VALUES, max_size=4)
 
 
+WIDE = ({"text": "\U0001d400" * 40, "tokens": "\U0001d54a" * 40}, "Q4_0")
+"""Letters of four bytes each."""
+
+
 @given(st.lists(st.tuples(OWN, st.sampled_from(["Q4_0", "Q4_K_M", "a/b", None])),
                 min_size=1, max_size=6, unique_by=repr))  # fmt: skip
+@example([({}, "Q4_0"), WIDE])
 def test_labels_are_unique_and_names_of_files(
     some: list[tuple[dict[str, Any], str | None]],
 ) -> None:

@@ -63,6 +63,35 @@ def test_it_is_warm_and_leaves_nothing_behind() -> None:
         assert warm.run([sys.executable, "-c", code]).stdout == "True False\n"
 
 
+def test_the_hubs_variables_are_each_programs_own() -> None:
+    code = (
+        "import sys\n"
+        "print('phibuild.cli' in sys.modules, 'huggingface_hub' in sys.modules)\n"
+        "from huggingface_hub import constants\n"
+        "print(constants.ENDPOINT, constants.HF_HUB_CACHE)"
+    )
+    for name in ("one", "two"):
+        own = {"HF_ENDPOINT": f"http://{name}.example", "HF_HUB_CACHE": f"/{name}"}
+        done = warm.run([sys.executable, "-c", code], env={**os.environ, **own})
+        assert done.stdout.splitlines() == ["True False", f"http://{name}.example /{name}"]
+
+
+def test_nothing_that_phibuild_found_out_is_left() -> None:
+    """Of files and of the environment: another program has others."""
+    code = (
+        "import sys\n"
+        "from phibuild.planning.syntax import read_part\n"
+        "kept = {\n"
+        "    f'{value.__module__}.{value.__name__}'\n"
+        "    for name, module in sys.modules.items() if name.startswith('phibuild')\n"
+        "    for value in vars(module).values()\n"
+        "    if hasattr(value, 'cache_info') and value.cache_info().currsize\n"
+        "}\n"
+        "print(kept)"
+    )
+    assert warm.run([sys.executable, "-c", code]).stdout == "{'phibuild.planning.syntax.read_part'}\n"
+
+
 @pytest.mark.parametrize("name", ["HOME", "PYTHONPATH", "COLUMNS", "LC_ALL"])
 def test_one_whose_environment_imports_may_have_read_is_started(name: str) -> None:
     code = f"import os, sys; print('phibuild.cli' in sys.modules, os.environ[{name!r}])"

@@ -1,5 +1,6 @@
 """The commands of README and docs that build something: each page from its first to its last, as a
-reader would, in a folder of its own. The store is one for all: what a page built is there."""
+reader would, in a folder of its own. The store is one for all: what a page built is there. Judging
+is short, by an evaluation of that folder's: what it finds is what other tests are about."""
 
 from __future__ import annotations
 
@@ -11,6 +12,16 @@ import pytest
 from phibuild.backends.registry import SHIPPED
 from support.page_commands import PAGES, ROOT, Command, Scratch, commands, failed
 from support.page_excuses import runnable
+
+SHORT = """\
+enabled: true
+adaptive: true
+windows: 2
+window_tokens: 256
+decode_tokens: 4
+max_reference_bytes: 2 GiB
+text: null
+"""
 
 
 def story(page: Path) -> list[Command]:
@@ -35,6 +46,9 @@ def store(
 def test_a_page_from_first_to_last(page: Path, store: Path, tmp_path: Path) -> None:
     scratch = Scratch(tmp_path / "work", store)
     scratch.prepare(page)
+    evaluation = scratch.folder / "conf" / "evaluation" / "standard.yaml"
+    evaluation.parent.mkdir()
+    evaluation.write_text(SHORT, encoding="utf-8")
     for command in story(page):
         done = scratch.run(command.text, 3600)
         assert done.returncode == 0, failed(command, done)

@@ -18,6 +18,8 @@ def test_gates_hold_on_the_embedded_model(phibuild: CommandLine) -> None:
         f"recipe={','.join(DEVICE_RECIPES)}",
         "model=phi3-tiny-trained",
         "evaluation=quick",
+        "evaluation.windows=4",
+        "evaluation.decode_tokens=4",
         *SHORT_WORDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -80,8 +80,8 @@ def table(page: Page) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("name", "scheme", "width"),
-    [("three", "light", 1440), ("three", "dark", 390), ("thousand", "light", 390),
-     ("thousand", "dark", 1440), ("hostile", "light", 1440), ("hostile", "dark", 390)],
+    [("three", "light", 1440), ("three", "dark", 390), ("thousand", "dark", 1440),
+     ("hostile", "light", 390)],
 )  # fmt: skip
 def test_axe_finds_nothing(
     browser: Browser, pages: dict[str, tuple[Report, Path]], name: str, scheme: Scheme, width: int

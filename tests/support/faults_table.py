@@ -36,7 +36,7 @@ A fault counts as survived if all of this held to the end of its test.
 
 def add_options(parser: pytest.Parser) -> None:
     parser.addoption("--faults-table", metavar="FILE", help="write the faults tried and survived")
-    parser.addoption("--kills", metavar="N", type=int, default=2, help="of each of four seeds")
+    parser.addoption("--kills", metavar="N", type=int, default=1, help="of each of four seeds")
 
 
 def write_table(terminalreporter: pytest.TerminalReporter, path: Path) -> None:

@@ -165,8 +165,8 @@ def test_an_extreme_figure_of_a_device(name: str, fuzz: Fuzz) -> None:
 @pytest.mark.parametrize("group", ["evaluation", "executor"])
 def test_an_extreme_figure_of_a_setting(group: str, fuzz: Fuzz) -> None:
     settings = {"evaluation": EVALUATIONS["quick"], "executor": LOCAL}[group]
-    for name in [name for name, value in settings.items() if value is not True]:
-        for number in NUMBERS:
+    for turn, name in enumerate(name for name, value in settings.items() if value is not True):
+        for number in NUMBERS[turn % 2 :: 2]:  # each of them meets every other key
             write(f"conf/{group}/mine.yaml", {**settings, name: number})
             fuzz.command("recipe=mine", f"{group}=mine")
 

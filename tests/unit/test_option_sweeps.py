@@ -115,7 +115,7 @@ MAPPINGS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(types=TYPES, mappings=MAPPINGS)
 def test_it_is_building_once_with_each_value(types: list[str], mappings: list[str]) -> None:
     swept = {f"{WIDE}.type": types, PI: mappings}

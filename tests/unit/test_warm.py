@@ -89,7 +89,8 @@ def test_nothing_that_phibuild_found_out_is_left() -> None:
         "}\n"
         "print(kept)"
     )
-    assert warm.run([sys.executable, "-c", code]).stdout == "{'phibuild.planning.syntax.read_part'}\n"
+    done = warm.run([sys.executable, "-c", code])
+    assert done.stdout == "{'phibuild.planning.syntax.read_part'}\n"
 
 
 @pytest.mark.parametrize("name", ["HOME", "PYTHONPATH", "COLUMNS", "LC_ALL"])

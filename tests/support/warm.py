@@ -1,8 +1,8 @@
 """Programs in a Python that has imported its libraries already.
 
 A test run starts a thousand processes, of which most of the time goes into the same imports. What
-a program does is its own: it has its process, streams, environment and folder, and all that the
-imports left is shared until it writes there. `warm_server.py` is the other side. Where a start
+a program does is its own: it has its process, streams, environment, folder and cores, and all that
+the imports left is shared until it writes there. `warm_server.py` is the other side. Where a start
 itself is what is tested, or memory, or the environment that Python reads when it starts,
 `subprocess` is the way.
 """
@@ -93,7 +93,10 @@ def run(
             [python, *program], input=input, env=environ, cwd=cwd, timeout=timeout,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-    request = json.dumps({"words": program, "environ": environ, "cwd": str(cwd or Path.cwd())})
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    request = json.dumps(
+        {"words": program, "environ": environ, "cwd": str(cwd or Path.cwd()), "cores": cores}
+    )
     with ExitStack() as stack:
         asked, given, out, said = (
             stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))

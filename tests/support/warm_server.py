@@ -3,8 +3,8 @@
 runners do (phibuild/worker/lean.py), of the phibuild in that folder; a path is run as a script.
 
 A request is the descriptors of a file, {"words": what follows `python` on a command line,
-"environ", "cwd"} in JSON, of standard input, output and error, and of a pipe that gets the
-program's exit code. Standard library only.
+"environ", "cwd", "cores": those that it may run on, [] for all} in JSON, of standard input, output
+and error, and of a pipe that gets the program's exit code. Standard library only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def serve(connection: socket.socket) -> None:
 
 
 def become(request: dict[str, object], files: list[int]) -> None:
-    """Give this process the streams, the environment and the folder of a program."""
+    """Give this process the streams, the environment, the folder and the cores of a program."""
     for number, file in enumerate(files[:3]):
         os.dup2(file, number)
     for file in files:
@@ -58,6 +58,8 @@ def become(request: dict[str, object], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update({**_set, **request["environ"]})  # type: ignore[dict-item]
     os.chdir(str(request["cwd"]))
+    if request["cores"]:
+        os.sched_setaffinity(0, request["cores"])  # type: ignore[arg-type]
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc]  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(  # type: ignore[misc]  # noqa: SIM115

@@ -63,6 +63,19 @@ def test_it_is_warm_and_leaves_nothing_behind() -> None:
         assert warm.run([sys.executable, "-c", code]).stdout == "True False\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux has it")
+def test_it_runs_on_the_cores_of_who_asks() -> None:
+    """Not on those that the server had when it began."""
+    own = os.sched_getaffinity(0)
+    code = "import os; print(sorted(os.sched_getaffinity(0)))"
+    try:
+        for cores in (own, {min(own)}, own):
+            os.sched_setaffinity(0, cores)
+            assert warm.run([sys.executable, "-c", code]).stdout == f"{sorted(cores)}\n"
+    finally:
+        os.sched_setaffinity(0, own)
+
+
 def test_the_hubs_variables_are_each_programs_own() -> None:
     code = (
         "import sys\n"

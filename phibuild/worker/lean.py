@@ -4,6 +4,8 @@
   more), to mark functions for it, and tensors over several processes (torch.distributed.tensor).
   The compiler's own code runs when anything else is asked of it; a runner is one process.
 - PyTorch imports its exporter, for users who would call it.
+- onnx_ir, which writes ONNX graphs, imports SymPy to compute with dimensions.
+- Transformers' models import all that processors of pictures and sound can be asked, for one type.
 - Modules that are made without data have their weights initialized, for which PyTorch asks its
   compiler for types, with SymPy again. There is nothing to initialize.
 - Transformers writes docstrings of its models when these are imported, from their source.
@@ -24,11 +26,12 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Unpack
 
 _COMPILER = "torch._dynamo"
 _ALONE = "torch._dynamo._trace_wrapped_higher_order_op"
 """What masking_utils takes of the compiler: a module that needs none of the others."""
+_SYMPY = "sympy"
 
 
 def import_lean() -> None:
@@ -40,8 +43,9 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.startswith(f"{_COMPILER}.") and fullname != _ALONE:
-            return _with_compiler(fullname)
+        for package in (_COMPILER, _SYMPY):
+            if fullname.startswith(f"{package}.") and fullname != _ALONE:
+                return _with_late(package, fullname)
         wrapper = _WRAPPERS.get(fullname)
         spec = PathFinder.find_spec(fullname, path, target) if wrapper else None
         if spec and spec.loader and wrapper:
@@ -63,8 +67,8 @@ class _LateLoader(_Wrapper):
 
 
 class _Late(ModuleType):
-    """A module whose own code runs when an attribute that is not _GIVEN, or, of the compiler,
-    another module than _ALONE, is asked for."""
+    """A module whose own code runs when an attribute that is not _GIVEN, or, of a package, another
+    module than _ALONE, is asked for."""
 
     def __getattr__(self, name: str) -> Any:
         given = _GIVEN[self.__name__].get(name)
@@ -84,11 +88,12 @@ def _load(late: ModuleType) -> None:
     loader.real.exec_module(late)
 
 
-def _with_compiler(fullname: str) -> ModuleSpec | None:
-    """Return how to import a module of the compiler, whose own code has run then; None: as ever."""
-    compiler = sys.modules.get(_COMPILER)
-    if isinstance(compiler, _Late):
-        _load(compiler)
+def _with_late(name: str, fullname: str) -> ModuleSpec | None:
+    """Return how to import a module that needs a late one, whose own code has run then; None: as
+    ever."""
+    late = sys.modules.get(name)
+    if isinstance(late, _Late):
+        _load(late)
         if fullname in sys.modules:  # that has imported it
             return ModuleSpec(fullname, _Loaded(sys.modules[fullname]))
     return None
@@ -110,11 +115,14 @@ def _mark(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any
     return function if function is not None else lambda later: later
 
 
-_GIVEN: dict[str, dict[str, Callable[..., Any]]] = {
+_GIVEN: dict[str, dict[str, Any]] = {
     # Decorators that tell the compiler how to treat a function, and change nothing where it is
     # called: all that Transformers 5.23 asks for when it is imported.
     _COMPILER: dict.fromkeys(("allow_in_graph", "assume_constant_result", "disable"), _mark),
     "torch.export": {},
+    _SYMPY: {},
+    "onnx_ir._symbolic_shapes": {},
+    "transformers.processing_utils": {"Unpack": Unpack},
 }
 
 

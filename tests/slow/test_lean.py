@@ -42,6 +42,23 @@ assert torch.export.Dim("rows", min=2).__name__ == "rows"
 kinds = [type(module).__name__ for module in (torch._dynamo, torch.export)]
 print(json.dumps([early, late, calls, doubled.tolist(), marked([1, 2]), kinds]))
 """
+ASKED = """
+import sys
+from phibuild.worker.lean import import_lean
+import_lean()
+import onnx_ir as ir
+batch = ir.SymbolicDim("batch")
+assert "sympy.core" not in sys.modules
+if sys.argv[1] == "module":
+    import sympy.core.symbol as symbol
+    assert symbol.Symbol is sys.modules["sympy"].Symbol
+assert str((batch + 1) * 2) == "2*batch + 2"
+assert str(ir.SymbolicDim("max(a, b)") + 0) == "Max(a, b)"
+from transformers.models.phi3 import modeling_phi3
+from transformers.processing_utils import ProcessorMixin, Unpack
+assert ProcessorMixin.__name__ == "ProcessorMixin"
+assert modeling_phi3.Unpack is Unpack
+"""
 NAMES = """
 import sys
 from pathlib import Path
@@ -91,6 +108,13 @@ def test_compiler_and_exporter_are_there_when_they_are_asked_for(
     assert doubled == [2, 2, 2]
     assert marked == 2
     assert kinds == ["module", "module"]
+
+
+@pytest.mark.parametrize("how", ["dimension", "module"])
+def test_symbols_and_processors_are_there_when_they_are_asked_for(
+    how: str, toolchain_python: Callable[[str], Path]
+) -> None:
+    ask(toolchain_python("ort_genai"), ASKED, how)
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "ort_genai", "mlx", "openvino"])

@@ -177,6 +177,15 @@ def _annotate(error: PhibuildError) -> None:
             complain(line)
 
 
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether a library that was interrupted failed while it cleaned up, as argparse does when it
+    has not begun to set what it is to restore."""
+    before = error.__context__
+    return before is not None and (
+        isinstance(before, KeyboardInterrupt) or _was_interrupted(before)
+    )
+
+
 def main(words: Sequence[str] | None = None) -> NoReturn:
     """Console entry point: run, show errors as they are meant for users, exit."""
     if "_ARGCOMPLETE" in os.environ:
@@ -209,6 +218,11 @@ def main(words: Sequence[str] | None = None) -> NoReturn:
             raise
         complain(f"error: {error.filename}: {error.strerror}")
         code = EXIT_USAGE
+    except Exception as error:
+        if not _was_interrupted(error):
+            raise
+        complain("interrupted")
+        code = EXIT_INTERRUPTED
     if words is None:
         # All is done and said: a Ctrl-C while this process ends would be a traceback.
         for number in (signal.SIGINT, signal.SIGTERM):

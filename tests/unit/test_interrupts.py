@@ -139,6 +139,41 @@ def test_what_is_ignored_stays_ignored(tmp_path: Path) -> None:
             process.kill()
 
 
+# argparse takes down in its `finally` what it had not set up yet.
+PARSING = """
+import argparse, os, signal, sys
+real = argparse.HelpFormatter.format_help
+def format_help(self):
+    argparse.HelpFormatter.format_help = real
+    os.kill(os.getpid(), signal.SIGINT)
+    return real(self)
+argparse.HelpFormatter.format_help = format_help
+from phibuild.cli import main
+main(["plan", "recipe=mobile"])
+"""
+
+
+def test_a_ctrl_c_while_words_are_read_is_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PARSING], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_failure_that_nothing_interrupted_is_shown() -> None:
+    code = (
+        "from phibuild import cli\n"
+        "def run_command(words):\n"
+        "    try: {}['x']\n"
+        "    finally: raise AttributeError('mine')\n"
+        "cli.run_command = run_command\n"
+        "cli.main([])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("AttributeError: mine\n")
+
+
 def test_a_ctrl_c_while_python_ends_is_no_traceback() -> None:
     """What has been said already is all that there is to say."""
     program = (

@@ -22,6 +22,9 @@ def on_cpu(path: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS
     options.intra_op_num_threads = threads
+    # An artifact is several sessions with threads of their own: those of the ones that have nothing
+    # to do would take the cores from the one that runs, by waiting for work.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

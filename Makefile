@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 UV = $(BIN)/python -c 'import sys; from phibuild.toolchains.uv import run_uv; \
 	run_uv("make", *sys.argv[1:])'
 
-.PHONY: demo test lint types toolchains fast slow docs site lock clean
+.PHONY: demo test every lint types toolchains fast slow docs site lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/phibuild build recipe=quickstart
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(MAKE) --jobs=2 lint types toolchains
 	$(MAKE) fast slow
+
+# The same with all of each product of shapes, backends and types, not one of each kind: a release.
+every: export EVERY := --every
+every: test
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -27,11 +31,11 @@ toolchains: $(VENV)/.installed-dev
 	$(BIN)/phibuild toolchain install
 
 fast: $(VENV)/.installed-dev
-	$(BIN)/pytest tests/unit -n 4 -q
+	$(BIN)/pytest tests/unit -n 4 -q $(EVERY)
 
 # Real toolchains, two processes a core: what waits for a job or a signal keeps no core from others.
 slow: toolchains
-	$(BIN)/pytest tests/slow -n 4 --core-each --dist loadfile --no-loadscope-reorder -q
+	$(BIN)/pytest tests/slow -n 4 --core-each --dist loadfile --no-loadscope-reorder -q $(EVERY)
 
 # What docs/ holds of the code: the tables that the tests write.
 docs: toolchains

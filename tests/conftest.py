@@ -21,7 +21,7 @@ from phibuild.backends.registry import SHIPPED
 from phibuild.execute.runner.process import WORKER
 from phibuild.system.locks import held
 from phibuild.toolchains.environment import Toolchain, toolchain
-from support import correctness, faults_table, support_table, warm
+from support import correctness, faults_table, kinds, support_table, warm
 from support.checkpoints import make_checkpoint
 from support.faults import QUICK, Site, Tally
 from support.lent import Pool, make_pool
@@ -76,6 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     faults_table.add_options(parser)
     correctness.add_option(parser)
     support_table.add_option(parser)
+    kinds.add_option(parser)
     parser.addoption("--core-each", action="store_true", help="processes of tests have a core each")
 
 
@@ -118,7 +119,8 @@ def turn(item: pytest.Item) -> int:
     return LONG.index(name) if name in LONG else len(LONG)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    kinds.leave_out(config, items)
     items.sort(key=turn)
     for item in items:
         if "slow" in Path(str(item.path)).parts:
@@ -136,6 +138,12 @@ def every_core(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if marked:
         keep_to(own)
+
+
+@pytest.fixture(scope="session")
+def every(pytestconfig: pytest.Config) -> bool:
+    """Return whether all of each product is tested, not only one of each kind."""
+    return kinds.all_of_them(pytestconfig)
 
 
 @pytest.fixture(scope="session")

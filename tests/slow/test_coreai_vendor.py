@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from support.kinds import some
 from support.told import told
 from support.written_build import RunWorker, build
 
@@ -38,8 +40,13 @@ def test_weights_are_those_of_apples_quantization(
         assert not result["differ"], name
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ["int4-b32", "fp16"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    some(
+        product(("int4-b32", "fp16"), SHAPES),
+        [("int4-b32", "phi3"), ("fp16", "phi4mini"), ("fp16", "phi4")],
+    ),
+)
 def test_fp16_computes_what_float32_does(
     name: str,
     shape: str,

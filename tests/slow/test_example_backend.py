@@ -18,6 +18,7 @@ from conftest import ROOT, CommandLine
 from phibuild.backends.registry import SHIPPED
 from phibuild.toolchains.pip_config import no_index, uv_environment
 from support.contract import SHAPES, check_backend, check_long_windows, check_text
+from support.kinds import some
 from support.lent import Pool
 
 EXAMPLE = ROOT / "examples" / "phibuild-numpy"
@@ -57,7 +58,7 @@ def store(shared_folder: Path) -> str:
     return str(shared_folder / "example-store")
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", some(SHAPES, ["phi3"]))
 def test_contract(
     shape: str, store: str, checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:

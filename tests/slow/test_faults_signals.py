@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ import pytest
 from phibuild.store.manifest import read_artifact
 from support.faults import QUICK, Running, Site, Tally, digests, files_are_written, wait_until
 from support.faulty import mend, misbehave, misbehaved
+from support.kinds import some
 from support.quickstart import QUICKSTART
 
 BUILD = ("build", "recipe=quickstart", *QUICK)
-UNDONE = ("mlx", "openvino")
+UNDONE = ("mlx", "llamacpp")
 
 
 @pytest.fixture
@@ -51,8 +53,17 @@ def _said(site: Site) -> str:
     return (site.folder / f"said-{site.started}.txt").read_text("utf-8", "replace")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    some(
+        product(SIGNALS, MOMENTS),
+        [
+            *product(["SIGINT"], MOMENTS),
+            ("SIGINT twice", "while files are written"),
+            ("SIGTERM", "while it is judged"),
+        ],
+    ),
+)
 def test_a_signal(name: str, moment: str, site: Site, undisturbed: Site, tally: Tally) -> None:
     with site.start(*BUILD) as running:
         assert wait_until(MOMENTS[moment](site), running), running.output

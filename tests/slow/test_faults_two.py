@@ -14,11 +14,13 @@ BUILD = ("build", "-m", "recipe=quickstart", "evaluation=none")
 
 
 @pytest.fixture
-def sites(tmp_path: Path) -> tuple[Site, Site]:
-    """Return two folders with one store."""
+def sites(tmp_path: Path, undisturbed: Site) -> tuple[Site, Site]:
+    """Return two folders with one store, in which the source is known."""
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    return Site(tmp_path / "one", tmp_path / "store"), Site(tmp_path / "two", tmp_path / "store")
+    one, two = (Site(tmp_path / name, tmp_path / "store") for name in ("one", "two"))
+    one.lend_originals(undisturbed)
+    return one, two
 
 
 def both_end_well(one: Running, two: Running) -> None:

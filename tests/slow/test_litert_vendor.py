@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from phibuild.worker.safetensors import read_checkpoint
+from support.kinds import some
 from support.stops import end_at
 from support.told import told
 from support.written_build import OPTIONS, RunWorker, build
@@ -56,8 +58,13 @@ print(json.dumps(answer))
 """
 
 
-@pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    some(
+        product(("phi3", "phi4mini", "phi4"), ("bf16", "fp32")),
+        [("phi3", "bf16"), ("phi4mini", "fp32"), ("phi4", "bf16")],
+    ),
+)
 def test_weights_are_those_of_the_vendors_quantizer(
     shape: str,
     dtype: str,

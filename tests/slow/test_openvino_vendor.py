@@ -42,9 +42,9 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi4": ("phi4", {"shards": 2}),
     "phi4mini-fp16": ("phi4mini", {"dtype": "fp16"}),
 }
-# Two shapes have all variants; what is particular to the others shows in one of each kind.
+# One shape has all variants; what is particular to the others shows in one of each kind.
 KINDS = ("int4-asym-g64", "int8-asym", "fp16", "fp32")
-NAMES = {name: tuple(OPTIONS) if name in ("phi3", "phi4mini") else KINDS for name in CHECKPOINTS}
+NAMES = {name: tuple(OPTIONS) if name == "phi3" else KINDS for name in CHECKPOINTS}
 LAYERS = 2
 COMPARED = {
     "graph": tuple(OPTIONS),

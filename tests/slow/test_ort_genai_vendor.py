@@ -100,7 +100,21 @@ TIED = tuple(name for name in CASES if name not in UNTIED)
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "phi3-bf16": ("phi3", {}, tuple(CASES)),
     "phi4mini-fp32-sharded": ("phi4mini", {"dtype": "fp32", "shards": 2}, TIED),
-    "phi4-fp16": ("phi4", {"dtype": "fp16"}, tuple(CASES)),
+    # One of each kind: what is particular to the shape has nothing to do with how a type is made.
+    "phi4-fp16": (
+        "phi4",
+        {"dtype": "fp16"},
+        (
+            "int4-cpu",
+            "int8-cpu",
+            "fp32-cpu",
+            "fp16-cuda",
+            "fp16-trt_rtx",
+            "int4-trt_rtx",
+            "int4-webgpu",
+            "int4-last",
+        ),
+    ),
 }
 # Fewer positions than published: rope tables would be most of every artifact.
 SMALL: dict[str, dict[str, Any]] = {

@@ -1,22 +1,24 @@
 """The commands of README and docs that build something: each page from its first to its last, as a
-reader would, in a folder of its own. The store is one for all: what a page built is there. Judging
-is short, by that folder's own conf/: what it finds is what other tests are about."""
+reader would, in a folder of its own. The store is one for all: what a page built is there, and what
+`phibuild build recipe=quickstart` leaves in it, which other tests begin with too. Judging is short,
+by that folder's own conf/, as it was there: what it finds is what other tests are about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from phibuild.backends.registry import SHIPPED
+from support.faults import Site
 from support.page_commands import PAGES, ROOT, Command, Scratch, commands, failed
 from support.page_excuses import runnable
 
 SHORT = """\
 enabled: true
 adaptive: true
-windows: 2
+windows: 1
 window_tokens: 256
 decode_tokens: 4
 max_reference_bytes: 2 GiB
@@ -30,12 +32,10 @@ def story(page: Path) -> list[Command]:
 
 
 @pytest.fixture(scope="module")
-def store(
-    tmp_path_factory: pytest.TempPathFactory, toolchain_python: Callable[[str], Path]
-) -> Path:
-    for name in SHIPPED:
-        toolchain_python(name)
-    return tmp_path_factory.mktemp("pages") / "store"
+def store(tmp_path_factory: pytest.TempPathFactory, undisturbed: Site) -> Path:
+    store = tmp_path_factory.mktemp("pages") / "store"
+    shutil.copytree(undisturbed.store, store, copy_function=os.link)
+    return store
 
 
 @pytest.mark.parametrize(

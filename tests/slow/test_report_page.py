@@ -18,6 +18,7 @@ from phibuild.report.html.page import report_html
 from support.browser import Scheme, chromium, started, visit
 from support.faults import Site
 from support.hostile import HOSTILE, hostile_report
+from support.kinds import some
 from support.made_reports import CELLS, made_report
 
 pytestmark = pytest.mark.skipif(
@@ -80,8 +81,11 @@ def table(page: Page) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("name", "scheme", "width"),
-    [("three", "light", 1440), ("three", "dark", 390), ("thousand", "dark", 1440),
-     ("hostile", "light", 390)],
+    some(
+        [("three", "light", 1440), ("three", "dark", 390), ("thousand", "dark", 1440),
+         ("hostile", "light", 390)],
+        [("three", "dark", 390), ("hostile", "light", 390)],
+    ),
 )  # fmt: skip
 def test_axe_finds_nothing(
     browser: Browser, pages: dict[str, tuple[Report, Path]], name: str, scheme: Scheme, width: int

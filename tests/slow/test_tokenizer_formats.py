@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from phibuild.worker.tokenizer_check import read_facts
 from support import warm
 from support.devices import SOURCES
 from support.full_tokenizers import EMBEDDINGS, full_stops, make_full_tokenizer
+from support.kinds import some
 from support.llamacpp_recording import describe
 from support.tokenizer_cases import (
     Change,
@@ -146,8 +148,18 @@ def full(tmp_path_factory: pytest.TempPathFactory, facts: Callable[[Path], Path]
     return make
 
 
-@pytest.mark.parametrize("shape", FULL)
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    some(
+        product(SHIPPED, FULL),
+        [
+            *product(("llamacpp", "openvino", "ort_genai"), FULL),
+            *(("qnn", "phi3"), ("litert", "phi3"), ("litert", "phi4"), ("executorch", "phi3")),
+            *(("executorch", "phi4mini"), ("mlx", "phi4"), ("coreai", "phi4mini"),
+              ("pytorch", "phi3")),
+        ],
+    ),
+)  # fmt: skip
 @pytest.mark.case(
     "tokenizer",
     "full vocabulary of {shape} (32k, 100k or 200k ids) in {name}",

@@ -47,12 +47,23 @@ def targets(backend: str) -> Sequence[str]:
     return _TARGETS.get(backend) or tuple(devices_of(backend))
 
 
-def write_recipe(folder: Path, backend: str) -> tuple[str, ...]:
-    """Write the recipe RECIPE into a working folder, with a device for each target; return words
-    for the command line."""
+def some_targets(backend: str, shape: str) -> Sequence[str]:
+    """Return the targets that a shape has its turn with if not all have: every other one of the
+    shapes besides the first, which has all."""
+    found = targets(backend)
+    if len(found) == 1 or shape == "phi3":
+        return found
+    return found[0::2] if shape == "phi4mini" else found[1::2]
+
+
+def write_recipe(folder: Path, backend: str, some: Sequence[str]) -> tuple[str, ...]:
+    """Write the recipe RECIPE into a working folder, with a device for each target of `some`;
+    return words for the command line."""
     devices = {}
     (folder / "conf" / "device").mkdir(parents=True)
     for number, target in enumerate(targets(backend)):
+        if target not in some:
+            continue
         own = f", {NPU[backend]}]" if backend in NPU else "]"
         text = DEVICE.replace("npu]", f"npu{own}")
         (folder / "conf" / "device" / f"d{number}.yaml").write_text(text, encoding="utf-8")

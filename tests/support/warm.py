@@ -23,25 +23,53 @@ from functools import cache
 from pathlib import Path
 from select import select
 
-from phibuild.toolchains.environment import toolchain
+from phibuild.toolchains.environment import Toolchain, toolchain
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVER = Path(__file__).with_name("warm_server.py")
 _PHIBUILD = [str(Path(__file__).with_name("warm_phibuild.py"))]
-_TRANSFORMERS = [f"lean={ROOT}", "transformers.models.phi3.modeling_phi3"]
+
+
+def _modules_of(backend: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"phibuild.backends.{backend}.{name}" for name in names)
+
+
+_IMPORTS = {
+    "pytorch": ("transformers.models.phi3.modeling_phi3",),
+    "executorch": _modules_of("executorch", "worker", "convert", "runtime"),
+    "ort_genai": (*_modules_of("ort_genai", "worker", "convert"), "onnxruntime_genai"),
+    "openvino": _modules_of("openvino", "worker", "convert", "tokenizer"),
+}
+"""What takes their runners a second or more to import, by backend."""
+_VENDORS = {
+    "executorch": (
+        "executorch.backends.xnnpack.operators.node_visitor",
+        "executorch.examples.models.llama.source_transformation.quantize",
+        "executorch.exir._serialize._program",
+    ),
+}
+"""The same of vendors' environments."""
 _OWN = ("PYTEST_CURRENT_TEST", "PHIBUILD_STORE", "HF_HUB_OFFLINE")
 """Variables that differ from program to program, and that no import of phibuild's looks at. Those
 of a toolchain are made without the Hub, and the server sees to PYTHONPATH."""
+_QUIET = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", "TQDM_DISABLE": "1"}
+"""What runners set before they import anything (phibuild/worker/entry.py)."""
 _HUB = ("HF_", "HUGGINGFACE_")
 """What variables begin with that huggingface_hub reads, which phibuild imports when it has to."""
 
 
 def _modules(python: str) -> list[str]:
-    """Return what the programs of an interpreter import: phibuild's own, and PyTorch's toolchain;
-    [] of others."""
+    """Return what the programs of an interpreter import: phibuild's own, the toolchains of
+    _IMPORTS and vendors' environments of _VENDORS; [] of others."""
     if python == sys.executable:
         return _PHIBUILD
-    return _TRANSFORMERS if python == str(toolchain("pytorch").python) else []
+    for name, modules in _IMPORTS.items():
+        if python == str(toolchain(name).python):
+            return [f"lean={ROOT}", *modules]
+    for name, modules in _VENDORS.items():
+        if python == str(Toolchain(f"vendor-{name}", ROOT / f"tests/vendors/{name}.txt").python):
+            return list(modules)
+    return []
 
 
 @cache
@@ -52,7 +80,7 @@ def _server(python: str) -> tuple[socket.socket, Mapping[str, str]]:
     with there:
         process = subprocess.Popen(
             [python, "-P", str(_SERVER), str(there.fileno()), *_modules(python)],
-            env={**environ, "HF_HUB_OFFLINE": "1"}, pass_fds=[there.fileno()],
+            env={**environ, **_QUIET}, pass_fds=[there.fileno()],
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 

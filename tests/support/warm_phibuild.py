@@ -1,20 +1,26 @@
 """What programs of phibuild's have in common before they do anything of their own: run by
 `warm_server.py` before the first of them begins.
 
-That is what they import, some of it only when they know what they are to do, and what counts of the
-modules of the backends' runners (`read_part`, which remembers it by their content). All else that a
-first use leaves in a process, each of them finds out for itself.
+That is what they import, some of it only when they know what they are to do, what counts of the
+modules of the backends' runners (`read_part`, which remembers it by their content), and what
+libraries make at their first use: Pydantic's schemas, tables of the parser of Hydra's words.
+All else that a first use leaves in a process, each of them finds out for itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import os
+import signal
 import sys
 import tempfile
 from itertools import product
 from pathlib import Path
 
 from phibuild.backends.registry import SHIPPED, backend
+from phibuild.cli import main
 from phibuild.planning.code import KINDS, step_digest
 from phibuild.planning.syntax import read_part
 from phibuild.store.store import Store
@@ -49,7 +55,27 @@ for _name in _MODULES:
     importlib.import_module(_name)
 for _name in SHIPPED:
     backend(_name)
+
+
+def _plan(store: Path) -> None:
+    """Plan the quickstart, and leave no trace of it but in libraries."""
+    environ, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    os.environ["PHIBUILD_STORE"] = str(store)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main(["plan", "recipe=quickstart"])
+        except SystemExit as error:
+            code = error.code
+    assert not code, said.getvalue()
+    os.environ.clear()
+    os.environ.update(environ)
+    signal.signal(signal.SIGTERM, handler)
+
+
 with tempfile.TemporaryDirectory() as _folder:
+    _store = Path(_folder) / "store"
     for _kind, _name in product(KINDS, SHIPPED):
-        step_digest(_kind, _name, Store(Path(_folder) / "store"))
+        step_digest(_kind, _name, Store(_store))
+    _plan(_store)
 _forget()

@@ -1,6 +1,7 @@
 """Runs programs in a Python that has imported what they need, each in a process forked from it:
 `python -P warm_server.py SOCKET MODULE...`, with `lean=FOLDER` first of the modules to import as
-runners do (phibuild/worker/lean.py), of the phibuild in that folder; a path is run as a script.
+runners do (phibuild/worker/lean.py), with the phibuild in that folder, of which nothing stays; a
+path is run as a script.
 
 A request is the descriptors of a file, {"words": what follows `python` on a command line,
 "environ", "cwd", "cores": those that it may run on, [] for all} in JSON, of standard input, output
@@ -93,9 +94,11 @@ def run() -> None:
             runpy.run_path(path, run_name="__main__")
 
 
-def import_lean(folder: str) -> None:
+def import_lean(folder: str, modules: list[str]) -> None:
     sys.path.insert(0, folder)
     importlib.import_module("phibuild.worker.lean").import_lean()
+    for name in modules:
+        importlib.import_module(name)
     sys.path.remove(folder)
     for name in [name for name in sys.modules if name.partition(".")[0] == "phibuild"]:
         del sys.modules[name]  # each program has its own
@@ -104,13 +107,14 @@ def import_lean(folder: str) -> None:
 def main() -> None:
     number, *modules = sys.argv[1:]
     given = dict(os.environ)
-    for name in modules:
-        if name.startswith("lean="):
-            import_lean(name.removeprefix("lean="))
-        elif name.endswith(".py"):
-            runpy.run_path(name)
-        else:
-            importlib.import_module(name)
+    if modules[0].startswith("lean="):
+        import_lean(modules[0].removeprefix("lean="), modules[1:])
+    else:
+        for name in modules:
+            if name.endswith(".py"):
+                runpy.run_path(name)
+            else:
+                importlib.import_module(name)
     _set.update({name: os.environ[name] for name in os.environ.keys() - given.keys()})
     gc.freeze()
     serve(socket.socket(fileno=int(number)))

@@ -87,12 +87,22 @@ def test_due_precisions() -> None:
     assert all(devices_of(backend) for backend in SHIPPED)
 
 
+@pytest.mark.parametrize("backend", SHIPPED)
+def test_every_target_has_its_turn(backend: str) -> None:
+    """All with one shape, and each with another one."""
+    every = targets.targets(backend)
+    some = {shape: targets.some_targets(backend, shape) for shape in SHAPES}
+    assert all(some.values())
+    assert some["phi3"] == every
+    assert {*some["phi4mini"], *some["phi4"]} == set(every)
+
+
 def test_a_backend_that_says_no_targets_has_the_recipes_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(targets, "_TARGETS", {})
     assert targets.targets("litert") == ("raspberry_pi_5",)
-    targets.write_recipe(tmp_path, "litert")
+    targets.write_recipe(tmp_path, "litert", targets.targets("litert"))
     recipe = json.loads((tmp_path / "recipes" / f"{targets.RECIPE}.yaml").read_text())
     assert recipe == {"devices": {"d0": {"litert": dict.fromkeys(PRECISIONS)}}}
     assert targets.target_of("litert", "d0") == "raspberry_pi_5"

@@ -27,8 +27,11 @@ from support.faults import QUICK, Site, Tally
 from support.lent import Pool, make_pool
 from support.reports import newest_report
 
-# A busy machine is no failure.
-settings.register_profile("phibuild", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A busy machine is no failure. With --every there are twice as many examples.
+for name, number in (("phibuild", 50), ("every", 100)):
+    settings.register_profile(
+        name, deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=number
+    )
 settings.load_profile("phibuild")
 
 # Shells start background jobs with Ctrl-C ignored, which the programs under test would inherit.
@@ -81,6 +84,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if kinds.all_of_them(config):
+        settings.load_profile("every")
     # Left to share all cores, runtimes whose threads spin while they wait for each other take a
     # quarter more of them (every_backend, twice side by side).
     worker = os.environ.get("PYTEST_XDIST_WORKER")

@@ -247,16 +247,19 @@ def test_blocks_hold_what_llama_cpp_reads(toolchain_python: Callable[[str], Path
 RECIPE = """\
 devices:
   intel_n100: {llamacpp: {int4: {type: Q4_0}}, openvino: [int4]}
-  raspberry_pi_5: {llamacpp: {int4: {method: gptq}}, litert: [int4], executorch: [int4]}
-  pixel_8: {litert: {int4: {method: gptq}}, executorch: {int4: {method: gptq}}}
+  raspberry_pi_5:
+    {llamacpp: {int4: {method: gptq, tokens: 4096}}, litert: [int4], executorch: [int4]}
+  pixel_8:
+    litert: {int4: {method: gptq, tokens: 4096}}
+    executorch: {int4: {method: gptq, tokens: 4096}}
   mac: {mlx: [int4], coreai: [int4]}
-  iphone: {mlx: {int4: {method: gptq}}, coreai: {int4: {method: gptq}}}
+  iphone: {mlx: {int4: {method: gptq, tokens: 4096}}, coreai: {int4: {method: gptq, tokens: 4096}}}
   ai_pc_rtx: {pytorch: [int4]}
-  jetson_orin_nano: {pytorch: {int4: {method: gptq}}}
-  ai_pc_intel: {ort_genai: {int4: {provider: cpu}}, openvino: {int4: {method: gptq}}}
-  copilot_pc_amd: {ort_genai: {int4: {provider: cpu, method: gptq}}}
+  jetson_orin_nano: {pytorch: {int4: {method: gptq, tokens: 4096}}}
+  ai_pc_intel: {ort_genai: {int4: {provider: cpu}}, openvino: {int4: {method: gptq, tokens: 4096}}}
+  copilot_pc_amd: {ort_genai: {int4: {provider: cpu, method: gptq, tokens: 4096}}}
   copilot_pc_snapdragon: {qnn: {int4: {form: onnx}}}
-  snapdragon_8_elite: {qnn: {int4: {form: onnx, method: gptq}}}
+  snapdragon_8_elite: {qnn: {int4: {form: onnx, method: gptq, tokens: 4096}}}
 """
 OTHER_GRIDS = """\
 devices:
@@ -264,9 +267,9 @@ devices:
     llamacpp:
       int4:
         - {type: Q4_K_M}
-        - {type: Q4_K_M, method: gptq}
+        - {type: Q4_K_M, method: gptq, tokens: 2048}
         - {type: Q5_K_M}
-        - {type: Q5_K_M, method: gptq}
+        - {type: Q5_K_M, method: gptq, tokens: 2048}
   ai_pc_intel: {openvino: {int4: {mode: int4_sym, method: gptq, tokens: 2048}}}
   copilot_pc_amd:
     ort_genai: {int4: {provider: cpu, symmetric: false, block_size: 64, method: gptq, tokens: 2048}}

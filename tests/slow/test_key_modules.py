@@ -28,8 +28,11 @@ sys.exit(main(sys.argv[2:]))
 """
 QUICK = ("evaluation.windows=2", "evaluation.window_tokens=64", "evaluation.decode_tokens=4")
 RECIPE = """\
-defaults: [quickstart, _self_]
 devices:
+  raspberry_pi_5: {llamacpp: [int4, fp32], litert: [int4, fp32], executorch: [int4, fp32]}
+  ai_pc_intel: {ort_genai: [int4, fp32], openvino: [int4, fp32]}
+  mac: {mlx: [int4, fp32]}
+  ai_pc_rtx: {pytorch: [int4, fp32]}
   intel_n100: {llamacpp: {int4: {type: Q4_0, imatrix: embedded}}}
   iphone: {mlx: {int4: {method: gptq, tokens: 1024}}, coreai: [int4]}
   copilot_pc_snapdragon: {qnn: {int4: {context: 128}}}

@@ -48,7 +48,8 @@ def test_a_page_from_first_to_last(page: Path, store: Path, tmp_path: Path) -> N
     scratch.prepare(page)
     conf = scratch.folder / "conf"
     (conf / "evaluation").mkdir()
-    (conf / "evaluation" / "standard.yaml").write_text(SHORT, encoding="utf-8")
+    for name in ("standard", "quick"):
+        (conf / "evaluation" / f"{name}.yaml").write_text(SHORT, encoding="utf-8")
     if page.name != "qnn.md":  # whose story Qualcomm's simulator is
         shipped = (ROOT / "conf" / "backend" / "qnn.yaml").read_text(encoding="utf-8")
         (conf / "backend").mkdir()

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import CommandLine
 from phibuild.backends.qnn.socs import SOCS
+from support.kinds import some
 from support.told import told
 from support.written_build import RunWorker, build
 
@@ -43,7 +44,7 @@ print("RESULT " + json.dumps(made))
 """
 
 
-@pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])
+@pytest.mark.parametrize("shape", some(["phi3", "phi4mini", "phi4"], ["phi3", "phi4mini"]))
 def test_weights_are_those_of_the_builder(
     shape: str,
     checkpoint: Callable[..., Path],
@@ -142,7 +143,7 @@ def test_onnxruntime_genai_runs_it_on_the_npu(
                 chosen += 1
     assert chosen == 2 * 2  # of a prompt and of a token, layers and head
     path.write_text(json.dumps(config))
-    asked = {"source": str(EMBEDDED), "texts": PROMPTS, "tokens": 12}
+    asked = {"source": str(EMBEDDED), "texts": PROMPTS, "tokens": 6}
     original = told([str(toolchain_python("pytorch")), "-c", ORIGINAL], asked)
     assert len(original[0][0]) > 64 > len(original[1][0])
     for ids, expected in original:

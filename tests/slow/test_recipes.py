@@ -18,7 +18,7 @@ def test_gates_hold_on_the_embedded_model(phibuild: CommandLine) -> None:
         f"recipe={','.join(DEVICE_RECIPES)}",
         "model=phi3-tiny-trained",
         "evaluation=quick",
-        "evaluation.windows=4",
+        "evaluation.windows=2",
         "evaluation.decode_tokens=4",
         *SHORT_WORDS,
     )

@@ -56,7 +56,15 @@ def some_targets(backend: str, shape: str) -> Sequence[str]:
     return found[0::2] if shape == "phi4mini" else found[1::2]
 
 
-def write_recipe(folder: Path, backend: str, some: Sequence[str]) -> tuple[str, ...]:
+def some_precisions(shape: str) -> Sequence[str]:
+    """Return the precisions that a shape has its turn with if not all have: of the shapes besides
+    the first the one that shows what the graph computes, and the one that loses most."""
+    return PRECISIONS if shape == "phi3" else ("int4", "fp32")
+
+
+def write_recipe(
+    folder: Path, backend: str, some: Sequence[str], precisions: Sequence[str] = PRECISIONS
+) -> tuple[str, ...]:
     """Write the recipe RECIPE into a working folder, with a device for each target of `some`;
     return words for the command line."""
     devices = {}
@@ -68,7 +76,7 @@ def write_recipe(folder: Path, backend: str, some: Sequence[str]) -> tuple[str, 
         text = DEVICE.replace("npu]", f"npu{own}")
         (folder / "conf" / "device" / f"d{number}.yaml").write_text(text, encoding="utf-8")
         options = {OPTION[backend]: target, **SHORT.get(backend, {})} if backend in OPTION else None
-        devices[f"d{number}"] = {backend: dict.fromkeys(PRECISIONS, options)}
+        devices[f"d{number}"] = {backend: dict.fromkeys(precisions, options)}
     (folder / "recipes").mkdir()
     path = folder / "recipes" / f"{RECIPE}.yaml"
     path.write_text(json.dumps({"devices": devices}), encoding="utf-8")

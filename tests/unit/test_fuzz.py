@@ -36,8 +36,9 @@ JSON_JUNK = st.lists(JSON_VALUES, min_size=1, max_size=3)
 
 
 def examples(number: int) -> settings:
+    """Return settings with so many examples; half of them without --every (conftest.py)."""
     return settings(
-        max_examples=number,
+        max_examples=number * settings().max_examples // 100,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )

@@ -76,6 +76,7 @@ def test_weights_are_those_of_the_exporter(
         assert result["numbers"] <= (0 if name == "fp32" else 2e-3), name
 
 
+@pytest.mark.every
 def test_an_export_has_the_same_data(
     run_worker: RunWorker,
     checkpoint: Callable[..., Path],

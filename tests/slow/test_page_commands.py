@@ -56,5 +56,5 @@ def test_a_page_from_first_to_last(page: Path, store: Path, tmp_path: Path) -> N
         rests = shipped.replace("gate_tokens: null", "gate_tokens: 0")
         (conf / "backend" / "qnn.yaml").write_text(rests, encoding="utf-8")
     for command in story(page):
-        done = scratch.run(command.text, 3600)
+        done = scratch.run(command, 3600)
         assert done.returncode == 0, failed(command, done)

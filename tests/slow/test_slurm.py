@@ -44,7 +44,7 @@ COMMAND += ["executor.poll=1"]
 BACKENDS = ("llamacpp", "mlx", "pytorch")
 RECIPE = """\
 devices:
-  intel_n100: {llamacpp: [int4, int8]}
+  raspberry_pi_5: {llamacpp: [int4, int8]}
   ai_pc_rtx: {pytorch: [int4, int8]}
 """
 SOURCE = "source.phi3-tiny-trained"

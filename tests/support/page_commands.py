@@ -1,7 +1,9 @@
 """The commands of README and docs: found in their fences, and run as a reader would.
 
-A page is a story: its commands run in their order, by bash, in one scratch folder. A YAML block
-whose first line is a comment with a path (`# recipes/ours.yaml`) is the file of that name there.
+A page is a story: its commands run in their order, in one scratch folder. A YAML block whose first
+line is a comment with a path (`# recipes/ours.yaml`) is the file of that name there. A line that is
+a command of phibuild's and nothing that a shell has a say in is run in a warm Python (warm.py); all
+others by bash.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)```",
@@ -25,6 +29,9 @@ _FILE = re.compile(r"#\s*((?:recipes|conf/\w+|device)/[\w.-]+\.yaml)\b")
 _QUICK = {"plan", "list", "doctor", "schema", "store", "check", "show", "completion", "init"}
 """Verbs that build nothing."""
 EXAMPLE = ROOT / "examples" / "phibuild-numpy"
+_QUOTED = re.compile(r"""'[^']*'|"[^"$`\\]*\"""")
+_SHELL = re.compile(r"[]|&;<>$`*?[{}()~\\!]")
+"""What a shell takes for more than a letter, outside of quotes."""
 _EMBEDDED = ROOT / "phibuild" / "data" / "phi3-tiny-trained"
 
 
@@ -43,6 +50,14 @@ class Command:
     @property
     def words(self) -> list[str]:
         return shlex.split(self.text, comments=True)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a shell would run phibuild with these words and do nothing else, and this
+        environment has all that it needs."""
+        text = _QUOTED.sub("", self.text).partition(" #")[0]
+        own = str(EXAMPLE.relative_to(ROOT)) not in self.page.read_text(encoding="utf-8")
+        return self.words[:1] == ["phibuild"] and not _SHELL.search(text) and own
 
     @property
     def is_quick(self) -> bool:
@@ -124,13 +139,18 @@ class Scratch:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
 
-    def run(self, text: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-        """Run a line in bash; `phibuild` and `python` are those of this environment, in which the
-        example's package is installed too."""
+    def run(self, command: Command, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+        """Run a line; `phibuild` and `python` are those of this environment, in which the example's
+        package is installed too where the page has it."""
+        if command.is_plain:
+            return warm.run(
+                [sys.executable, "-m", *command.words], cwd=self.folder, timeout=timeout,
+                env={**os.environ, "PHIBUILD_STORE": str(self.store)},
+            )  # fmt: skip
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         modules = [str(self._example()), str(EXAMPLE), os.environ.get("PYTHONPATH", "")]
         return subprocess.run(
-            ["bash", "-e", "-o", "pipefail", "-c", text],
+            ["bash", "-e", "-o", "pipefail", "-c", command.text],
             cwd=self.folder,
             env={
                 **os.environ, "PATH": path, "PHIBUILD_STORE": str(self.store),

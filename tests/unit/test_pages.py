@@ -53,7 +53,7 @@ def test_commands_that_build_nothing(page: Path, scratch: Scratch) -> None:
     """The others are run by tests/slow/test_page_commands.py."""
     scratch.prepare(page)
     for command in quick(page):
-        done = scratch.run(command.text, 300)
+        done = scratch.run(command, 300)
         assert done.returncode == 0, failed(command, done)
 
 
@@ -63,7 +63,7 @@ def test_recipes_that_are_shown_can_be_planned(page: Path, scratch: Scratch) -> 
     for path in files(page):
         if path.startswith("recipes/"):
             command = Command(page, 0, f"phibuild plan recipe={Path(path).stem}")
-            done = scratch.run(command.text, 300)
+            done = scratch.run(command, 300)
             assert done.returncode == 0, failed(command, done)
 
 
@@ -130,9 +130,31 @@ def test_a_command_that_fails_fails_its_page(scratch: Scratch, tmp_path: Path) -
         (17, ["false", "&&", "true"]),
     ]
     scratch.prepare(page)
-    codes = [scratch.run(command.text).returncode for command in found]
+    codes = [scratch.run(command).returncode for command in found]
     assert codes == [0, 2, 0, 1, 1]
     assert [command.is_quick for command in found] == [True, True, True, False, False]
+    assert [command.is_plain for command in found] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_plain"),
+    [
+        ("phibuild plan --only '*.openvino.*' 'precision=glob(int*)'   # a comment", True),
+        ('phibuild run a.b.int4 "Why?"', True),
+        ('phibuild run a.b.int4 "$WHY"', False),
+        ("phibuild plan 'a' *.yaml", False),
+        ("phibuild plan > plan.txt", False),
+        ("phibuild build recipe=first || test $? -eq 3", False),
+        ("PHIBUILD_TOOLCHAINS=./none phibuild toolchain list", False),
+        ("python3 -m venv --help", False),
+    ],
+)
+def test_what_needs_a_shell(text: str, is_plain: bool, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text, encoding="utf-8")
+    assert Command(page, 1, text).is_plain is is_plain
+    page.write_text("see examples/phibuild-numpy", encoding="utf-8")
+    assert not Command(page, 1, text).is_plain
 
 
 def test_pages_made_from_the_code_are_current() -> None:

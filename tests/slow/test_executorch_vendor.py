@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from support.kinds import some
 from support.stops import END, end_at
 from support.told import told
 from support.written_build import OPTIONS, RunWorker, build
@@ -52,7 +53,7 @@ print("RESULT " + json.dumps([hashlib.sha256(bytes(one)).hexdigest() for one in 
 """
 
 
-@pytest.mark.parametrize("shape", ["phi3", "phi4mini", "phi4"])
+@pytest.mark.parametrize("shape", some(["phi3", "phi4mini", "phi4"], ["phi3", "phi4mini"]))
 def test_weights_are_those_of_the_exporter(
     shape: str,
     checkpoint: Callable[..., Path],

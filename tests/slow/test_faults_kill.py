@@ -85,7 +85,7 @@ def test_kill_9_over_a_build_from_nothing(undisturbed: Site, tmp_path: Path, tal
     assert torment_until_finished(site, random.Random(0), 5, undisturbed, tally) >= 3
 
 
-@pytest.mark.parametrize("seed", some(range(1, 5), [1, 4]))
+@pytest.mark.parametrize("seed", some(range(1, 5), [4]))
 def test_kill_9_over_builds_that_have_got_somewhere(
     seed: int, undisturbed: Site, tmp_path: Path, tally: Tally, pytestconfig: pytest.Config
 ) -> None:

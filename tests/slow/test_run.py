@@ -138,10 +138,10 @@ def made(backend: str, undisturbed: Site, compiled: Site) -> Made:
     return Made(undisturbed, cell(backend), folder(undisturbed, backend))
 
 
-def run(site: Site, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "phibuild", "run", *words], cwd=site.folder,
-        env=site.environment(), capture_output=True, text=True, check=False, **options,
+def run(site: Site, *words: str, input: str = "") -> subprocess.CompletedProcess[str]:
+    return warm.run(
+        [sys.executable, "-m", "phibuild", "run", *words],
+        cwd=site.folder, env=site.environment(), input=input,
     )  # fmt: skip
 
 
@@ -225,15 +225,15 @@ def test_openvinos_own_streamer_loses_spaces(
 )
 def test_run_says_what_transformers_says(backend: str, made: Made, words: dict[str, Any]) -> None:
     answers = words["chats"][3:] if backend == "mlx" else words["chats"][:3]
-    asked: list[tuple[list[str], dict[str, Any]]] = [
-        (["--raw", PROMPT], {}),
-        (["-"], {"input": PROMPT + "\n"}),
-        (["--system", SYSTEM, PROMPT], {}),
+    asked: list[tuple[list[str], str]] = [
+        (["--raw", PROMPT], ""),
+        (["-"], PROMPT + "\n"),
+        (["--system", SYSTEM, PROMPT], ""),
     ]
-    for (flags, options), answer in zip(asked, answers, strict=True):
-        if backend != "llamacpp" and options:
+    for (flags, given), answer in zip(asked, answers, strict=True):
+        if backend != "llamacpp" and given:
             continue  # where the prompt comes from is no backend's matter
-        done = run(made.site, made.cell, *flags, "--max-tokens", str(TOKENS), **options)
+        done = run(made.site, made.cell, *flags, "--max-tokens", str(TOKENS), input=given)
         assert done.returncode == 0, done.stderr
         if backend == "qnn" and "--system" in flags:
             # The fifth token's lead is 0.03 in fp32: int8 says another, and as many in all.

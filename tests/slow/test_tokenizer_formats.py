@@ -72,6 +72,14 @@ FULL: dict[str, dict[str, set[str]]] = {
     "phi4mini": {"llamacpp": {"special_spaced", "chat"}},
 }
 
+KEPT = [
+    *product(("llamacpp", "ort_genai"), FULL),
+    *product(("openvino", "executorch"), ("phi3", "phi4mini")),
+    *product(("litert",), ("phi3", "phi4")),
+    *(("qnn", "phi3"), ("mlx", "phi4"), ("coreai", "phi4mini"), ("pytorch", "phi3")),
+]
+"""Of formats that take the source's own files as they are, one vocabulary each."""
+
 CASES: dict[str, tuple[str, Change]] = {
     "added_tokens_decoder": ("phi3", decoder_alone),
     "added_tokens.json": ("phi4mini", added_tokens_json_alone),
@@ -148,18 +156,7 @@ def full(tmp_path_factory: pytest.TempPathFactory, facts: Callable[[Path], Path]
     return make
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    some(
-        product(SHIPPED, FULL),
-        [
-            *product(("llamacpp", "openvino", "ort_genai"), FULL),
-            *(("qnn", "phi3"), ("litert", "phi3"), ("litert", "phi4"), ("executorch", "phi3")),
-            *(("executorch", "phi4mini"), ("mlx", "phi4"), ("coreai", "phi4mini"),
-              ("pytorch", "phi3")),
-        ],
-    ),
-)  # fmt: skip
+@pytest.mark.parametrize(("name", "shape"), some(product(SHIPPED, FULL), KEPT))
 @pytest.mark.case(
     "tokenizer",
     "full vocabulary of {shape} (32k, 100k or 200k ids) in {name}",

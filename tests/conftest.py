@@ -26,6 +26,7 @@ from support.checkpoints import make_checkpoint
 from support.faults import QUICK, Site, Tally
 from support.lent import Pool, make_pool
 from support.reports import newest_report
+from support.targets import DEVICE_RECIPES, SHORT_WORDS
 
 # A busy machine is no failure. With --every there are twice as many examples.
 for name, number in (("phibuild", 50), ("every", 100)):
@@ -333,6 +334,23 @@ def undisturbed(toolchain_python: Callable[[str], Path], shared_folder: Path) ->
                 toolchain_python(name)
             folder.mkdir()
             done = site.run("build", "recipe=quickstart", *QUICK)
+            assert done.wait() == 0, done.output
+        site.check()
+        return site
+
+
+@pytest.fixture(scope="session")
+def shelf(undisturbed: Site, shared_folder: Path) -> Site:
+    """Return where all device recipes were built and judged as one matrix, beside the quickstart;
+    Qualcomm's simulator rests."""
+    folder = shared_folder / "shelf"
+    with held(folder.with_suffix(".lock")):
+        site = Site(folder, folder / "store")
+        if not (folder / "outputs").exists():
+            folder.mkdir()
+            shutil.copytree(undisturbed.store, site.store, copy_function=os.link)
+            recipes = f"recipe={','.join(DEVICE_RECIPES)}"
+            done = site.run("build", "-m", recipes, "model=phi3-tiny-trained", *QUICK, *SHORT_WORDS)
             assert done.wait() == 0, done.output
         site.check()
         return site

@@ -70,6 +70,7 @@ def test_contract(
         check_text(phibuild, cells["int8"], store)
 
 
+@pytest.mark.every
 def test_long_windows_take_no_more_memory_than_planned(
     store: str, checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from phibuild.backends.openvino.spec import SPEC
 from phibuild.worker.architecture import read_architecture
 from support import warm
+from support.kinds import some
 from support.openvino_build import OPTIONS, RunWorker, build, variants
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,7 @@ NAMES = {
     "phi4": ("int4-asym-g64", "fp16", "fp32"),
     "phi4mini-fp16": ("fp16", "fp32"),
 }
+KEPT = ("phi3", "phi3-4k", "phi4mini", "phi4")
 LAYERS = 2
 COMPARED = {
     "graph": tuple(OPTIONS),
@@ -124,8 +126,9 @@ def _questions(names: tuple[str, ...]) -> list[Question]:
     ]
 
 
-def _cases(what: str) -> list[tuple[str, str]]:
-    return [(w, name) for w in CHECKPOINTS for name in COMPARED[what] if name in NAMES[w]]
+def _cases(what: str) -> list[Any]:
+    found = [(w, name) for w in CHECKPOINTS for name in COMPARED[what] if name in NAMES[w]]
+    return some(found, [one for one in found if one[0] in KEPT])
 
 
 def _run(command: list[str | Path], stdin: Any) -> str:
@@ -151,10 +154,13 @@ def pairs(
     run_worker: RunWorker,
     toolchain_python: Callable[[str], Path],
     vendor_python: Callable[[str], Path],
+    every: bool,
 ) -> dict[str, Pair]:
     """Build and export everything, with one process of the vendor and one that compares."""
     sources, results = {}, {}
-    for which, (shape, arguments) in CHECKPOINTS.items():
+    due = tuple(CHECKPOINTS) if every else KEPT
+    for which in due:
+        shape, arguments = CHECKPOINTS[which]
         sources[which] = checkpoint(shape, layers=LAYERS, **arguments)
         events = build(sources[which], folder / which / "ours", list(NAMES[which]), run_worker)
         results[which] = {e["item"]: e["result"] for e in events if e["event"] == "item"}
@@ -162,9 +168,9 @@ def pairs(
         assert set(results[which]) == set(NAMES[which]), failed
     _run(
         [vendor_python("openvino"), SUPPORT / "openvino_vendor.py"],
-        [[str(sources[w]), str(folder / w / "theirs"), NAMES[w]] for w in CHECKPOINTS],
+        [[str(sources[w]), str(folder / w / "theirs"), NAMES[w]] for w in due],
     )
-    asked = [(which, question) for which in CHECKPOINTS for question in _questions(NAMES[which])]
+    asked = [(which, question) for which in due for question in _questions(NAMES[which])]
     answers = json.loads(
         _run(
             [toolchain_python("openvino"), SUPPORT / "openvino_compare.py"],
@@ -174,7 +180,7 @@ def pairs(
             ],
         )
     )
-    pairs = {which: Pair(sources[which], results[which], {}) for which in CHECKPOINTS}
+    pairs = {which: Pair(sources[which], results[which], {}) for which in due}
     for (which, question), answer in zip(asked, answers, strict=True):
         pairs[which].answers[question] = answer
     return pairs
@@ -217,7 +223,7 @@ def test_logits_are_the_vendor_s_in_one_pass_and_step_by_step(
     assert max(gaps.values()) < 1e-4, gaps
 
 
-@pytest.mark.parametrize("which", CHECKPOINTS)
+@pytest.mark.parametrize("which", some(CHECKPOINTS, KEPT))
 def test_fp16_is_nearer_to_fp32_than_the_vendor_s(pairs: dict[str, Pair], which: str) -> None:
     """optimum-intel compresses the rope tables to fp16 as well: angles are off, the more so the
     larger the position."""
@@ -248,7 +254,7 @@ def test_cpu_plugin_makes_the_same_kernels(
     assert ours["MemoryInput"] == 2 * LAYERS
 
 
-@pytest.mark.parametrize("which", CHECKPOINTS)
+@pytest.mark.parametrize("which", some(CHECKPOINTS, KEPT))
 def test_artifacts_hold_what_the_spec_promises(pairs: dict[str, Pair], which: str) -> None:
     pair = pairs[which]
     arch = read_architecture(json.loads((pair.source / "config.json").read_text()))
@@ -262,7 +268,7 @@ def test_artifacts_hold_what_the_spec_promises(pairs: dict[str, Pair], which: st
         assert pair.results[name]["weight_bytes"] == sum(tensor.nbytes for tensor in layout), name
 
 
-@pytest.mark.parametrize("which", CHECKPOINTS)
+@pytest.mark.parametrize("which", some(CHECKPOINTS, KEPT))
 def test_tokenizer_models_are_the_tokenizer(used: dict[str, dict[str, Any]], which: str) -> None:
     tokens = used[which]["tokens"]
     assert len(tokens) == len(TEXTS)
@@ -271,7 +277,7 @@ def test_tokenizer_models_are_the_tokenizer(used: dict[str, dict[str, Any]], whi
         assert text == expected_text
 
 
-@pytest.mark.parametrize("which", CHECKPOINTS)
+@pytest.mark.parametrize("which", some(CHECKPOINTS, KEPT))
 def test_genai_generates(used: dict[str, dict[str, Any]], which: str) -> None:
     generated = used[which]["generated"]
     assert set(generated) == set(generating(which))

@@ -1,7 +1,7 @@
 """The commands of README and docs that build something: each page from its first to its last, as a
 reader would, in a folder of its own. The store is one for all: what a page built is there, and what
-`phibuild build recipe=quickstart` leaves in it, which other tests begin with too. Judging is short,
-by that folder's own conf/, as it was there: what it finds is what other tests are about."""
+the quickstart and the shelf's recipes leave in it, which other tests look at. Judging is short, by
+that folder's own conf/, as it was there: what it finds is what other tests are about."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def story(page: Path) -> list[Command]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, undisturbed: Site) -> Path:
+def store(tmp_path_factory: pytest.TempPathFactory, shelf: Site) -> Path:
     store = tmp_path_factory.mktemp("pages") / "store"
-    shutil.copytree(undisturbed.store, store, copy_function=os.link)
+    shutil.copytree(shelf.store, store, copy_function=os.link)
     return store
 
 

@@ -106,11 +106,15 @@ def test_same_weights_and_logits_whatever_is_kept(
     run_worker: Callable[[str, dict[str, Any]], list[dict[str, Any]]],
     toolchain_python: Callable[[str], Path],
     tmp_path: Path,
+    every: bool,
 ) -> None:
     source = checkpoint(shape, **SHAPES[shape])
+    # Types are the same for all shapes.
+    kept = VARIANTS if every or shape == "phi3" else ("fp32", "w4", "mixed")
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     items = []
-    for name, options in VARIANTS.items():
+    for name in kept:
+        options = VARIANTS[name]
         (tmp_path / name).mkdir()
         variant = {
             "backend": "pytorch", "precision": "int4", "name": name, "format": "safetensors",
@@ -126,7 +130,7 @@ def test_same_weights_and_logits_whatever_is_kept(
         "items": items,
     }
     events = run_worker("pytorch", request)
-    assert {event["item"] for event in events if event["event"] == "item"} == set(VARIANTS)
+    assert {event["item"] for event in events if event["event"] == "item"} == set(kept)
     done = warm.run(
         [toolchain_python("pytorch"), "-c", COMPARE],
         input=json.dumps([item["output"] for item in items]),

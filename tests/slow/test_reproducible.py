@@ -125,13 +125,19 @@ def assert_no_traces(work: CommandLine, source: Path) -> None:
 
 @pytest.mark.parametrize("shape", some(["trained", "phi4mini"], ["trained"]))
 def test_same_bytes(
-    shape: str, checkpoint: Callable[..., Path], tmp_path: Path, clock: dict[str, str]
+    shape: str,
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    clock: dict[str, str],
+    every: bool,
 ) -> None:
-    """All precisions; int4, which has most to choose, of a shape of another kind and in shards: but
-    for qnn's, whose compiler takes as long as all others."""
+    """All precisions, or the integers, which have most to choose; int4 of a shape of another kind
+    and in shards: but for qnn's, whose compiler takes as long as all others."""
     source = TINY if shape == "trained" else checkpoint(shape, shards=2)
     few = ",".join(name for name in SHIPPED if name != "qnn")
-    words = SHORT_WORDS if shape == "trained" else ("-m", "precision=int4", f"backend={few}")
+    words = SHORT_WORDS if every else ("-m", "precision=int4,int8", *SHORT_WORDS)
+    if shape != "trained":
+        words = ("-m", "precision=int4", f"backend={few}")
     found = two_machines(
         tmp_path, clock, lambda folder: None, source, *words, recipe="every_backend"
     )

@@ -2,8 +2,8 @@
 
 `python openvino_vendor.py` reads a JSON list of [SOURCE, OUTPUT, NAMES] from standard input: one
 process for all checkpoints, because importing optimum-intel takes longer than an export. It writes
-OUTPUT/<name>/openvino_model.xml for all of `EXPORTS` (traces in a dtype) and for the names that are
-in `COMPRESSED` (the trace in the checkpoint's own dtype, with weights compressed).
+OUTPUT/<name>/openvino_model.xml for fp16 and fp32 (traces in a dtype) and for the names that are
+in `COMPRESSED` (the trace in the checkpoint's own dtype, "source", with weights compressed).
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ def export(source: str, output: Path, names: list[str]) -> None:
     from optimum.exporters.openvino import main_export
     from optimum.intel import OVConfig, OVModelForCausalLM, OVWeightQuantizationConfig
 
+    compressed = [name for name in names if name in COMPRESSED]
     for name, dtype in EXPORTS.items():
+        if name == "source" and not compressed:
+            continue
         main_export(
             source,
             output / name,
@@ -45,9 +48,7 @@ def export(source: str, output: Path, names: list[str]) -> None:
             library_name="transformers",
             convert_tokenizer=False,
         )
-    for name in names:
-        if name not in COMPRESSED:
-            continue
+    for name in compressed:
         model = OVModelForCausalLM.from_pretrained(
             output / "source",
             compile=False,

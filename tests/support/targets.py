@@ -20,6 +20,8 @@ context_length: 512
 sources: {memory: assumed, budget: assumed, context_length: assumed}
 """
 RECIPE = "all"
+DEVICE_RECIPES = ("mobile", "iot", "ai_pc", "copilot_pc", "apple", "server")
+"""The shipped recipes of the shelf, which together are edge_release."""
 OPTION = {"ort_genai": "provider", "openvino": "target", "qnn": "soc"}
 NPU = {"qnn": "hexagon_npu"}
 """What a device has for a backend alone: llamacpp has other defaults beside this one."""

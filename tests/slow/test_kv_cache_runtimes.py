@@ -158,6 +158,7 @@ print(len(one), len(other))
 """  # noqa: E501
 
 
+@pytest.mark.every
 def test_ort_genai_with_gptq(
     phibuild: CommandLine, toolchain_python: Callable[[str], Path]
 ) -> None:

@@ -152,7 +152,7 @@ def _files(folder: Path) -> dict[str, bytes]:
     "which",
     some(
         CHECKPOINTS,
-        ["phi3-sharded", "phi3-chunks", "phi4mini-fp16", "phi4", "phi3-deep", "phi4mini-deep"],
+        ["phi3-sharded", "phi3-chunks", "phi4mini-fp16", "phi4", "phi3-deep"],
     ),
 )
 def test_equal_to_mlx_lm_convert(

@@ -228,6 +228,7 @@ def test_killed_and_started_again_no_step_runs_twice(cluster: Cluster) -> None:
     assert cluster.records() == []
 
 
+@pytest.mark.every  # kills: the test before this one
 def test_the_quickstart_on_one_node_killed_halfway(cluster: Cluster, undisturbed: Site) -> None:
     """Of its backends two that no other test here has; `short` is a partition of one node."""
     quickstart = Path(__file__).resolve().parents[2] / "recipes" / "quickstart.yaml"

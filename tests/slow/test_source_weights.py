@@ -17,6 +17,7 @@ from phibuild.worker.safetensors import read_header
 from phibuild.worker.unfused import places
 from support.adapters import lora, make_adapter
 from support.checkpoints import tensor_values, to_bytes
+from support.kinds import some
 from support.originals import QUICK, ask_transformers, build_whole, edit_config, with_tensor
 from support.quickstart import QUICKSTART
 
@@ -121,7 +122,8 @@ devices:
 
 
 @pytest.mark.parametrize(
-    ("shape", "maximum", "original"), [("phi3", 512, 512), ("phi4", 512, 32)], ids=("equal", "none")
+    ("shape", "maximum", "original"),
+    some([("phi3", 512, 512), ("phi4", 512, 32)], [("phi3", 512, 512)]),
 )
 @pytest.mark.case(
     "config.json",
@@ -136,7 +138,7 @@ def test_the_type_of_rope_counts_and_not_the_lengths(
     checkpoint: Callable[..., Path],
     phibuild: CommandLine,
 ) -> None:
-    """Windows of 48 tokens: beyond an original length that nothing reads."""
+    """Windows of 48 tokens: of phi4 beyond an original length that nothing reads."""
     (phibuild.folder / "recipes").mkdir()
     (phibuild.folder / "recipes" / "ropes.yaml").write_text(ROPES, encoding="utf-8")
     source = checkpoint(

@@ -3,7 +3,8 @@
 - Transformers' models import PyTorch's compiler (torch._dynamo, which imports SymPy and 700 modules
   more), to mark functions for it, and tensors over several processes (torch.distributed.tensor).
   The compiler's own code runs when anything else is asked of it; a runner is one process.
-- PyTorch imports its exporter, for users who would call it.
+- PyTorch imports its exporter, for users who would call it; and all that it knows of symbolic
+  shapes, with SymPy, to check one condition of a tensor without data.
 - onnx_ir, which writes ONNX graphs, imports SymPy to compute with dimensions.
 - Transformers' models import all that processors of pictures and sound can be asked, for one type.
 - Modules that are made without data have their weights initialized, for which PyTorch asks its
@@ -32,6 +33,7 @@ _COMPILER = "torch._dynamo"
 _ALONE = "torch._dynamo._trace_wrapped_higher_order_op"
 """What masking_utils takes of the compiler: a module that needs none of the others."""
 _SYMPY = "sympy"
+_SHAPES = "torch.fx.experimental.symbolic_shapes"
 
 
 def import_lean() -> None:
@@ -115,11 +117,23 @@ def _mark(function: Callable[..., Any] | None = None, *_: Any, **__: Any) -> Any
     return function if function is not None else lambda later: later
 
 
+def _expect_true(condition: Any, skip: int = 0) -> bool:
+    """Return a condition as it is; one of symbols is the business of the module itself."""
+    if isinstance(condition, bool):
+        return condition
+    shapes = sys.modules[_SHAPES]
+    if isinstance(shapes, _Late):
+        _load(shapes)
+    found: bool = shapes.expect_true(condition, skip + 1)
+    return found
+
+
 _GIVEN: dict[str, dict[str, Any]] = {
     # Decorators that tell the compiler how to treat a function, and change nothing where it is
     # called: all that Transformers 5.23 asks for when it is imported.
     _COMPILER: dict.fromkeys(("allow_in_graph", "assume_constant_result", "disable"), _mark),
     "torch.export": {},
+    _SHAPES: {"expect_true": _expect_true},
     _SYMPY: {},
     "onnx_ir._symbolic_shapes": {},
     "transformers.processing_utils": {"Unpack": Unpack},

@@ -23,6 +23,7 @@ import transformers.models.phi3.modeling_phi3
 import torch
 with torch.device("meta"):
     assert torch.nn.Embedding(3, 2).weight.is_meta
+    assert torch.arange(0, 5, 2).shape == (3,)
 early = [name for name in (*HEAVY, "torch.export.exported_program") if name in sys.modules]
 torch.manual_seed(1)
 filled = torch.nn.Embedding(3, 2).weight
@@ -41,6 +42,11 @@ late = [name for name in HEAVY if name in sys.modules]
 marked = torch._dynamo.disable(len)
 assert torch.export.Dim("rows", min=2).__name__ == "rows"
 kinds = [type(module).__name__ for module in (torch._dynamo, torch.export)]
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+shapes = ShapeEnv()
+rows = shapes.create_unbacked_symint()
+torch._check(rows >= 3)
+assert str(*shapes.deferred_runtime_asserts.values()).count("3 <= u0") == 1
 print(json.dumps([early, late, calls, doubled.tolist(), marked([1, 2]), kinds]))
 """
 ASKED = """

@@ -33,9 +33,10 @@ toolchains: $(VENV)/.installed-dev
 fast: $(VENV)/.installed-dev
 	$(BIN)/pytest tests/unit -n 4 -q $(EVERY)
 
-# Real toolchains, two processes a core: what waits for a job or a signal keeps no core from others.
+# Real toolchains, three processes a core: what waits for a job or a signal keeps no core from
+# others, and with two a core one eighth of them was idle.
 slow: toolchains
-	$(BIN)/pytest tests/slow -n 4 --core-each --dist loadfile --no-loadscope-reorder -q $(EVERY)
+	$(BIN)/pytest tests/slow -n 6 --core-each --dist loadfile --no-loadscope-reorder -q $(EVERY)
 
 # What docs/ holds of the code: the tables that the tests write.
 docs: toolchains

@@ -68,9 +68,7 @@ def test_contract(
         record_property(PROPERTY, json.dumps(row))
 
 
-@pytest.mark.parametrize(
-    "backend", some(SHIPPED, ["llamacpp", "ort_genai", "coreai", "executorch", "pytorch"])
-)
+@pytest.mark.parametrize("backend", some(SHIPPED, ["llamacpp", "ort_genai", "pytorch"]))
 def test_long_windows_take_no_more_memory_than_planned(
     backend: str, store: str, checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:

@@ -173,6 +173,7 @@ def test_a_source_that_is_never_read_fails_its_cells(work: CommandLine) -> None:
     assert work("build", "recipe=mine", NONE).returncode == 0
 
 
+@pytest.mark.every  # test_faults_signals.py has others like it
 def test_an_interruption_leaves_a_report_and_no_process(work: CommandLine) -> None:
     with started(work, "build", "recipe=mine", NONE) as process:
         worker = wait_for_worker(process, "pytorch")
@@ -194,6 +195,7 @@ def test_an_interruption_leaves_a_report_and_no_process(work: CommandLine) -> No
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.every  # test_faults_kill.py has others like it
 def test_a_kill_leaves_nothing_partial_and_the_next_run_resumes(work: CommandLine) -> None:
     with started(work, "build", "recipe=mine", NONE) as process:
         worker = wait_for_worker(process, "pytorch")
@@ -214,6 +216,7 @@ def test_a_kill_leaves_nothing_partial_and_the_next_run_resumes(work: CommandLin
     assert whole(work) == 4
 
 
+@pytest.mark.every  # test_faults_two.py has others like it
 def test_two_at_once_build_everything_once(work: CommandLine) -> None:
     with (
         started(work, "build", "recipe=mine", NONE, "--output", "one") as one,

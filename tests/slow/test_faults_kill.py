@@ -80,9 +80,14 @@ def _count(site: Site, name: str) -> int:
     return len(os.listdir(site.store / name)) if (site.store / name).is_dir() else 0
 
 
-def test_kill_9_over_a_build_from_nothing(undisturbed: Site, tmp_path: Path, tally: Tally) -> None:
+def test_kill_9_over_a_build_from_nothing(
+    undisturbed: Site, tmp_path: Path, tally: Tally, every: bool
+) -> None:
+    """Of all backends, or of two: the source and the original are read for them too."""
     site = Site(tmp_path, tmp_path / "store")
-    assert torment_until_finished(site, random.Random(0), 5, undisturbed, tally) >= 3
+    backends = QUICKSTART if every else ("llamacpp", "mlx")
+    chance = random.Random(0)
+    assert torment_until_finished(site, chance, 5, undisturbed, tally, *backends) >= 3
 
 
 @pytest.mark.parametrize("seed", some(range(1, 5), [4]))
@@ -120,13 +125,15 @@ def begin_halfway(site: Site, undisturbed: Site, chance: random.Random) -> None:
 
 
 def torment_until_finished(
-    site: Site, chance: random.Random, most: int, undisturbed: Site, tally: Tally
+    site: Site, chance: random.Random, most: int, undisturbed: Site, tally: Tally, *backends: str
 ) -> int:
-    """Kill, check and start again, until there is nothing left to build; return the kills."""
+    """Kill, check and start again, until there is nothing left to build of some backends (none
+    named: of all); return the kills."""
     kills = 0
-    expected = digests(undisturbed.report())
+    expected = digests(undisturbed.report(), *backends)
+    words = ("-m", f"backend={','.join(backends)}") if backends else ()
     while True:
-        with site.start(*BUILD) as running:
+        with site.start(*BUILD, *words) as running:
             done = torment(running, site, chance, tally) if kills < most else 0
             kills += abs(done)
             if done >= 0:

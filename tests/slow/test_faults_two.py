@@ -35,7 +35,7 @@ def statuses(site: Site) -> dict[str, str]:
 
 def test_the_same_cells_at_once(sites: tuple[Site, Site], undisturbed: Site, tally: Tally) -> None:
     one, two = sites
-    words = (*BUILD, "backend=llamacpp,mlx,openvino")
+    words = (*BUILD, "backend=llamacpp,mlx")
     with one.start(*words) as first, two.start(*words) as second:
         # Whichever is first at a cell builds it: all of them, perhaps.
         assert wait_until(lambda: (one.workers() or two.workers()) and second.runs, first), (
@@ -46,7 +46,7 @@ def test_the_same_cells_at_once(sites: tuple[Site, Site], undisturbed: Site, tal
     for site in sites:
         site.check()
         site.check_swept()
-        site.check_all_built(digests(undisturbed.report(), "llamacpp", "mlx", "openvino"))
+        site.check_all_built(digests(undisturbed.report(), "llamacpp", "mlx"))
     found = statuses(one), statuses(two)
     assert all({found[0][cell], found[1][cell]} == {"built", "cached"} for cell in found[0])
     assert list((one.store / "damaged").iterdir()) == []
@@ -58,7 +58,7 @@ def test_cells_that_overlap_at_once(
     one, two = sites
     with (
         one.start(*BUILD, "backend=llamacpp,mlx") as first,
-        two.start(*BUILD, "backend=mlx,openvino") as second,
+        two.start(*BUILD, "backend=mlx,executorch") as second,
     ):
         both_end_well(first, second)
     tally.add("two phibuilds at once", "cells that overlap")
@@ -66,7 +66,7 @@ def test_cells_that_overlap_at_once(
         site.check()
         site.check_swept()
     one.check_all_built(digests(undisturbed.report(), "llamacpp", "mlx"))
-    two.check_all_built(digests(undisturbed.report(), "mlx", "openvino"))
+    two.check_all_built(digests(undisturbed.report(), "mlx", "executorch"))
     shared = [cell for cell in statuses(one) if cell in statuses(two)]
     assert len(shared) == 4
     assert all({statuses(one)[c], statuses(two)[c]} == {"built", "cached"} for c in shared)

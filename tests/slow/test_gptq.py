@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conftest import CommandLine
 from phibuild.backends.registry import SHIPPED
 from support import warm
 from support.kinds import some
+from support.lent import Pool
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,24 +264,25 @@ devices:
   copilot_pc_snapdragon: {qnn: {int4: {form: onnx}}}
   snapdragon_8_elite: {qnn: {int4: {form: onnx, method: gptq, tokens: 4096}}}
 """
+# On other devices: both recipes are one matrix.
 OTHER_GRIDS = """\
 devices:
-  intel_n100:
+  intel_n100_8gb:
     llamacpp:
       int4:
         - {type: Q4_K_M}
-        - {type: Q4_K_M, method: gptq, tokens: 2048}
+        - {type: Q4_K_M, method: gptq, tokens: 4096}
         - {type: Q5_K_M}
-        - {type: Q5_K_M, method: gptq, tokens: 2048}
-  ai_pc_intel: {openvino: {int4: {mode: int4_sym, method: gptq, tokens: 2048}}}
-  copilot_pc_amd:
-    ort_genai: {int4: {provider: cpu, symmetric: false, block_size: 64, method: gptq, tokens: 2048}}
+        - {type: Q5_K_M, method: gptq, tokens: 4096}
+  core_ultra_1: {openvino: {int4: {mode: int4_sym, method: gptq, tokens: 4096}}}
+  copilot_pc_amd_32gb:
+    ort_genai: {int4: {provider: cpu, symmetric: false, block_size: 64, method: gptq, tokens: 4096}}
   copilot_pc_intel:
     ort_genai: {int4: {provider: cpu, int8_matmuls: [last_matmul, mixed_layers], method: gptq,
-                       tokens: 2048}}
-  ai_pc_rtx: {pytorch: {int4: {symmetric: false, group_size: 32, method: gptq, tokens: 2048}}}
-  mac: {mlx: {int4: {bits: 3, group_size: 32, method: gptq, tokens: 2048}}}
-  iphone: {mlx: {int4: {bits: 5, dtype: float16, method: gptq, tokens: 2048}}}
+                       tokens: 4096}}
+  rtx_12gb: {pytorch: {int4: {symmetric: false, group_size: 32, method: gptq, tokens: 4096}}}
+  mac_8gb: {mlx: {int4: {bits: 3, group_size: 32, method: gptq, tokens: 4096}}}
+  mac_24gb: {mlx: {int4: {bits: 5, dtype: float16, method: gptq, tokens: 4096}}}
 """
 QUICK = ("evaluation.windows=4", "evaluation.window_tokens=128", "evaluation.decode_tokens=4")
 SMALL = "devices: {raspberry_pi_5: {llamacpp: {int4: {method: gptq, tokens: 2048}}}}\n"
@@ -293,17 +296,41 @@ def work(phibuild: CommandLine, toolchain_python: Callable[[str], Path]) -> Comm
     return phibuild
 
 
-def write(work: CommandLine, recipe: str) -> None:
-    (work.folder / "recipes" / "mine.yaml").write_text(recipe, encoding="utf-8")
+def write(work: CommandLine, recipe: str, name: str = "mine") -> None:
+    (work.folder / "recipes" / f"{name}.yaml").write_text(recipe, encoding="utf-8")
 
 
-def test_every_backend_loses_less_at_the_same_size(work: CommandLine) -> None:
+@pytest.fixture(scope="module")
+def all_grids(
+    tmp_path_factory: pytest.TempPathFactory,
+    toolchain_python: Callable[[str], Path],
+    pool: Path,
+    every: bool,
+) -> CommandLine:
+    """Return where every backend was built with and without GPTQ, and other grids with it."""
+    work = CommandLine(tmp_path_factory.mktemp("grids") / "work", pool=Pool(pool))
+    (work.folder / "recipes").mkdir(parents=True)
+    for name in SHIPPED:
+        toolchain_python(name)
+    grids = yaml.safe_load(OTHER_GRIDS)["devices"]
+    if not every:  # of each kind one: steps that are shared, zero points that are codes, biases
+        grids = {device: grids[device] for device in ("intel_n100_8gb", "rtx_12gb", "mac_8gb")}
     write(work, RECIPE)
-    done = work("build", "recipe=mine", *QUICK, "evaluation.windows=8")
+    write(work, yaml.safe_dump({"devices": grids}), "grids")
+    done = work("build", "-m", "recipe=mine,grids", *QUICK, "evaluation.windows=8")
     assert done.returncode == 0, done.stdout + done.stderr
-    report = work.report("mine")
+    return work
+
+
+def cells_of(work: CommandLine, recipe: str) -> list[dict[str, Any]]:
+    """Return the cells of a recipe of the matrix."""
+    devices = yaml.safe_load(recipe)["devices"]
+    return [cell for cell in work.report("mine+grids")["cells"] if cell["device"] in devices]
+
+
+def test_every_backend_loses_less_at_the_same_size(all_grids: CommandLine) -> None:
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell in report["cells"]:
+    for cell in cells_of(all_grids, RECIPE):
         how = "gptq" if cell["variant"].endswith("-gptq") else "plain"
         found.setdefault(cell["backend"], {})[how] = cell
     assert set(found) == set(SHIPPED)
@@ -312,20 +339,14 @@ def test_every_backend_loses_less_at_the_same_size(work: CommandLine) -> None:
         assert loss["gptq"] < 0.65 * loss["plain"], (name, loss)
         plain = cells["plain"]["size_bytes"]
         assert cells["gptq"]["size_bytes"] == pytest.approx(plain, rel=0.002), name
-    steps = [step["id"] for step in report["steps"] if step["id"].startswith("quantize.")]
-    assert len(steps) == 1  # one calibration for all grids
-    assert list((work.folder / "store" / "partial").iterdir()) == []
+    steps = [step["id"] for step in all_grids.report("mine+grids")["steps"]]
+    assert sum(step.startswith("quantize.") for step in steps) == 1  # a calibration for all grids
+    assert list((all_grids.folder / "store" / "partial").iterdir()) == []
 
 
-def test_every_grid_that_can_be_asked_for(work: CommandLine, every: bool) -> None:
-    write(work, OTHER_GRIDS)
-    # Of each kind one: steps that are shared, zero points that are codes, biases.
-    kept = () if every else ("intel_n100.llamacpp", "ai_pc_rtx.pytorch", "mac.mlx")
-    only = [word for name in kept for word in ("--only", f"*.{name}.*")]
-    done = work("build", "recipe=mine", *QUICK, "evaluation.windows=8", *only)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_every_grid_that_can_be_asked_for(all_grids: CommandLine) -> None:
     plain = {"w4a16-asym-g32-gptq": 0.05, "q3-g32-gptq": 0.35, "q5-g64-float16-gptq": 0.06}
-    cells = {cell["variant"]: cell for cell in work.report("mine")["cells"]}
+    cells = {cell["variant"]: cell for cell in cells_of(all_grids, OTHER_GRIDS)}
     for name in ("Q4_K_M", "Q5_K_M"):  # a quarter of their weights is Q6_K with and without it
         before, after = cells.pop(name), cells.pop(f"{name}-gptq")
         assert after["quality"]["kl_mean"] < 0.8 * before["quality"]["kl_mean"], name
@@ -430,8 +451,8 @@ def test_other_shapes(
 ) -> None:
     write(work, BOTH)
     source = checkpoint(shape)
-    # The embedded model has all; of others a backend for each kind of grid is enough.
-    kept = set(SHIPPED) if every else {"llamacpp", "ort_genai", "mlx", "pytorch"}
+    # The embedded model has all; of others one that needs its own blocks and one that does not.
+    kept = set(SHIPPED) if every else {"llamacpp", "mlx"}
     only = [word for name in sorted(kept) for word in ("--only", f"*.{name}.*")]
     done = work("build", "recipe=mine", f"model={source}", *QUICK, *only)
     assert done.returncode == 0, done.stdout + done.stderr

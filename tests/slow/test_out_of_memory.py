@@ -15,7 +15,6 @@ from conftest import CommandLine
 from phibuild.toolchains.environment import toolchain
 
 pytestmark = [
-    pytest.mark.cold,
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="control groups are Linux's"),
 ]
@@ -51,16 +50,16 @@ def work(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> CommandLine:
-    """llamacpp's environment, whose interpreter goes into the small group as long as it is asked
+    """Environments of which llamacpp's interpreter goes into the small group as long as it is asked
     to: a file lists how often."""
     (phibuild.folder / "recipes").mkdir()
     (phibuild.folder / "recipes" / "mine.yaml").write_text(RECIPE, "utf-8")
     toolchains = tmp_path / "toolchains"
     toolchains.mkdir()
-    for name in ("llamacpp", "mlx"):
+    for name in ("llamacpp", "mlx", "pytorch"):
         python = toolchain_python(name)
         real = toolchain(name).folder
-        if name == "mlx":
+        if name != "llamacpp":
             (toolchains / real.name).symlink_to(real)
             continue
         (toolchains / real.name / "bin").mkdir(parents=True)

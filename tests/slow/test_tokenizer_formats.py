@@ -74,9 +74,10 @@ FULL: dict[str, dict[str, set[str]]] = {
 
 KEPT = [
     *product(("llamacpp", "ort_genai"), FULL),
-    *product(("openvino", "executorch"), ("phi3", "phi4mini")),
+    *product(("openvino",), ("phi3", "phi4mini")),
     *product(("litert",), ("phi3", "phi4")),
     *(("qnn", "phi3"), ("mlx", "phi4"), ("coreai", "phi4mini"), ("pytorch", "phi3")),
+    ("executorch", "phi4mini"),
 ]
 """Of formats that take the source's own files as they are, one vocabulary each."""
 

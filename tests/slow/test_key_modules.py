@@ -58,7 +58,7 @@ def test_all_that_a_runner_has_imported_is_in_the_key_of_its_step(
     known = load_checkpoint(base, "base", "base").architecture
     make_adapter(tmp_path / "lora", lora(places(known), "down_proj"))
     model = f"model={{base: {base}, adapter: ./lora}}"
-    merged = (model, "backend=llamacpp", "precision=int4", "gates.kl=null")
+    merged = (model, "backend=llamacpp", "precision=int4", "evaluation=none", "gates.kl=null")
     for words in (("recipe=mine",), merged):
         done = subprocess.run(
             [sys.executable, "-c", RUN, imported.__file__, "build", *words, *QUICK],

@@ -143,7 +143,8 @@ def test_same_bytes(
     source = TINY if shape == "trained" else checkpoint(shape, shards=2)
     few = ",".join(name for name in SHIPPED if name != "qnn")
     words: tuple[str, ...] = SHORT_WORDS
-    known, rest = {}, ()
+    known: dict[str, dict[str, Any]] = {}
+    rest: tuple[str, ...] = ()
     if shape != "trained":
         words = ("-m", "precision=int4", f"backend={few}")
     elif not every:
@@ -159,6 +160,7 @@ def test_same_bytes(
     assert {cell["backend"] for cell in found} == set(SHIPPED) - qnn
 
 
+@pytest.mark.every  # threads and activations: test_pytorch_layerwise.py, test_gptq.py
 def test_same_bytes_from_activations(tmp_path: Path, clock: dict[str, str]) -> None:
     """The original runs over a text, with its own threads, before the artifact is built."""
 

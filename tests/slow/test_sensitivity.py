@@ -21,7 +21,6 @@ from conftest import CommandLine
 from phibuild.config.catalogue import DATA
 from phibuild.worker.architecture import read_architecture
 from support import warm
-from support.kinds import some
 
 pytestmark = [pytest.mark.slow, pytest.mark.cold]
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,7 +182,8 @@ def whole(
     return results(work)
 
 
-@pytest.mark.parametrize("changed", some([False, True], [True]))
+@pytest.mark.every  # test_gptq.py has one of a calibration, which is kept in the same way
+@pytest.mark.parametrize("changed", [False, True])
 def test_a_killed_build_goes_on_but_not_of_files_that_were_changed_meanwhile(
     changed: bool, phibuild: CommandLine, whole: tuple[Any, str]
 ) -> None:

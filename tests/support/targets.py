@@ -28,7 +28,7 @@ NPU = {"qnn": "hexagon_npu"}
 SHORT = {"qnn": {"gate_tokens": 0}}
 """What shortens a build: Qualcomm's simulator takes most of one, and runs in others' tests:
 test_qnn_vendor.py has the gate at its full length, docs/backends/qnn.md (test_page_commands.py)
-int8's too."""
+too, with --every."""
 SHORT_WORDS = tuple(f"+backends.qnn.{precision}.gate_tokens=0" for precision in ("int4", "int8"))
 _TARGETS: Mapping[str, Sequence[str]] = {
     "llamacpp": ["CPU"],

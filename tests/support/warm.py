@@ -49,7 +49,10 @@ _VENDORS = {
     ),
 }
 """The same of vendors' environments."""
-_OWN = ("PYTEST_CURRENT_TEST", "PHIBUILD_STORE", "PHIBUILD_FAULTS_MARK", "HF_HUB_OFFLINE")
+_OWN = (
+    "PYTEST_CURRENT_TEST", "PHIBUILD_STORE", "PHIBUILD_TOOLCHAINS", "PHIBUILD_FAULT",
+    "PHIBUILD_FAULTS_MARK", "HF_HUB_OFFLINE",
+)  # fmt: skip
 """Variables that differ from program to program, and that no import of phibuild's looks at. Those
 of a toolchain are made without the Hub, and the server sees to PYTHONPATH."""
 _QUIET = {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1", "TQDM_DISABLE": "1"}

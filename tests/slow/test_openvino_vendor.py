@@ -57,7 +57,6 @@ KEPT = {
     "phi3": ("int4-asym-g64", "int4-sym-g128", "int8-asym", "fp16", "fp32"),
     "phi3-4k": ("int4-asym-g64", "fp16", "fp32"),
     "phi4mini": ("int4-asym-g64", "fp16", "fp32"),
-    "phi4": ("fp16", "fp32"),
 }
 LAYERS = 2
 COMPARED = {

@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from phibuild.backends.registry import SHIPPED
 from phibuild.config.catalogue import DATA
 from phibuild.store.store import Store
 from phibuild.toolchains.environment import toolchain
-from support.faults import Site
 from support.kinds import some
 from support.targets import SHORT_WORDS
 
@@ -74,35 +73,31 @@ def build(
 
 def two_machines(
     tmp_path: Path, clock: dict[str, str], prepare: Callable[[Path], None], source: Path,
-    *words: str, recipe: str, known: Mapping[str, dict[str, Any]] | None = None,
-    rest: Sequence[str] = (),
+    *words: str, recipe: str,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Build on two machines, compare, and return the cells. What is `known` of a third one, by
-    key, the first does not build: `rest` are words for what it does."""
+    """Build on two machines, compare, and return the cells."""
     one, two = CommandLine(tmp_path / "one"), CommandLine(tmp_path / "two" / "a longer path")
     for work in (one, two):
         work.folder.mkdir(parents=True)
         prepare(work.folder)
     first = build(
-        one, source, "executor.cores=1", *words, *rest, recipe=recipe,
+        one, source, "executor.cores=1", *words, recipe=recipe,
         PYTHONHASHSEED="1", TZ="UTC", LC_ALL="C",
     )  # fmt: skip
     second = build(
         two, source, "executor.cores=6", *words, recipe=recipe,
         PYTHONHASHSEED="2", TZ="Asia/Kathmandu", LC_ALL="C.UTF-8", SOURCE_DATE_EPOCH="1", **clock,
     )  # fmt: skip
-    for name, cell in second.items():
-        other = first.get(name) or (known or {}).get(cell["provenance"]["key"])
-        assert other, f"{name} was built on one machine alone"
-        if cell["artifact_digest"] != other["artifact_digest"]:
-            pytest.fail(f"{name}: {different_files(one, two, cell) if name in first else other}")
+    assert first.keys() == second.keys()
+    for name, cell in first.items():
+        if cell["artifact_digest"] != second[name]["artifact_digest"]:
+            pytest.fail(f"{name}: {different_files(one, two, cell)}")
         assert cell["artifact_digest"]
-        assert cell["provenance"] == other["provenance"]
+        assert cell["provenance"] == second[name]["provenance"]
         assert None not in {**cell["provenance"], "activations": ""}.values()
-    assert first.keys() <= second.keys()
     for work in (one, two):
         assert_no_traces(work, source)
-    return list(second.values())
+    return list(first.values())
 
 
 def different_files(one: CommandLine, two: CommandLine, cell: dict[str, Any]) -> list[str]:
@@ -134,30 +129,18 @@ def test_same_bytes(
     checkpoint: Callable[..., Path],
     tmp_path: Path,
     clock: dict[str, str],
-    undisturbed: Site,
-    shelf: Site,
     every: bool,
 ) -> None:
-    """All precisions, or the integers, which have most to choose, once more than for other tests
-    as far as those have them; int4 of a shape of another kind and in shards: but for qnn's, whose
-    compiler takes as long as all others."""
+    """All precisions, or the integers, which have most to choose; int4 of a shape of another kind
+    and in shards: but for qnn's, whose compiler takes as long as all others."""
     source = TINY if shape == "trained" else checkpoint(shape, shards=2)
     few = ",".join(name for name in SHIPPED if name != "qnn")
-    words: tuple[str, ...] = SHORT_WORDS
-    known: dict[str, dict[str, Any]] = {}
-    rest: tuple[str, ...] = ()
+    words = SHORT_WORDS if every else ("-m", "precision=int4,int8", *SHORT_WORDS)
     if shape != "trained":
         words = ("-m", "precision=int4", f"backend={few}")
-    elif not every:
-        words = ("-m", "precision=int4,int8", *SHORT_WORDS)
-        cells = [*undisturbed.report()["cells"], *shelf.report()["cells"]]
-        known = {cell["provenance"]["key"]: cell for cell in cells}
-        others = ("*.coreai.*", "*.qnn.*", "*target=gpu")
-        rest = tuple(word for pattern in others for word in ("--only", pattern))
     found = two_machines(
-        tmp_path, clock, lambda folder: None, source, *words,
-        recipe="every_backend", known=known, rest=rest,
-    )  # fmt: skip
+        tmp_path, clock, lambda folder: None, source, *words, recipe="every_backend"
+    )
     qnn = set() if shape == "trained" else {"qnn"}
     assert {cell["backend"] for cell in found} == set(SHIPPED) - qnn
 

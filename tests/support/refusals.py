@@ -40,10 +40,12 @@ def check_refusal(code: object, out: str, err: str) -> list[str]:
 
 @dataclass
 class Refuse:
-    """Runs words that must be refused, in `folder`; returns the errors, each with its remedy."""
+    """Runs words that must be refused, in `folder`; returns the errors, each with its remedy.
+    `verbs` are those that must say the same: one stands for both without --every."""
 
     folder: Path
     capsys: pytest.CaptureFixture[str]
+    verbs: tuple[str, ...]
 
     def __call__(self, *words: str) -> list[str]:
         before = snapshot(self.folder)
@@ -61,11 +63,14 @@ class Refuse:
 
 @pytest.fixture
 def refuse(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    every: bool,
 ) -> Refuse:
     """Return a Refuse in an empty working directory with a store inside it."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PHIBUILD_STORE", str(folder / "store"))
-    return Refuse(folder, capsys)
+    return Refuse(folder, capsys, ("build", "plan") if every else ("build",))

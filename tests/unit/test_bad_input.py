@@ -1,7 +1,7 @@
 """Bad recipes, configuration and command lines: refused with one clear error, nothing written.
 
-Each case runs `plan` and `build`. The whole message is compared: where (file:line or the word of
-the command line), what, and what to do.
+Each case runs `build`, and `plan` with --every. The whole message is compared: where (file:line or
+the word of the command line), what, and what to do.
 """
 
 from __future__ import annotations
@@ -322,8 +322,8 @@ def test_a_bad_recipe_is_refused(case: str, refuse: Refuse) -> None:
     refuse.write("recipes/mine.yaml", text)
     what = what.replace("{folder}", str(refuse.folder)).replace("{root}", str(ROOT))
     expected = f"recipes/mine.yaml:{line}: {what}" + (f"\n    {remedy}" if remedy else "")
-    assert refuse("plan", "recipe=mine") == [expected]
-    assert refuse("build", "recipe=mine") == [expected]
+    for verb in refuse.verbs:
+        assert refuse(verb, "recipe=mine") == [expected]
 
 
 def test_all_errors_of_a_recipe_are_shown_at_once(refuse: Refuse) -> None:
@@ -587,7 +587,7 @@ def test_a_bad_word_is_refused(
     words: str, word: str, what: str | None, remedy: str | None, refuse: Refuse
 ) -> None:
     refuse.write("file", "x")
-    for verb in ("plan", "build"):
+    for verb in refuse.verbs:
         (error,) = refuse(verb, *words.split())
         first, _, second = error.partition("\n    ")
         assert first.startswith(f"command line: {word or words}: ")
@@ -779,8 +779,8 @@ def test_a_bad_device_file_is_refused(case: str, refuse: Refuse) -> None:
     refuse.write("conf/device/board.yaml", text)
     refuse.write("recipes/mine.yaml", "devices:\n  board: {llamacpp: [int4]}\n")
     expected = f"conf/device/board.yaml:{line}: {what}" + (f"\n    {remedy}" if remedy else "")
-    assert refuse("plan", "recipe=mine") == [expected]
-    assert refuse("build", "recipe=mine") == [expected]
+    for verb in refuse.verbs:
+        assert refuse(verb, "recipe=mine") == [expected]
 
 
 def test_errors_of_a_device_file_and_of_the_recipe_come_together(refuse: Refuse) -> None:

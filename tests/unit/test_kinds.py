@@ -24,14 +24,13 @@ def test_what_is_kept_must_be_one_of_them() -> None:
         some(["a"], ["b"])
 
 
-@pytest.mark.parametrize(
-    ("option", "count"), [((), 8), (("--every",), 17), (("--faults-table", "table.md"), 17)]
-)
-def test_options_that_ask_for_all(option: tuple[str, ...], count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", [(), ("--every",), ("--faults-table", "table.md")])
+def test_options_that_ask_for_all(option: tuple[str, ...], tmp_path: Path) -> None:
     file = TESTS / "slow" / "test_faults_worker.py"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", str(file), "--collect-only", "-q", *option],
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("test_faults_worker.py::") == count
+    found = done.stdout.count("test_faults_worker.py::")
+    assert found == 17 if option else 0 < found < 17

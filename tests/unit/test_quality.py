@@ -146,7 +146,7 @@ def test_what_it_chooses_cannot_stand_beside_it(
         f"devices:\n  {device}:\n    {name}:\n      {precision}:\n        quality: best\n"
         f"        {option}\n",
     )
-    for verb in ("plan", "build"):
+    for verb in refuse.verbs:
         (error,) = refuse(verb, "recipe=mine")
         key = option.partition(":")[0]
         assert error.startswith(f"recipes/mine.yaml:6: option {key!r} of {name}: {what}")

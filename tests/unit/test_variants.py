@@ -256,7 +256,7 @@ CASES: dict[str, tuple[str, str, str]] = {
 def test_bad_variants_are_refused(case: str, refuse: Refuse) -> None:
     text, what, remedy = CASES[case]
     refuse.write("recipes/mine.yaml", text)
-    for verb in ("plan", "build"):
+    for verb in refuse.verbs:
         (error,) = refuse(verb, "recipe=mine")
         assert error.startswith(f"recipes/mine.yaml:{what}")
         assert remedy in error

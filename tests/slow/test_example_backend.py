@@ -78,6 +78,7 @@ def test_long_windows_take_no_more_memory_than_planned(
     check_long_windows(phibuild, source, "precision=int8", *RECIPE, store=store, recipe="numpy")
 
 
+@pytest.mark.every
 def test_long_factors_and_a_window(
     store: str, checkpoint: Callable[..., Path], phibuild: CommandLine
 ) -> None:

@@ -172,6 +172,7 @@ def test_a_llama_fied_phi_is_built_as_phi(
     None,
     "fused while reading",
 )
+@pytest.mark.every  # fused as those of a Phi that is saved as another model
 def test_separate_projections_under_a_phis_config_are_fused(
     made: Made,
     phibuild: CommandLine,

@@ -25,7 +25,8 @@ from support.originals import edit_config, with_tensor
 from support.refused import METHODS, MODULE, PLAIN, WRAPPED
 from support.tokenizer_cases import make_case, named_templates, prefix
 
-pytestmark = pytest.mark.slow
+# They change with the locked versions of those programs alone.
+pytestmark = [pytest.mark.slow, pytest.mark.every]
 
 NORM, DOWN = "model.norm.weight", "model.layers.0.mlp.down_proj.weight"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -24,6 +24,7 @@ import pytest
 
 from conftest import CommandLine
 from support.faults import QUICK, Site, digests
+from support.kinds import some
 from support.slurm_cluster import (
     NODE_CORES,
     NODE_MEMORY_MIB,
@@ -389,7 +390,7 @@ def test_a_job_that_takes_more_than_it_asked_for(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("judged_before")
-@pytest.mark.parametrize("requeue", [True, False])
+@pytest.mark.parametrize("requeue", some([True, False], [True]))
 def test_a_node_that_fails(cluster: Cluster, requeue: bool) -> None:
     gate = cluster.hold("mlx", requeue=requeue, sbatch={"nodelist": cluster.slurm.nodes[1]})
     node = f"nodename={cluster.slurm.nodes[1]}"

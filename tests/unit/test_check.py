@@ -16,6 +16,7 @@ import yaml
 
 from conftest import ROOT, CommandLine
 from phibuild.cli import main
+from support.kinds import some
 from unit.test_bad_input import CONF_CASES, DEVICE, DEVICE_CASES, OK, RECIPE_CASES
 
 Check = Callable[..., tuple[int, dict[str, Any]]]
@@ -55,7 +56,7 @@ def said(answer: dict[str, Any]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("case", RECIPE_CASES)
+@pytest.mark.parametrize("case", some(RECIPE_CASES, list(RECIPE_CASES)[::3]))
 def test_it_says_of_a_recipe_what_a_build_says(case: str, check: Check) -> None:
     text, line, what, remedy = RECIPE_CASES[case]
     write("recipes/mine.yaml", text)
@@ -73,7 +74,7 @@ def test_it_says_of_a_recipe_what_a_build_says(case: str, check: Check) -> None:
         assert 0 <= at <= len(shown[line - 1] if line <= len(shown) else "")
 
 
-@pytest.mark.parametrize("case", DEVICE_CASES)
+@pytest.mark.parametrize("case", some(DEVICE_CASES, list(DEVICE_CASES)[::3]))
 def test_it_says_of_a_device_what_a_build_says(case: str, check: Check) -> None:
     text, line, what, remedy = DEVICE_CASES[case]
     write("conf/device/board.yaml", text)

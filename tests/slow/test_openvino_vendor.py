@@ -87,7 +87,7 @@ def use(source, folder, texts, names):
                        str(compiled[1](ids)["string_output"][0])])
     generated = {}
     for name in names:
-        runtime = load(Path(folder, name), 2)
+        runtime = load(Path(folder, name), 1)  # with AMX, genai's own default would end it
         ids = runtime.encode("def ", special=True)
         generated[name] = runtime.decode(list(runtime.tokens(ids, 8)))
     return {"tokens": tokens, "generated": generated}

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 # The CPU plugin computes in bf16 where it can, keeps the KV cache in 8 bits and quantizes
 # activations on the way: judged is what the artifact holds, so all three are turned off. A
 # quantized cache that the IR asks for stays.
-_EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+_EXACT: dict[str, int | str] = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+}
 
 
 class OpenVinoRuntime:
@@ -31,13 +34,19 @@ class OpenVinoRuntime:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder = folder
-        self._properties: dict[str, int] = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self._properties: dict[str, int | str] = {}
+        if threads:
+            self._properties["INFERENCE_NUM_THREADS"] = threads
         core = ov.Core()
         model = core.read_model(folder / MODEL_XML)
         asked = list(CACHE_PRECISION)
         self._quantizes = model.has_rt_info(asked) and model.get_rt_info(asked).value == "u8"
         cache = {} if self._quantizes else {"KV_CACHE_PRECISION": "f32"}
         compiled = core.compile_model(model, "CPU", {**_EXACT, **cache, **self._properties})
+        # With AMX the plugin computes in bf16, by a fused MLP that divides by half its threads: one
+        # thread ends the process (https://github.com/openvinotoolkit/openvino/issues/28550).
+        if compiled.get_property("INFERENCE_NUM_THREADS") == 1:
+            self._properties["INFERENCE_PRECISION_HINT"] = _EXACT["INFERENCE_PRECISION_HINT"]
         self._request = compiled.create_infer_request()
         self._length = 0
 

@@ -173,7 +173,13 @@ def test_no_network_and_nothing_cached(tools: Toolchain, tmp_path: Path) -> None
 
 def test_an_environment_in_use_stays(tools: Toolchain, index: Index) -> None:
     tools.install()
-    process = subprocess.Popen([tools.python, "-c", "input()"], stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [tools.python, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    process.stdout.readline()  # before it has begun, it has no command line yet
     try:
         with pytest.raises(ToolchainError, match=f"in use by process {process.pid}"):
             tools.remove()
